@@ -1,0 +1,3 @@
+//! Rehearses the peak.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Arguments → configuration → role.
+
+fn main() {}
