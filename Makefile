@@ -1,0 +1,98 @@
+# Everything that is done to this repository by hand or by CI. `make` lists it.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# A check that fails half way leaves no half-made file behind.
+.DELETE_ON_ERROR:
+# The targets share one Python environment and one cargo folder, and cargo keeps the cores busy alone.
+.NOTPARALLEL:
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+VENV := $(TARGET)/venv
+
+# One selection of packages and features for every cargo command, so that cargo unifies the features
+# of the dependencies in one way and compiles each of them once a profile.
+WORKSPACE := --locked --workspace --features test-hooks
+# The tests run the binary under load: optimised, without the minutes that LTO takes. Unit tests use
+# the same profile, so that the tree is compiled once.
+TESTED := $(WORKSPACE) --profile ci
+
+# The end-to-end tests start a client of another language with it.
+export RED_ENVELOPE_PYTHON := $(VENV)/bin/python
+
+SHELL_FILES := .ci/run scripts/install scripts/lint-proto
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------- the daily loop
+
+.PHONY: quick
+quick: fmt clippy tidy ## The daily loop: fmt, clippy, tidy and the unit tests (up to 3 minutes when warm)
+	cargo test $(WORKSPACE) --lib
+
+# ---------------------------------------------------------------- what must pass before a change lands
+
+.PHONY: check
+check: check-tools fmt clippy tidy deny doc proto spelling scripts ## Everything that reads the source and runs nothing of it
+
+.PHONY: test
+test: test-tools ## Every test; installs what the tests need first
+	cargo test $(TESTED) --no-fail-fast --lib --bins
+	cargo test $(TESTED) --no-fail-fast --doc
+	cargo test $(TESTED) --no-fail-fast --test '*'
+
+.PHONY: bench
+bench: ## Measure on this machine; figures for programs in bench/summary.json under cargo's target folder
+	cargo bench --locked
+
+# ---------------------------------------------------------------- the parts of check
+
+.PHONY: fmt
+fmt: ## One format
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## The lints of Cargo.toml and clippy.toml, warnings denied
+	cargo clippy $(WORKSPACE) --all-targets -- -D warnings
+
+# The house rules need no crate, so rustc alone builds them in a second. As a test of the package
+# (`cargo test --test tidy`) they would wait for all its dependencies.
+.PHONY: tidy
+tidy: ## The house rules: layers, names, sizes, words (tests/tidy.rs)
+	@mkdir -p $(TARGET)
+	CARGO_MANIFEST_DIR=$(CURDIR) rustc --edition 2024 --test tests/tidy.rs -o $(TARGET)/tidy
+	$(TARGET)/tidy --quiet
+
+.PHONY: deny
+deny: check-tools ## Licences, banned crates and sources of the lock file
+	PATH="$(VENV)/bin:$$PATH" cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: doc
+doc: ## The documentation builds without a warning
+	RUSTDOCFLAGS='-D warnings' cargo doc $(WORKSPACE) --no-deps
+
+.PHONY: proto
+proto: check-tools ## The contract keeps buf's rules and format
+	scripts/lint-proto $(VENV) $(TARGET)/contract
+
+.PHONY: spelling
+spelling: check-tools ## Prose and names are spelled right
+	$(VENV)/bin/typos
+
+.PHONY: scripts
+scripts: check-tools ## Shell and Python files are sound
+	$(VENV)/bin/shellcheck $(SHELL_FILES)
+	$(VENV)/bin/ruff check --cache-dir $(TARGET)/ruff
+
+# ---------------------------------------------------------------- the tools
+
+.PHONY: check-tools
+check-tools:
+	@scripts/install $(VENV) scripts/requirements-check.txt
+
+.PHONY: test-tools
+test-tools:
+	@scripts/install $(VENV) scripts/requirements-test.txt
