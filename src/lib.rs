@@ -3,3 +3,17 @@
 //! The rooms, in reading order:
 
 pub mod domain;
+
+pub mod hot;
+pub mod ledger;
+
+pub mod audit;
+pub mod publish;
+pub mod settle;
+
+pub mod api;
+pub mod cli;
+
+pub mod clock;
+pub mod config;
+pub mod telemetry;

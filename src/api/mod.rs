@@ -1,0 +1,1 @@
+//! All that knows protobuf or a status code.

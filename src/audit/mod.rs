@@ -1,0 +1,1 @@
+//! Conservation across both stores: gather, judge, report.

@@ -1,0 +1,1 @@
+//! Flags, environment and file become one configuration before any port is bound.

@@ -1,0 +1,1 @@
+//! The embedded hot store: memory decides, one fsync makes it durable.

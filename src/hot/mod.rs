@@ -1,0 +1,268 @@
+//! Who may take which share, now. [`HotStore`] is the only door.
+//!
+//! # Shape
+//! | call | when | effect |
+//! |---|---|---|
+//! | `load`, `open` | publish | shares become grabbable; idempotent at offsets |
+//! | `grab` | the burst | K grabs in one atomic call; a win and its debt to the ledger are born together |
+//! | `decline` | EXCLUSIVE | a share goes to the outbox as the sender's |
+//! | `view`, `held`, `grants`, `pending` | reads | nothing that is not yet durable is shown |
+//! | `outbox`, `settled` | settle | what is owed to the ledger, until the ledger has it |
+//! | `close`, `freeze`, `unfreeze`, `remove` | the end | no grab after it |
+//!
+//! # Ordering
+//! Every function takes the epoch under which the caller believes the partition to stand, and
+//! does nothing but say so where it is another one. Every function is idempotent: repeating a
+//! call whose answer was lost has no second effect.
+//!
+//! # Not here
+//! Audiences (the caller checks them against the terms), money accounts (the ledger), protobuf.
+
+pub mod embedded;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::domain::envelope::{CloseReason, HotState, Terms};
+use crate::domain::grab::{Grab, GrabReply, Grant, HeldShare, OutboxEntry};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId, UnixMs};
+
+/// Envelopes that one `view` looks at: a page of a chat.
+pub const VIEWS_PER_CALL_MAX: usize = 100;
+/// Shares that one page of `grants` holds.
+pub const GRANTS_PER_PAGE_MAX: usize = 1_000;
+/// Records that one call of `outbox` returns at about: it stops after the entry that reaches it.
+pub const OUTBOX_RECORDS_PER_CALL_MAX: usize = 5_000;
+/// Outbox entries that one call of `settled` deletes.
+pub const SETTLED_PER_CALL_MAX: usize = 5_000;
+
+/// Why a call had no effect and no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HotError {
+    /// The caller's epoch is not the partition's: look it up again.
+    #[error("the partition stands in epoch {0:?}")]
+    Epoch(Epoch),
+    /// A bounded queue is full: try again later.
+    #[error("the hot store is too busy")]
+    Shed,
+    /// The outcome is unknown, or the store is out of reach: repeat the call.
+    #[error("the hot store is unavailable: {0}")]
+    Unavailable(String),
+    /// Loaded shares are not what they should be: nothing is published.
+    #[error("the envelope's shares don't match: {0}")]
+    Mismatch(String),
+    /// The store has stopped for good, since memory and disk may differ. The process must end.
+    #[error("the hot store has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Consecutive shares of one envelope. Loading the same chunk twice changes nothing.
+#[derive(Clone, Debug)]
+pub struct LoadChunk {
+    /// Which envelope.
+    pub envelope: EnvelopeId,
+    /// The terms it lives under.
+    pub terms: Arc<Terms>,
+    /// The number of the first share of the chunk.
+    pub offset: u32,
+    /// Minor units, at most `LOAD_CHUNK_SHARES_MAX` of them.
+    pub amounts_minor: Vec<i64>,
+}
+
+/// How far an envelope is, in the hot store.
+#[derive(Clone, Debug)]
+pub struct HotView {
+    /// Which envelope.
+    pub envelope: EnvelopeId,
+    /// The terms it lives under.
+    pub terms: Arc<Terms>,
+    /// Where it stands.
+    pub state: HotState,
+    /// Stopped by an operator or by a broken invariant.
+    pub frozen: bool,
+    /// Shares that were taken or declined.
+    pub taken_count: u32,
+    /// What they are worth.
+    pub taken_minor: i64,
+    /// Shares that were declined (part of `taken_count`).
+    pub declined_count: u32,
+    /// The largest share that was taken, ties to the lowest number. `None` before the end.
+    pub best: Option<HeldShare>,
+}
+
+/// The answer to a close. Closing what is closed answers the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReply {
+    /// No grab is granted any more.
+    Over {
+        /// The first reason stands, whatever was asked now.
+        reason: CloseReason,
+        /// Shares that were taken or declined in all.
+        taken_count: u32,
+        /// What they are worth.
+        taken_minor: i64,
+    },
+    /// By the store's clock the envelope has not expired.
+    NotDue(UnixMs),
+    /// Frozen: nothing moves.
+    Frozen,
+}
+
+/// The answer to a decline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeclineReply {
+    /// The share goes back to the sender.
+    Declined {
+        /// Which, and when it was declined.
+        grant: Grant,
+        /// It had been declined before.
+        replayed: bool,
+    },
+    /// The grabber took it before.
+    AlreadyGrabbed(Grant),
+    /// The envelope is over.
+    Over(CloseReason),
+    /// No share is held for this person, or the store does not hold the envelope.
+    Missing,
+    /// Shares are still being loaded.
+    Funding,
+    /// Frozen: nothing moves.
+    Frozen,
+}
+
+/// A share that is acknowledged and not yet in the books.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingShare {
+    /// Which envelope.
+    pub envelope: EnvelopeId,
+    /// Its terms, for the currency.
+    pub terms: Arc<Terms>,
+    /// Which share.
+    pub grant: Grant,
+}
+
+/// What operators watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HotVitals {
+    /// Envelopes that the store holds.
+    pub envelopes: u64,
+    /// Outbox records that wait for the ledger.
+    pub unsettled_records: u64,
+    /// When the oldest of them was granted.
+    pub oldest_unsettled_at: Option<UnixMs>,
+    /// Grabs that wait for an answer.
+    pub queued_grabs: u64,
+}
+
+/// The only door to the hot store. Every reply states only what is durable at the level in force.
+#[async_trait]
+pub trait HotStore: Send + Sync + 'static {
+    /// How many partitions there are.
+    fn partitions(&self) -> PartitionCount;
+
+    /// In which epoch a partition stands, as far as this process knows.
+    fn epoch(&self, partition: Partition) -> Epoch;
+
+    /// Whether it serves; if not, a sentence that says what to change.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Backlog and size.
+    async fn vitals(&self) -> Result<HotVitals, HotError>;
+
+    /// Puts shares down at their offsets. An envelope that is Live or over stays as it is.
+    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError>;
+
+    /// Makes a loaded envelope Live, if every share is there and `checksum`
+    /// (`envelope::shares_checksum` over all amounts) is theirs. Answers the state that now
+    /// stands: an envelope that is over stays over.
+    async fn open(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        checksum: u32,
+    ) -> Result<HotState, HotError>;
+
+    /// Answers at most `GRABS_PER_CALL_MAX` grabs, in their order, atomically: one reply each.
+    /// An error means that the outcome of all of them is unknown: repeating resolves it.
+    async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError>;
+
+    /// Declines the share that an EXCLUSIVE envelope holds for somebody.
+    async fn decline(
+        &self,
+        epoch: Epoch,
+        tenant: TenantId,
+        envelope: EnvelopeId,
+        grabber: PersonId,
+    ) -> Result<DeclineReply, HotError>;
+
+    /// At most [`VIEWS_PER_CALL_MAX`] envelopes, in their order; `None` where one is missing.
+    async fn view(&self, envelopes: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError>;
+
+    /// What somebody holds of each of at most [`VIEWS_PER_CALL_MAX`] envelopes, in their order.
+    async fn held(
+        &self,
+        grabber: PersonId,
+        envelopes: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<HeldShare>>, HotError>;
+
+    /// Taken and declined shares with numbers ≥ `from`, by number; `None` where the envelope is
+    /// missing. At most `limit` and [`GRANTS_PER_PAGE_MAX`].
+    async fn grants(
+        &self,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError>;
+
+    /// What somebody has won that is still in the outbox, declined shares aside.
+    async fn pending(
+        &self,
+        tenant: TenantId,
+        grabber: PersonId,
+    ) -> Result<Vec<PendingShare>, HotError>;
+
+    /// Ends an envelope. A missing one leaves a tombstone under these terms, so that a late
+    /// loader can't publish it again.
+    async fn close(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        terms: Arc<Terms>,
+        reason: CloseReason,
+    ) -> Result<CloseReply, HotError>;
+
+    /// Marks an envelope frozen. A missing one is not an error: the ledger has the mark.
+    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError>;
+
+    /// Takes the mark off.
+    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError>;
+
+    /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the
+    /// entry that reaches `limit` records or [`OUTBOX_RECORDS_PER_CALL_MAX`].
+    async fn outbox(
+        &self,
+        partition: Partition,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, HotError>;
+
+    /// Deletes entries that the ledger has, by (id, nonce); a pair that does not match is
+    /// skipped. Answers the watermark: every entry up to it is settled.
+    async fn settled(
+        &self,
+        epoch: Epoch,
+        partition: Partition,
+        entries: Vec<(u64, u64)>,
+    ) -> Result<u64, HotError>;
+
+    /// Forgets envelopes that are over, closed in the ledger and out of the outbox; skips others.
+    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError>;
+
+    /// Ids of envelopes above `after`, ascending, at most `limit`: how an audit walks the store.
+    async fn envelopes(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError>;
+}

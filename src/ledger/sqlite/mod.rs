@@ -1,0 +1,1 @@
+//! The ledger on SQLite: one file, one writer, every posting one transaction.
