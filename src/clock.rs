@@ -1,11 +1,29 @@
 //! The only asker of the time.
+//!
+//! | clock | who has it |
+//! |---|---|
+//! | [`SystemClock`] | every release build |
+//! | `OffsetClock` | the real process under test: the system's clock plus an offset that a file holds |
+//! | `ManualClock` | unit tests: stands still until it is moved |
+//!
+//! # Not here
+//! How long something took: that is `std::time::Instant`, which nobody can set back.
 
 use crate::domain::id::UnixMs;
+
+#[cfg(any(test, feature = "test-hooks"))]
+pub use moved::{ManualClock, OffsetClock, OffsetUnreadable};
 
 /// Tells the time to whoever has to decide by it.
 pub trait Clock: Send + Sync + 'static {
     /// Now, by this clock. May step back when the system's clock is set.
     fn now(&self) -> UnixMs;
+}
+
+impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
+    fn now(&self) -> UnixMs {
+        (**self).now()
+    }
 }
 
 /// The operating system's clock.
@@ -22,5 +40,158 @@ impl Clock for SystemClock {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         UnixMs(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+#[cfg(any(test, feature = "test-hooks"))]
+mod moved {
+    //! Clocks that tests move.
+
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::{Clock, SystemClock};
+    use crate::domain::id::UnixMs;
+
+    /// How long an offset that was read is believed. A test that moves the clock waits for effects
+    /// of seconds; a server at a million grabs a second reads the file 500 times a second.
+    const OFFSET_BELIEVED_MS: i64 = 2;
+
+    /// Stands still until it is moved. Clones show the same time.
+    #[derive(Clone, Debug)]
+    pub struct ManualClock(Arc<AtomicI64>);
+
+    impl ManualClock {
+        /// Stands at `ms` after 1970-01-01T00:00:00Z.
+        pub fn at(ms: i64) -> Self {
+            Self(Arc::new(AtomicI64::new(ms)))
+        }
+
+        /// Moves it; a negative number moves it back.
+        pub fn advance_ms(&self, ms: i64) {
+            self.0.fetch_add(ms, Ordering::SeqCst);
+        }
+
+        /// Sets it.
+        pub fn set(&self, ms: i64) {
+            self.0.store(ms, Ordering::SeqCst);
+        }
+    }
+
+    impl Clock for ManualClock {
+        fn now(&self) -> UnixMs {
+            UnixMs(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    /// The file of an [`OffsetClock`] can't be read as a number.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{path} must hold a whole number of milliseconds, such as 86400000: {why}")]
+    pub struct OffsetUnreadable {
+        path: String,
+        why: String,
+    }
+
+    /// The system's clock plus the milliseconds that a file holds.
+    ///
+    /// The file is read again every [`OFFSET_BELIEVED_MS`]. A reader that meets the file half
+    /// written keeps the last offset, so a test may write it in place.
+    #[derive(Debug)]
+    pub struct OffsetClock {
+        file: PathBuf,
+        offset_ms: AtomicI64,
+        read_at: AtomicI64,
+    }
+
+    impl OffsetClock {
+        /// Reads the offset once.
+        ///
+        /// # Errors
+        /// The file is missing or holds something else.
+        pub fn open(file: PathBuf) -> Result<Self, OffsetUnreadable> {
+            let offset_ms = read(&file).map_err(|why| OffsetUnreadable {
+                path: file.display().to_string(),
+                why,
+            })?;
+            Ok(Self {
+                file,
+                offset_ms: AtomicI64::new(offset_ms),
+                read_at: AtomicI64::new(SystemClock.now().0),
+            })
+        }
+    }
+
+    impl Clock for OffsetClock {
+        fn now(&self) -> UnixMs {
+            let system = SystemClock.now();
+            let read_at = self.read_at.load(Ordering::Relaxed);
+            let due = (system.0 - read_at).abs() >= OFFSET_BELIEVED_MS;
+            let mine = due
+                && self
+                    .read_at
+                    .compare_exchange(read_at, system.0, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok();
+            if mine && let Ok(offset_ms) = read(&self.file) {
+                self.offset_ms.store(offset_ms, Ordering::SeqCst);
+            }
+            system.plus_ms(self.offset_ms.load(Ordering::SeqCst))
+        }
+    }
+
+    fn read(file: &std::path::Path) -> Result<i64, String> {
+        let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
+        text.trim().parse().map_err(|_| format!("found {text:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_stands_still_until_it_is_moved() {
+        let clock = ManualClock::at(1_000);
+        let held = clock.clone();
+        assert_eq!(clock.now(), UnixMs(1_000));
+        held.advance_ms(-10);
+        assert_eq!(clock.now(), UnixMs(990));
+        held.set(5);
+        assert_eq!(clock.now(), UnixMs(5));
+    }
+
+    #[test]
+    fn an_offset_clock_follows_its_file_and_keeps_the_last_offset_that_made_sense() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("offset");
+        std::fs::write(&file, "0\n").unwrap();
+        let clock = OffsetClock::open(file.clone()).unwrap();
+        let day = 86_400_000;
+        let moved = |clock: &OffsetClock| clock.now().0 - SystemClock.now().0;
+        assert!(moved(&clock) < day / 2);
+
+        std::fs::write(&file, day.to_string()).unwrap();
+        let reads_until = SystemClock.now().plus_ms(10_000);
+        while moved(&clock) < day / 2 {
+            assert!(
+                SystemClock.now() < reads_until,
+                "the new offset is not read"
+            );
+        }
+        std::fs::write(&file, "half a num").unwrap();
+        let later = SystemClock.now().plus_ms(20);
+        while SystemClock.now() < later {
+            assert!(moved(&clock) > day / 2);
+        }
+    }
+
+    #[test]
+    fn an_offset_clock_does_not_start_without_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("offset");
+        assert!(OffsetClock::open(file.clone()).is_err());
+        std::fs::write(&file, "soon").unwrap();
+        let why = OffsetClock::open(file).unwrap_err().to_string();
+        assert!(why.contains("whole number of milliseconds"), "{why}");
     }
 }
