@@ -1,0 +1,404 @@
+//! Every metric of the process, each a verb: what happened, and how much of it.
+//!
+//! # Shape
+//! | part | what |
+//! |---|---|
+//! | `catalogue` | name, kind, unit, description |
+//! | `Meters` | the handles of what is counted on hot paths, looked up once |
+//! | verbs | one function each; without [`install`] they do nothing, so tests need no recorder |
+//!
+//! # Bounds
+//! Labels are closed sets (outcomes, kinds, RPC methods of the contract): no name that a caller
+//! chose becomes a label, so the number of series is a constant of the program.
+//!
+//! # Not here
+//! Amounts of money, and whose: the ledger tells them to whoever may ask.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::catalogue::{
+    CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, GRABS, GRABS_FAILED,
+    HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY,
+    REFUNDED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
+    STORE_BYTES, STREAMS, TURNED_AWAY, WATCHERS,
+};
+use crate::domain::envelope::{CloseReason, Kind};
+use crate::domain::grab::Outcome;
+
+const OUTCOMES: [&str; 7] = [
+    "won",
+    "already_grabbed",
+    "empty",
+    "expired",
+    "recalled",
+    "not_open_yet",
+    "refused",
+];
+const KINDS: [&str; 3] = ["lucky", "equal", "exclusive"];
+const REASONS: [&str; 3] = ["empty", "expired", "recalled"];
+
+struct Meters {
+    grabs: [Counter; 7],
+    created: [Counter; 3],
+    closed: [Counter; 3],
+    commit_seconds: Histogram,
+    commit_grabs: Histogram,
+    settled: Counter,
+    settle_seconds: Histogram,
+    settle_records: Histogram,
+    refunded: Counter,
+    set_aside: Counter,
+    outbox: Gauge,
+    outbox_age: Gauge,
+    held: Gauge,
+    queued: Gauge,
+    ready: Gauge,
+    streams: Gauge,
+    watchers: Gauge,
+    looked_up: [Counter; 2],
+    discrepancies: Gauge,
+}
+
+impl Meters {
+    fn new() -> Self {
+        let by = |name: &'static str, label: &'static str, value: &'static str| metrics::counter!(name, label => value);
+        Self {
+            grabs: OUTCOMES.map(|outcome| by(GRABS, "outcome", outcome)),
+            created: KINDS.map(|kind| by(CREATED, "kind", kind)),
+            closed: REASONS.map(|reason| by(CLOSED, "reason", reason)),
+            commit_seconds: metrics::histogram!(COMMIT_SECONDS),
+            commit_grabs: metrics::histogram!(COMMIT_GRABS),
+            settled: metrics::counter!(SETTLED),
+            settle_seconds: metrics::histogram!(SETTLE_SECONDS),
+            settle_records: metrics::histogram!(SETTLE_RECORDS),
+            refunded: metrics::counter!(REFUNDED),
+            set_aside: metrics::counter!(SET_ASIDE),
+            outbox: metrics::gauge!(OUTBOX),
+            outbox_age: metrics::gauge!(OUTBOX_AGE),
+            held: metrics::gauge!(HELD),
+            queued: metrics::gauge!(QUEUED),
+            ready: metrics::gauge!(READY),
+            streams: metrics::gauge!(STREAMS),
+            watchers: metrics::gauge!(WATCHERS),
+            looked_up: ["no", "yes"].map(|known| by(LOOKED_UP, "known", known)),
+            discrepancies: metrics::gauge!(DISCREPANCIES),
+        }
+    }
+}
+
+static INSTALLED: OnceLock<Option<(PrometheusHandle, Meters)>> = OnceLock::new();
+
+fn meters() -> Option<&'static Meters> {
+    INSTALLED.get()?.as_ref().map(|(_, meters)| meters)
+}
+
+/// Starts counting, once a process; later calls change nothing.
+pub fn install() {
+    INSTALLED.get_or_init(|| {
+        let mut builder = PrometheusBuilder::new();
+        for metric in METRICS {
+            let buckets: &[f64] = match metric.kind {
+                MetricKind::Latency => &LATENCY_BUCKETS,
+                MetricKind::Size => &SIZE_BUCKETS,
+                MetricKind::Counter | MetricKind::Gauge => continue,
+            };
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)
+                .expect("the buckets are not empty");
+        }
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        // Somebody else's recorder (a test's) stays: then nothing of ours is counted.
+        metrics::set_global_recorder(recorder).ok()?;
+        for metric in METRICS {
+            match metric.kind {
+                MetricKind::Counter => {
+                    metrics::describe_counter!(metric.name, metric.unit, metric.what);
+                }
+                MetricKind::Gauge => {
+                    metrics::describe_gauge!(metric.name, metric.unit, metric.what);
+                }
+                MetricKind::Latency | MetricKind::Size => {
+                    metrics::describe_histogram!(metric.name, metric.unit, metric.what);
+                }
+            }
+        }
+        Some((handle, Meters::new()))
+    });
+}
+
+/// Everything counted so far, in Prometheus' text format. Empty before [`install`].
+pub fn render() -> String {
+    let installed = INSTALLED.get().and_then(Option::as_ref);
+    installed.map_or_else(String::new, |(handle, _)| handle.render())
+}
+
+/// Folds what histograms have collected since the last call. Without it their memory grows until
+/// somebody reads the metrics.
+pub fn upkeep() {
+    if let Some((handle, _)) = INSTALLED.get().and_then(Option::as_ref) {
+        handle.run_upkeep();
+    }
+}
+
+/// Gauges take floats; counts below 2^53 arrive exactly.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge of 2^53 things would be off by one"
+)]
+fn gauge_of(count: u64) -> f64 {
+    count as f64
+}
+
+// ---- grabs ----
+
+/// So many grabs got this answer.
+pub fn grabs_answered(outcome: &Outcome, grabs: u64) {
+    if let Some(meters) = meters() {
+        let index = match outcome {
+            Outcome::Won(_) => 0,
+            Outcome::AlreadyGrabbed(_) => 1,
+            Outcome::Empty => 2,
+            Outcome::Expired => 3,
+            Outcome::Recalled => 4,
+            Outcome::NotOpenYet(_) => 5,
+            Outcome::Refused(_) => 6,
+        };
+        meters.grabs[index].increment(grabs);
+    }
+}
+
+/// So many grabs ended in an error; `code` is the name of a gRPC code, such as `UNAVAILABLE`.
+pub fn grabs_failed(code: &'static str, grabs: u64) {
+    metrics::counter!(GRABS_FAILED, "code" => code).increment(grabs);
+}
+
+/// The hot store made so many grabs durable, in so many seconds.
+pub fn batch_committed(grabs: usize, seconds: f64) {
+    if let Some(meters) = meters() {
+        meters.commit_seconds.record(seconds);
+        meters.commit_grabs.record(gauge_of(grabs as u64));
+    }
+}
+
+/// A GrabStream was opened.
+pub fn stream_opened() {
+    if let Some(meters) = meters() {
+        meters.streams.increment(1.0);
+    }
+}
+
+/// A GrabStream ended.
+pub fn stream_ended() {
+    if let Some(meters) = meters() {
+        meters.streams.decrement(1.0);
+    }
+}
+
+/// Somebody began to watch an envelope.
+pub fn watch_opened() {
+    if let Some(meters) = meters() {
+        meters.watchers.increment(1.0);
+    }
+}
+
+/// Somebody stopped watching.
+pub fn watch_ended() {
+    if let Some(meters) = meters() {
+        meters.watchers.decrement(1.0);
+    }
+}
+
+// ---- envelopes ----
+
+/// An envelope was funded for the first time.
+pub fn envelope_created(kind: Kind) {
+    if let Some(meters) = meters() {
+        let index = match kind {
+            Kind::Lucky => 0,
+            Kind::Equal => 1,
+            Kind::Exclusive => 2,
+        };
+        meters.created[index].increment(1);
+    }
+}
+
+/// An envelope's books were balanced.
+pub fn envelope_closed(reason: CloseReason) {
+    if let Some(meters) = meters() {
+        let index = match reason {
+            CloseReason::Empty => 0,
+            CloseReason::Expired => 1,
+            CloseReason::Recalled => 2,
+        };
+        meters.closed[index].increment(1);
+    }
+}
+
+/// The ledger was asked for an envelope that the hot store does not hold.
+pub fn ledger_asked(known: bool) {
+    if let Some(meters) = meters() {
+        meters.looked_up[usize::from(known)].increment(1);
+    }
+}
+
+// ---- the ledger's side ----
+
+/// The ledger posted so many records of the outbox.
+pub fn settled(records: usize) {
+    if let Some(meters) = meters() {
+        meters.settled.increment(records as u64);
+    }
+}
+
+/// One settlement batch of so many records took so many seconds.
+pub fn settle_batch(records: usize, seconds: f64) {
+    if let Some(meters) = meters() {
+        meters.settle_records.record(gauge_of(records as u64));
+        meters.settle_seconds.record(seconds);
+    }
+}
+
+/// What nobody took of an envelope went back to its sender.
+pub fn refunded() {
+    if let Some(meters) = meters() {
+        meters.refunded.increment(1);
+    }
+}
+
+/// So many records could not be settled and were set aside.
+pub fn set_aside(records: usize) {
+    if let Some(meters) = meters() {
+        meters.set_aside.increment(records as u64);
+    }
+}
+
+/// So many acknowledged records wait for the ledger, the oldest of them since so long.
+pub fn outbox_waiting(records: u64, oldest_age_ms: i64) {
+    if let Some(meters) = meters() {
+        meters.outbox.set(gauge_of(records));
+        let age = u64::try_from(oldest_age_ms).unwrap_or(0);
+        meters.outbox_age.set(gauge_of(age) / 1_000.0);
+    }
+}
+
+/// An audit ended with so many discrepancies.
+pub fn audited(discrepancies: u64) {
+    if let Some(meters) = meters() {
+        meters.discrepancies.set(gauge_of(discrepancies));
+    }
+}
+
+// ---- the process ----
+
+/// The hot store holds so many envelopes, and so many grabs wait for its writer.
+pub fn hot_holds(envelopes: u64, queued_grabs: u64) {
+    if let Some(meters) = meters() {
+        meters.held.set(gauge_of(envelopes));
+        meters.queued.set(gauge_of(queued_grabs));
+    }
+}
+
+/// A store's files have this size.
+pub fn store_holds(store: &'static str, bytes: u64) {
+    metrics::gauge!(STORE_BYTES, "store" => store).set(gauge_of(bytes));
+}
+
+/// So many calls were turned down because `what` was full.
+pub fn shed(what: &'static str, calls: u64) {
+    metrics::counter!(SHED, "what" => what).increment(calls);
+}
+
+/// Whether this process wants traffic.
+pub fn ready(yes: bool) {
+    if let Some(meters) = meters() {
+        meters.ready.set(if yes { 1.0 } else { 0.0 });
+    }
+}
+
+/// A connection was accepted.
+pub fn connection_opened(listener: &'static str) {
+    metrics::gauge!(CONNECTIONS, "listener" => listener).increment(1.0);
+}
+
+/// A connection ended.
+pub fn connection_ended(listener: &'static str) {
+    metrics::gauge!(CONNECTIONS, "listener" => listener).decrement(1.0);
+}
+
+/// A connection was closed at once: `why` is `total` or `peer`.
+pub fn connection_turned_away(listener: &'static str, why: &'static str) {
+    metrics::counter!(TURNED_AWAY, "listener" => listener, "why" => why).increment(1);
+}
+
+/// The histogram of one RPC method and status; whoever calls often keeps it.
+pub(super) fn rpc_seconds(method: &str, code: &'static str) -> Histogram {
+    metrics::histogram!(
+        RPC_SECONDS,
+        "rpc_system_name" => "grpc",
+        "rpc_method" => method.to_owned(),
+        "rpc_response_status_code" => code
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::grab::Refusal;
+
+    #[test]
+    fn what_happened_is_rendered_with_its_description() {
+        install();
+        grabs_answered(&Outcome::Refused(Refusal::OwnEnvelope), 3);
+        envelope_created(Kind::Exclusive);
+        envelope_closed(CloseReason::Recalled);
+        batch_committed(17, 0.003);
+        outbox_waiting(5, 1_500);
+        shed("creates", 1);
+        upkeep();
+        let text = render();
+        for line in [
+            "# HELP red_envelope_grabs_total Grabs answered, by outcome",
+            "red_envelope_grabs_total{outcome=\"refused\"} 3",
+            "red_envelope_envelopes_created_total{kind=\"exclusive\"} 1",
+            "red_envelope_envelopes_closed_total{reason=\"recalled\"} 1",
+            "red_envelope_hot_commit_seconds_bucket{le=\"0.005\"}",
+            "red_envelope_hot_commit_grabs_bucket{le=\"64\"}",
+            "red_envelope_shed_total{what=\"creates\"} 1",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_has_a_name_of_its_own_and_a_description_without_a_full_stop() {
+        let mut names: Vec<_> = METRICS.iter().map(|m| m.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), METRICS.len());
+        for metric in METRICS {
+            assert!(
+                !metric.what.is_empty() && !metric.what.ends_with('.'),
+                "{}",
+                metric.name
+            );
+            let counts = metric.kind == MetricKind::Counter;
+            assert_eq!(counts, metric.name.ends_with("_total"), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn the_runbook_lists_every_metric() {
+        let runbook = include_str!("../../docs/RUNBOOK.md");
+        for metric in METRICS {
+            let row = format!("| `{}` | {} |", metric.name, metric.what);
+            assert!(
+                runbook.contains(&row),
+                "docs/RUNBOOK.md lacks the row\n{row}"
+            );
+        }
+    }
+}
