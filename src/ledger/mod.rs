@@ -423,18 +423,15 @@ pub trait Ledger: Send + Sync + 'static {
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError>;
 
-    /// What the sweeper has to do, by the ledger's clock, frozen envelopes aside. `unpublished`
-    /// names envelopes that were funded more than `patience_ms` ago.
-    async fn due(&self, patience_ms: i64, limit: usize) -> Result<Vec<Due>, LedgerError>;
-
-    /// Closed at or before `closed_before`, with rows above `after_row`: what the hot store may
-    /// forget.
-    async fn closed(
+    /// What the sweeper has to do, by the ledger's clock, frozen envelopes aside: envelopes with
+    /// rows above `after_row`, by row, each at most once, so that one which is blocked never
+    /// hides the next. `Unpublished` were funded more than `patience_ms` ago.
+    async fn due(
         &self,
-        closed_before: UnixMs,
+        patience_ms: i64,
         after_row: i64,
         limit: usize,
-    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError>;
+    ) -> Result<Vec<(i64, Due)>, LedgerError>;
 
     // ---- reads ----
 
@@ -534,9 +531,14 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- audit ----
 
     /// Envelopes with rows above `after`, by row, with the sums of their entries and claims.
-    async fn audit_envelopes(&self, after: i64, limit: usize)
-    -> Result<Vec<AuditRow>, LedgerError>;
+    /// Only one tenant's where one is named.
+    async fn audit_envelopes(
+        &self,
+        tenant: Option<TenantId>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, LedgerError>;
 
-    /// Every posting and account.
-    async fn audit_totals(&self) -> Result<AuditTotals, LedgerError>;
+    /// Every posting and account; only one tenant's where one is named.
+    async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError>;
 }
