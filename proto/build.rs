@@ -33,6 +33,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Reflection serves this; comments stay out of it, they would triple the binary's copy.
     let mut descriptors = compiler.file_descriptor_set();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "cargo tells a build script where to write through the environment"
+    )]
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let with_comments = descriptors.clone();
     for file in &mut descriptors.file {

@@ -5,6 +5,7 @@
 /// Messages, clients and servers of `redenvelope.v1`.
 #[allow(
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     reason = "written by prost from the proto files; which lints fire depends on its version"
 )]
