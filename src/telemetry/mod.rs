@@ -5,7 +5,9 @@
 //! handled.
 
 mod catalogue;
+pub mod logs;
 pub mod metrics;
+pub mod probes;
 pub mod rpc;
 
 use std::time::Instant;
