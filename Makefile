@@ -64,7 +64,7 @@ clippy: ## The lints of Cargo.toml and clippy.toml, warnings denied
 tidy: ## The house rules: layers, names, sizes, words (tests/tidy.rs)
 	@mkdir -p $(TARGET)
 	CARGO_MANIFEST_DIR=$(CURDIR) rustc --edition 2024 --test tests/tidy.rs -o $(TARGET)/tidy
-	$(TARGET)/tidy --quiet
+	RUST_BACKTRACE=0 $(TARGET)/tidy --quiet
 
 .PHONY: deny
 deny: check-tools ## Licences, banned crates and sources of the lock file
