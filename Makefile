@@ -86,7 +86,7 @@ spelling: check-tools ## Prose and names are spelled right
 .PHONY: scripts
 scripts: check-tools ## Shell and Python files are sound
 	$(VENV)/bin/shellcheck $(SHELL_FILES)
-	$(VENV)/bin/ruff check --cache-dir $(TARGET)/ruff
+	$(VENV)/bin/ruff check --isolated --target-version py311 --select E4,E7,E9,F --cache-dir $(TARGET)/ruff
 
 # ---------------------------------------------------------------- the tools
 
