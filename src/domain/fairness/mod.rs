@@ -22,6 +22,8 @@ mod leaf;
 mod merkle;
 mod proof;
 mod seal;
+#[cfg(test)]
+mod vectors;
 
 pub use leaf::{BatchSecret, ServerSeed, leaf_hash};
 pub use merkle::{BatchTree, batch_root, merkle_path, root_from_path};

@@ -500,7 +500,7 @@ impl Proof {
 }
 
 /// SHA-256 of the amounts, 8 bytes each, little endian.
-fn amounts_sha256(amounts: &[i64]) -> [u8; 32] {
+pub(super) fn amounts_sha256(amounts: &[i64]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for amount in amounts {
         hash.update(amount.to_le_bytes());

@@ -36,33 +36,39 @@ impl Drop for SplitSeed {
 ///
 /// The generator's own state is not wiped (its crate offers no way): it lives on the stack for the
 /// length of one cut.
-pub(super) struct WordStream {
+pub(in crate::domain) struct WordStream {
     rng: ChaCha20Rng,
 }
 
 impl WordStream {
     /// Key = seed, nonce 0, block counter 0.
-    pub(super) fn new(seed: &SplitSeed) -> Self {
+    pub(in crate::domain) fn new(seed: &SplitSeed) -> Self {
         Self {
             rng: ChaCha20Rng::from_seed(seed.0),
         }
     }
 
+    /// The next 64 bits.
+    #[inline]
+    pub(in crate::domain) fn next(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
     /// A uniform integer of 0…bound − 1. The bound is 1…2^63.
     #[inline]
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        bounded(bound, || self.rng.next_u64())
+    pub(in crate::domain) fn below(&mut self, bound: u64) -> u64 {
+        bounded(bound, || self.next())
     }
 
     /// A uniform integer of low…high, both included.
     #[inline]
-    pub(super) fn between(&mut self, low: i64, high: i64) -> i64 {
+    pub(in crate::domain) fn between(&mut self, low: i64, high: i64) -> i64 {
         debug_assert!(0 <= low && low <= high);
         low + self.below((high - low).cast_unsigned() + 1).cast_signed()
     }
 
     /// Fisher and Yates, from the last position down.
-    pub(super) fn shuffle(&mut self, amounts: &mut [i64]) {
+    pub(in crate::domain) fn shuffle(&mut self, amounts: &mut [i64]) {
         for last in (1..amounts.len()).rev() {
             let bound = u64::try_from(last + 1).expect("a position is below 2^24");
             let other = usize::try_from(self.below(bound)).expect("below a usize");
@@ -124,11 +130,11 @@ mod tests {
         // RFC 8439, appendix A.1, test vector 1: key 0, nonce 0, counter 0.
         let mut words = WordStream::new(&SplitSeed([0; 32]));
         assert_eq!(
-            words.rng.next_u64(),
+            words.next(),
             u64::from_le_bytes([0x76, 0xb8, 0xe0, 0xad, 0xa0, 0xf1, 0x3d, 0x90])
         );
         assert_eq!(
-            words.rng.next_u64(),
+            words.next(),
             u64::from_le_bytes([0x40, 0x5d, 0x6a, 0xe5, 0x53, 0x86, 0xbd, 0x28])
         );
     }

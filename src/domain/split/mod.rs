@@ -32,6 +32,9 @@ mod tests;
 pub use draw::SplitSeed;
 pub use preview::{EXAMPLE_SHARES_MAX, PREVIEW_SHARES_MAX, Preview};
 
+#[cfg(test)]
+pub(in crate::domain) use draw::WordStream;
+#[cfg(not(test))]
 use draw::WordStream;
 use serde::{Deserialize, Serialize};
 
@@ -315,5 +318,11 @@ impl Cut {
         let mut amounts = rules::shares(self, &mut words);
         words.shuffle(&mut amounts);
         Ok(amounts)
+    }
+    /// The shares in the order in which the rule makes them: what would be grabbed if nothing were
+    /// shuffled. For test vectors, and to show what the shuffle is for.
+    #[cfg(test)]
+    pub(in crate::domain) fn unshuffled(&self, seed: &SplitSeed) -> Vec<i64> {
+        rules::shares(self, &mut WordStream::new(seed))
     }
 }
