@@ -41,6 +41,9 @@ const OTHER_VARIABLES: [&str; 5] = ["CONFIG", "SERVER", "ADMIN", "TENANT", "TEST
 /// Bytes of a configuration file: far above what every setting with its comment takes (4 KB).
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// The longest that any interval may be set to.
+const DAY_MS: u64 = 86_400_000;
+
 /// A sentence that says what to change. The process ends with exit code 64.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -330,83 +333,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.check_listeners()?;
         self.currencies()?;
-        let positive = |ms: i64| u64::try_from(ms).unwrap_or(0);
-        let transport = &self.transport;
-        let settle = &self.settle;
-        let day = 86_400_000;
-        // key, value, smallest, largest
-        let ranges: [(&str, u64, u64, u64); 14] = [
-            ("runtime.workers", self.runtime.workers as u64, 0, 1_024),
-            ("hot.partitions", self.hot.partitions.into(), 1, 1_024),
-            (
-                "settle.publish_patience_ms",
-                positive(settle.publish_patience_ms),
-                100,
-                day,
-            ),
-            (
-                "settle.shed_creates_age_ms",
-                positive(settle.shed_creates_age_ms),
-                1_000,
-                day,
-            ),
-            (
-                "settle.shed_grabs_age_ms",
-                positive(settle.shed_grabs_age_ms),
-                1_000,
-                day,
-            ),
-            (
-                "transport.connections_max",
-                transport.connections_max as u64,
-                1,
-                1_000_000,
-            ),
-            (
-                "transport.connections_per_peer_max",
-                transport.connections_per_peer_max as u64,
-                1,
-                1_000_000,
-            ),
-            (
-                "transport.streams_per_connection_max",
-                transport.streams_per_connection_max.into(),
-                1,
-                1_000_000,
-            ),
-            (
-                "transport.keepalive_interval_ms",
-                transport.keepalive_interval_ms,
-                1_000,
-                day,
-            ),
-            (
-                "transport.keepalive_timeout_ms",
-                transport.keepalive_timeout_ms,
-                1_000,
-                day,
-            ),
-            (
-                "transport.connection_age_max_ms",
-                transport.connection_age_max_ms,
-                1_000,
-                30 * day,
-            ),
-            (
-                "transport.connection_age_grace_ms",
-                transport.connection_age_grace_ms,
-                0,
-                day,
-            ),
-            (
-                "shutdown.drain_max_ms",
-                self.shutdown.drain_max_ms,
-                0,
-                600_000,
-            ),
-            ("data.dir", self.data.dir.as_os_str().len() as u64, 1, 4_096),
-        ];
-        for (key, value, min, max) in ranges {
+        for (key, value, min, max) in self.ranges() {
             if !(min..=max).contains(&value) {
                 return error(format!("{key} must be between {min} and {max}"));
             }
@@ -419,6 +346,74 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Key, value, smallest, largest. A negative number counts as 0, which no duration may be.
+    fn ranges(&self) -> Vec<(&'static str, u64, u64, u64)> {
+        let transport = &self.transport;
+        let settle = &self.settle;
+        let ms = |signed: i64| u64::try_from(signed).unwrap_or(0);
+        let count = |n: usize| n as u64;
+        let per_peer = count(transport.connections_per_peer_max);
+        let streams = u64::from(transport.streams_per_connection_max);
+        let age_ms = transport.connection_age_max_ms;
+        let (creates_ms, grabs_ms) = (settle.shed_creates_age_ms, settle.shed_grabs_age_ms);
+        vec![
+            ("runtime.workers", count(self.runtime.workers), 0, 1_024),
+            ("hot.partitions", self.hot.partitions.into(), 1, 1_024),
+            (
+                "settle.publish_patience_ms",
+                ms(settle.publish_patience_ms),
+                100,
+                DAY_MS,
+            ),
+            ("settle.shed_creates_age_ms", ms(creates_ms), 1_000, DAY_MS),
+            ("settle.shed_grabs_age_ms", ms(grabs_ms), 1_000, DAY_MS),
+            (
+                "transport.connections_max",
+                count(transport.connections_max),
+                1,
+                1_000_000,
+            ),
+            ("transport.connections_per_peer_max", per_peer, 1, 1_000_000),
+            (
+                "transport.streams_per_connection_max",
+                streams,
+                1,
+                1_000_000,
+            ),
+            (
+                "transport.keepalive_interval_ms",
+                transport.keepalive_interval_ms,
+                1_000,
+                DAY_MS,
+            ),
+            (
+                "transport.keepalive_timeout_ms",
+                transport.keepalive_timeout_ms,
+                1_000,
+                DAY_MS,
+            ),
+            (
+                "transport.connection_age_max_ms",
+                age_ms,
+                1_000,
+                30 * DAY_MS,
+            ),
+            (
+                "transport.connection_age_grace_ms",
+                transport.connection_age_grace_ms,
+                0,
+                DAY_MS,
+            ),
+            (
+                "shutdown.drain_max_ms",
+                self.shutdown.drain_max_ms,
+                0,
+                600_000,
+            ),
+            ("data.dir", count(self.data.dir.as_os_str().len()), 1, 4_096),
+        ]
     }
 
     fn check_listeners(&self) -> Result<(), ConfigError> {

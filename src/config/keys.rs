@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{ConfigError, error};
 use crate::domain::audience::Pepper;
+use crate::domain::fairness::{SEAL_KEYS_MAX, SealKey, SealKeys};
 
 /// The file's name in the data folder.
 pub(super) const KEY_FILE: &str = "seal.key";
@@ -36,8 +37,8 @@ const FORBIDDEN: u32 = 0o077;
 
 /// What the file holds.
 pub struct Keys {
-    /// Number and key, in the file's order.
-    pub seal: Vec<(u32, Zeroizing<[u8; KEY_BYTES]>)>,
+    /// What seals and opens seeds.
+    pub seal: SealKeys,
     /// The server's part of passphrase locks.
     pub pepper: Pepper,
 }
@@ -125,10 +126,10 @@ fn parse(text: &str) -> Result<Keys, String> {
                 let number = number
                     .parse()
                     .map_err(|_| bad("the key's number is no number"))?;
-                if seal.iter().any(|(other, _)| *other == number) {
-                    return Err(bad("this key's number is there twice"));
+                if seal.len() == SEAL_KEYS_MAX {
+                    return Err(bad("there are too many seal keys"));
                 }
-                seal.push((number, secret(key).map_err(bad)?));
+                seal.push(SealKey::new(number, *secret(key).map_err(bad)?));
             }
             ["pepper", key] if pepper.is_none() => {
                 pepper = Some(Pepper(*secret(key).map_err(bad)?));
@@ -136,9 +137,7 @@ fn parse(text: &str) -> Result<Keys, String> {
             _ => return Err(bad("expected `seal NUMBER KEY` or one `pepper KEY`")),
         }
     }
-    if seal.is_empty() {
-        return Err("there is no seal line".to_owned());
-    }
+    let seal = SealKeys::new(seal).map_err(|e| e.to_string())?;
     let pepper = pepper.ok_or("there is no pepper line")?;
     Ok(Keys { seal, pepper })
 }

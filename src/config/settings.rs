@@ -166,13 +166,13 @@ pub(super) fn typed(table: Table) -> Result<Config, ConfigError> {
             .key
             .split_once('.')
             .expect("keys are made with a dot");
-        let fits = match (setting.shape, &table[section][name]) {
+        let fits = matches!(
+            (setting.shape, &table[section][name]),
             (Shape::Text, Value::String(_))
-            | (Shape::Whole, Value::Integer(_))
-            | (Shape::YesNo, Value::Boolean(_))
-            | (Shape::Units, Value::Table(_)) => true,
-            _ => false,
-        };
+                | (Shape::Whole, Value::Integer(_))
+                | (Shape::YesNo, Value::Boolean(_))
+                | (Shape::Units, Value::Table(_))
+        );
         if !fits {
             return error(format!(
                 "{} must look like its default, {}, not {}",
