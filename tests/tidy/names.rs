@@ -37,10 +37,12 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
 
 /// Names that the contract or a protocol gives us.
 const GIVEN: &[(&str, &str)] = &[
+    ("ConnectInfo", "the associated type of tonic's Connected"),
     ("Data", "the associated type of http_body::Body"),
     ("Service", "the associated type of tower::Layer"),
     ("account_service", "the contract's file and module"),
     ("admin_service", "the contract's file and module"),
+    ("connect_info", "the method of tonic's Connected"),
     ("envelope_service", "the contract's file and module"),
     ("get_service_info", "the contract's RPC GetServiceInfo"),
     ("info_service", "the contract's file and module"),
