@@ -1,0 +1,461 @@
+//! What must happen, held against what is answered.
+//!
+//! The generator sends the money and plans every grab, so it knows more than the server tells it:
+//! an envelope of N shares makes exactly N people win, with exactly its money; a second grab gets
+//! the first answer; nobody finds it empty before N others have asked, and nobody wins after
+//! somebody was told that it is empty. A page of the book is one envelope; each answer is checked
+//! as it comes, the sums when all have come.
+//!
+//! Grabs overlap, so only orders that the generator has seen count: *asked* is when a grab
+//! left, *answered* when its answer was here.
+//!
+//! **Bounds**: the first `DETAILS_MAX` violations of a run are kept in words, all are counted.
+//!
+//! **Not here**: connections, clocks and what the ledger says.
+
+use std::collections::HashMap;
+
+use crate::schedule::Person;
+
+/// Violations that are told in words: enough to see a pattern, few enough to read.
+pub const DETAILS_MAX: usize = 50;
+
+/// What an envelope has to pay.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// How the report calls it.
+    pub name: String,
+    /// All shares together.
+    pub total_minor: i64,
+    /// How many.
+    pub share_count: u32,
+    /// The smallest.
+    pub min_minor: i64,
+    /// The largest.
+    pub max_minor: i64,
+    /// For exclusive envelopes: the amount of each guest, who holds the share of the own number.
+    pub named_minor: Option<Vec<i64>>,
+    /// How many may grab.
+    pub guests: u32,
+}
+
+/// A share as an answer shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its number.
+    pub number: u32,
+    /// What it is worth.
+    pub amount_minor: i64,
+}
+
+/// How a grab was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The share is new.
+    Won(Held),
+    /// The share is of before.
+    Already(Held),
+    /// Nothing is left.
+    Empty,
+    /// Unknown, or not for this person.
+    NotFound,
+    /// Anything that this book never expects, in words.
+    Odd(String),
+    /// Not known after all tries.
+    Unknown(String),
+}
+
+impl Answer {
+    /// Its column in reports.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Won(_) => "won",
+            Self::Already(_) => "already_grabbed",
+            Self::Empty => "empty",
+            Self::NotFound => "not_found",
+            Self::Odd(_) => "odd",
+            Self::Unknown(_) => "unresolved",
+        }
+    }
+}
+
+/// What the book knew when a grab left.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    after_empty: bool,
+}
+
+/// What went wrong, and how often.
+#[derive(Clone, Debug, Default)]
+pub struct Violations {
+    /// All of them.
+    pub count: u64,
+    /// The first `DETAILS_MAX`.
+    pub details: Vec<String>,
+}
+
+impl Violations {
+    /// Notes one.
+    pub fn note(&mut self, detail: String) {
+        self.count += 1;
+        if self.details.len() < DETAILS_MAX {
+            self.details.push(detail);
+        }
+    }
+
+    /// Adds those of another.
+    pub fn absorb(&mut self, other: Self) {
+        let room = DETAILS_MAX - self.details.len();
+        self.count += other.count;
+        self.details.extend(other.details.into_iter().take(room));
+    }
+}
+
+/// One guest's side of an envelope.
+#[derive(Clone, Copy, Default)]
+struct Guest {
+    asked: bool,
+    held: Option<Held>,
+    wins: u32,
+    /// A try of this guest ended without an answer, so the win may have been told to nobody.
+    doubtful: bool,
+}
+
+/// One envelope's page.
+pub struct Page {
+    terms: Terms,
+    guests: Vec<Guest>,
+    asked_count: u32,
+    taken: HashMap<u32, u32>,
+    empty_seen: bool,
+    violations: Violations,
+}
+
+impl Page {
+    /// An envelope that nobody has asked for.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            guests: vec![Guest::default(); terms.guests as usize],
+            asked_count: 0,
+            taken: HashMap::new(),
+            empty_seen: false,
+            violations: Violations::default(),
+            terms,
+        }
+    }
+
+    /// A grab leaves.
+    pub fn ask(&mut self, person: Person) -> Asked {
+        if let Person::Guest(number) = person {
+            let guest = &mut self.guests[number as usize];
+            self.asked_count += u32::from(!guest.asked);
+            guest.asked = true;
+        }
+        Asked {
+            after_empty: self.empty_seen,
+        }
+    }
+
+    /// A grab is answered; `doubtful` if an earlier try of it was not.
+    pub fn answer(&mut self, person: Person, asked: Asked, doubtful: bool, answer: &Answer) {
+        let before = self.violations.count;
+        match person {
+            Person::Guest(number) => {
+                let unknown = matches!(answer, Answer::Unknown(_));
+                self.guests[number as usize].doubtful |= doubtful || unknown;
+                self.guest_answer(number, asked, answer);
+            }
+            Person::Outsider(_) => match answer {
+                Answer::NotFound | Answer::Unknown(_) => {}
+                _ => self.violate(format!("an outsider got {answer:?}")),
+            },
+        }
+        if self.violations.count == before
+            && let Answer::Odd(words) = answer
+        {
+            self.violate(format!("{person:?} got {words}"));
+        }
+    }
+
+    fn violate(&mut self, what: String) {
+        let name = &self.terms.name;
+        self.violations.note(format!("{name}: {what}"));
+    }
+
+    fn guest_answer(&mut self, number: u32, asked: Asked, answer: &Answer) {
+        match answer {
+            Answer::Won(held) => {
+                let guest = &mut self.guests[number as usize];
+                guest.wins += 1;
+                if guest.wins > 1 {
+                    self.violate(format!("guest {number} was told WON twice"));
+                }
+                self.hold(number, asked, *held);
+            }
+            Answer::Already(held) => self.hold(number, asked, *held),
+            Answer::Empty => self.empty(number),
+            Answer::NotFound => self.violate(format!("guest {number} got NOT_FOUND")),
+            Answer::Odd(_) | Answer::Unknown(_) => {}
+        }
+    }
+
+    fn hold(&mut self, number: u32, asked: Asked, held: Held) {
+        let guest = &mut self.guests[number as usize];
+        match guest.held {
+            Some(first) if first == held => return,
+            Some(first) => {
+                return self.violate(format!("guest {number} was shown {held:?} after {first:?}"));
+            }
+            None => guest.held = Some(held),
+        }
+        if asked.after_empty {
+            self.violate(format!("guest {number} got {held:?} although it was empty"));
+        }
+        let Terms {
+            share_count,
+            min_minor,
+            max_minor,
+            ..
+        } = self.terms;
+        if held.number >= share_count
+            || held.amount_minor < min_minor
+            || held.amount_minor > max_minor
+        {
+            self.violate(format!(
+                "{held:?} is outside {share_count} shares of {min_minor} to {max_minor}"
+            ));
+        }
+        if let Some(named) = &self.terms.named_minor
+            && (held.number != number || named.get(number as usize) != Some(&held.amount_minor))
+        {
+            self.violate(format!("guest {number} got {held:?}, not the own share"));
+        }
+        if let Some(other) = self.taken.insert(held.number, number) {
+            self.violate(format!(
+                "share {} went to guest {other} and to guest {number}",
+                held.number
+            ));
+        }
+    }
+
+    fn empty(&mut self, number: u32) {
+        self.empty_seen = true;
+        let others = self.asked_count - 1;
+        if self.terms.named_minor.is_some() {
+            self.violate(format!(
+                "guest {number} got EMPTY where a share has the name"
+            ));
+        } else if let Some(held) = self.guests[number as usize].held {
+            self.violate(format!("guest {number} got EMPTY and holds {held:?}"));
+        } else if others < self.terms.share_count {
+            self.violate(format!(
+                "EMPTY when {others} others had asked for {} shares",
+                self.terms.share_count
+            ));
+        }
+    }
+
+    /// Everybody has been answered: what the sums say.
+    pub fn sum_up(&mut self) {
+        let mut doubtful = 0_u32;
+        for number in 0..self.terms.guests {
+            let guest = self.guests[number as usize];
+            doubtful += u32::from(guest.doubtful);
+            if guest.held.is_some() && guest.wins == 0 && !guest.doubtful {
+                self.violate(format!(
+                    "guest {number} holds a share and was never told WON"
+                ));
+            }
+        }
+        let holders = self.holders();
+        let most = self.terms.share_count.min(self.asked_count);
+        // An unanswered grab may hold a share that nobody was shown.
+        if holders > most || holders + doubtful < most {
+            self.violate(format!(
+                "{holders} hold a share of {} with {} asking ({doubtful} doubtful)",
+                self.terms.share_count, self.asked_count
+            ));
+        }
+        let (paid, total) = (self.paid_minor(), self.terms.total_minor);
+        if (holders == self.terms.share_count && paid != total) || paid > total {
+            self.violate(format!("{holders} shares pay {paid} of {total}"));
+        }
+    }
+
+    /// How many guests hold a share.
+    pub fn holders(&self) -> u32 {
+        u32::try_from(self.taken.len()).expect("no more shares than u32 counts")
+    }
+
+    /// Whether every share is held by somebody.
+    pub fn is_all_taken(&self) -> bool {
+        self.holders() == self.terms.share_count
+    }
+
+    /// What the holders were told together.
+    pub fn paid_minor(&self) -> i64 {
+        self.held().map(|(_, held)| held.amount_minor).sum()
+    }
+
+    /// Who holds what.
+    pub fn held(&self) -> impl Iterator<Item = (u32, Held)> + '_ {
+        (0_u32..)
+            .zip(&self.guests)
+            .filter_map(|(number, guest)| Some((number, guest.held?)))
+    }
+
+    /// What the envelope has to pay.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// What went wrong, taken out.
+    pub fn take_violations(&mut self) -> Violations {
+        std::mem::take(&mut self.violations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(share_count: u32, guests: u32) -> Page {
+        Page::new(Terms {
+            name: "it".into(),
+            total_minor: 10 * i64::from(share_count),
+            share_count,
+            min_minor: 1,
+            max_minor: 100,
+            named_minor: None,
+            guests,
+        })
+    }
+
+    fn held(number: u32, amount_minor: i64) -> Held {
+        Held {
+            number,
+            amount_minor,
+        }
+    }
+
+    fn grab(page: &mut Page, guest: u32, answer: &Answer) {
+        let asked = page.ask(Person::Guest(guest));
+        page.answer(Person::Guest(guest), asked, false, answer);
+    }
+
+    fn wrongs(mut page: Page) -> Vec<String> {
+        page.sum_up();
+        page.take_violations().details
+    }
+
+    /// Two shares, three guests, one of whom repeats: all as it must be.
+    fn honest() -> Page {
+        let mut page = page(2, 3);
+        grab(&mut page, 0, &Answer::Won(held(0, 7)));
+        grab(&mut page, 1, &Answer::Won(held(1, 13)));
+        grab(&mut page, 0, &Answer::Already(held(0, 7)));
+        grab(&mut page, 2, &Answer::Empty);
+        page
+    }
+
+    #[test]
+    fn an_honest_envelope_has_no_violation() {
+        assert_eq!(wrongs(honest()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_answer_that_overtakes_the_win_is_no_violation() {
+        let mut page = page(1, 1);
+        let first = page.ask(Person::Guest(0));
+        grab(&mut page, 0, &Answer::Already(held(0, 10)));
+        page.answer(Person::Guest(0), first, false, &Answer::Won(held(0, 10)));
+        assert_eq!(wrongs(page), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_share_shown_to_two_is_found() {
+        let mut page = page(2, 2);
+        grab(&mut page, 0, &Answer::Won(held(0, 10)));
+        grab(&mut page, 1, &Answer::Won(held(0, 10)));
+        assert!(wrongs(page)[0].contains("went to guest 0 and to guest 1"));
+    }
+
+    #[test]
+    fn a_second_win_of_one_guest_is_found() {
+        let mut page = honest();
+        grab(&mut page, 0, &Answer::Won(held(0, 7)));
+        assert!(wrongs(page)[0].contains("WON twice"));
+    }
+
+    #[test]
+    fn another_amount_for_the_same_share_is_found() {
+        let mut page = honest();
+        grab(&mut page, 1, &Answer::Already(held(1, 14)));
+        assert!(wrongs(page)[0].contains("after"));
+    }
+
+    #[test]
+    fn a_wrong_sum_is_found() {
+        let mut page = page(2, 2);
+        grab(&mut page, 0, &Answer::Won(held(0, 7)));
+        grab(&mut page, 1, &Answer::Won(held(1, 12)));
+        assert!(wrongs(page)[0].contains("pay 19 of 20"));
+    }
+
+    #[test]
+    fn empty_before_the_shares_were_asked_for_is_found() {
+        let mut page = page(2, 3);
+        grab(&mut page, 0, &Answer::Won(held(0, 10)));
+        grab(&mut page, 1, &Answer::Empty);
+        assert!(wrongs(page)[0].contains("EMPTY when 1 others"));
+    }
+
+    #[test]
+    fn a_win_asked_for_after_empty_is_found() {
+        let mut page = page(1, 3);
+        let late = page.ask(Person::Guest(0));
+        grab(&mut page, 1, &Answer::Empty);
+        // Asked before anybody knew: fine.
+        page.answer(Person::Guest(0), late, false, &Answer::Won(held(0, 10)));
+        let mut broken = self::page(1, 3);
+        broken.ask(Person::Guest(0));
+        grab(&mut broken, 1, &Answer::Empty);
+        grab(&mut broken, 2, &Answer::Won(held(0, 10)));
+        assert_eq!(wrongs(page), Vec::<String>::new());
+        assert!(wrongs(broken)[0].contains("although it was empty"));
+    }
+
+    #[test]
+    fn a_lost_share_is_found_and_a_doubtful_one_is_not_called_lost() {
+        let mut lost = page(2, 2);
+        grab(&mut lost, 0, &Answer::Won(held(0, 10)));
+        lost.ask(Person::Guest(1));
+        assert!(wrongs(lost)[0].contains("1 hold a share of 2"));
+
+        let mut doubtful = page(2, 2);
+        grab(&mut doubtful, 0, &Answer::Won(held(0, 10)));
+        grab(&mut doubtful, 1, &Answer::Unknown("timeout".into()));
+        assert_eq!(wrongs(doubtful), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_share_of_another_name_is_found() {
+        let mut page = Page::new(Terms {
+            named_minor: Some(vec![4, 6]),
+            total_minor: 10,
+            ..page(2, 2).terms
+        });
+        grab(&mut page, 0, &Answer::Won(held(1, 6)));
+        assert!(wrongs(page)[0].contains("not the own share"));
+    }
+
+    #[test]
+    fn an_outsider_who_learns_anything_is_found() {
+        let mut page = page(1, 1);
+        grab(&mut page, 0, &Answer::Won(held(0, 10)));
+        let asked = page.ask(Person::Outsider(0));
+        page.answer(Person::Outsider(0), asked, false, &Answer::NotFound);
+        page.answer(Person::Outsider(1), asked, false, &Answer::Empty);
+        assert_eq!(wrongs(page).len(), 1);
+    }
+}

@@ -1,0 +1,345 @@
+//! After the last answer: what was promised is compared with what is there.
+//!
+//! | step | must hold |
+//! |---|---|
+//! | sum up | each envelope's answers fit together (`book`) |
+//! | recall | what nobody took goes back; everything else ends by being empty |
+//! | close | every envelope closes in time, having paid what was told and refunded the rest |
+//! | list | ListGrabs tells the shares that the grabbers were told |
+//! | balances | every account holds what its owner was told, to the minor unit |
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use red_envelope_proto::v1;
+use red_envelope_proto::v1::account_service_client::AccountServiceClient;
+use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::abreast;
+use crate::book::{Held, Violations};
+use crate::prepare::deposit_minor;
+use crate::schedule::Person;
+use crate::world::World;
+
+/// How often envelopes that have not closed are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Ids in one BatchGetEnvelopes, as the contract bounds them.
+const BATCH_GET_MAX: usize = 100;
+/// Shares in one page of ListGrabs, as the contract bounds them.
+const PAGE_SIZE: i32 = 1_000;
+
+/// What was found.
+#[derive(Default)]
+pub struct Findings {
+    /// What is wrong.
+    pub violations: Violations,
+    /// Envelopes that closed.
+    pub closed: usize,
+    /// Envelopes that were recalled because shares were left.
+    pub recalled: usize,
+    /// From the last answer until the last envelope closed.
+    pub close_s: f64,
+    /// Accounts that were compared.
+    pub accounts: usize,
+    /// Sums by currency.
+    pub money: BTreeMap<String, Sums>,
+}
+
+/// One currency's money in this run, in minor units.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Sums {
+    /// Put into envelopes.
+    pub funded_minor: i64,
+    /// What grabbers were told.
+    pub won_minor: i64,
+    /// What went back to senders.
+    pub refunded_minor: i64,
+}
+
+/// Compares everything.
+pub async fn finish(world: &World, channel: &Channel) -> anyhow::Result<Findings> {
+    let began = Instant::now();
+    let mut found = Findings::default();
+    let client = EnvelopeServiceClient::new(channel.clone());
+    for envelope in 0..world.ids.len() {
+        world.page(envelope).sum_up();
+    }
+    let left: Vec<usize> = (0..world.ids.len())
+        .filter(|envelope| !world.page(*envelope).is_all_taken())
+        .collect();
+    found.recalled = left.len();
+    abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
+    close(world, client.clone(), began, &mut found).await?;
+    found.close_s = began.elapsed().as_secs_f64();
+    list(world, &client, &mut found).await?;
+    balances(world, channel, &mut found).await?;
+    for envelope in 0..world.ids.len() {
+        found
+            .violations
+            .absorb(world.page(envelope).take_violations());
+    }
+    Ok(found)
+}
+
+fn recall(
+    mut client: EnvelopeServiceClient<Channel>,
+    world: &World,
+    envelope: usize,
+) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+    let request = v1::RecallEnvelopeRequest {
+        envelope_id: world.ids[envelope].clone(),
+        sender: world.sender(world.crowd(envelope)),
+        request_id: format!("{}-recall-{envelope}", world.run),
+        ..v1::RecallEnvelopeRequest::default()
+    };
+    async move {
+        let id = request.envelope_id.clone();
+        let recalled = client.recall_envelope(request).await;
+        recalled.with_context(|| format!("envelope {id} could not be recalled"))?;
+        Ok(())
+    }
+}
+
+/// Waits for every envelope to close; those that don't are violations.
+async fn close(
+    world: &World,
+    mut client: EnvelopeServiceClient<Channel>,
+    began: Instant,
+    found: &mut Findings,
+) -> anyhow::Result<()> {
+    let wait = Duration::from_secs(world.profile.fire.close_s_max);
+    let mut open: Vec<usize> = (0..world.ids.len()).collect();
+    while !open.is_empty() {
+        let mut still_open = Vec::new();
+        // A page has one viewer, so it holds envelopes of one crowd.
+        for page in open
+            .chunk_by(|a, b| world.schedule.envelopes[*a] == world.schedule.envelopes[*b])
+            .flat_map(|same_crowd| same_crowd.chunks(BATCH_GET_MAX))
+        {
+            let seen = look(world, &mut client, page).await?;
+            for (envelope, seen) in page.iter().zip(seen) {
+                if seen.state() == v1::EnvelopeState::Closed {
+                    found.closed += 1;
+                    check_closed(world, *envelope, &seen, found);
+                } else {
+                    still_open.push(*envelope);
+                }
+            }
+        }
+        open = still_open;
+        if open.is_empty() || began.elapsed() > wait {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    for envelope in open {
+        let id = &world.ids[envelope];
+        let name = world.page(envelope).terms().name.clone();
+        found
+            .violations
+            .note(format!("{name} ({id}) did not close within {wait:?}"));
+    }
+    Ok(())
+}
+
+async fn look(
+    world: &World,
+    client: &mut EnvelopeServiceClient<Channel>,
+    page: &[usize],
+) -> anyhow::Result<Vec<v1::Envelope>> {
+    let seen = client
+        .batch_get_envelopes(v1::BatchGetEnvelopesRequest {
+            envelope_ids: page.iter().map(|it| world.ids[*it].clone()).collect(),
+            viewer: world.sender(world.crowd(page[0])),
+            ..v1::BatchGetEnvelopesRequest::default()
+        })
+        .await
+        .context("BatchGetEnvelopes failed")?
+        .into_inner();
+    ensure!(
+        seen.missing.is_empty() && seen.envelopes.len() == page.len(),
+        "the sender does not see the own envelopes {:?}",
+        seen.missing
+    );
+    seen.envelopes
+        .into_iter()
+        .map(|it| it.envelope.context("an answer without an envelope"))
+        .collect()
+}
+
+fn check_closed(world: &World, envelope: usize, seen: &v1::Envelope, found: &mut Findings) {
+    let page = world.page(envelope);
+    let terms = page.terms();
+    let paid = page.paid_minor();
+    let progress = seen.progress.clone().unwrap_or_default();
+    let minor = |money: Option<v1::Money>| money.map_or(0, |it| it.minor_units);
+    let books = (
+        progress.taken_count,
+        minor(progress.settled),
+        minor(progress.refunded),
+    );
+    let told = (page.holders(), paid, terms.total_minor - paid);
+    let name = &terms.name;
+    if books != told {
+        found.violations.note(format!(
+            "{name} closed with (taken, settled, refunded) {books:?}; grabbers were told {told:?}"
+        ));
+    }
+    // Ties go to the lowest number.
+    let best = page
+        .held()
+        .map(|(_, held)| held)
+        .max_by_key(|held| (held.amount_minor, std::cmp::Reverse(held.number)));
+    let shown = seen.best_luck.clone().map(|share| Held {
+        number: share.number,
+        amount_minor: minor(share.amount),
+    });
+    if best != shown {
+        found
+            .violations
+            .note(format!("{name}: best luck is {best:?}, shown is {shown:?}"));
+    }
+    let sums = found.money.entry(world.crowd(envelope).currency.clone());
+    let sums = sums.or_default();
+    sums.funded_minor += terms.total_minor;
+    sums.won_minor += paid;
+    sums.refunded_minor += terms.total_minor - paid;
+}
+
+/// ListGrabs tells every share as its grabber was told it, and no other.
+async fn list(
+    world: &World,
+    client: &EnvelopeServiceClient<Channel>,
+    found: &mut Findings,
+) -> anyhow::Result<()> {
+    let lists = abreast::all(0..world.ids.len(), |envelope| {
+        list_one(
+            client.clone(),
+            world.ids[envelope].clone(),
+            world.sender(world.crowd(envelope)),
+        )
+    })
+    .await?;
+    for (envelope, listed) in lists.into_iter().enumerate() {
+        let page = world.page(envelope);
+        let crowd = world.crowd(envelope);
+        let mut told: Vec<(u32, String, i64)> = page
+            .held()
+            .map(|(guest, held)| {
+                let name = world.name(crowd, Person::Guest(guest));
+                (held.number, name, held.amount_minor)
+            })
+            .collect();
+        told.sort_unstable();
+        if listed != told {
+            found.violations.note(format!(
+                "{}: ListGrabs has {} shares, not the {} that grabbers were told",
+                page.terms().name,
+                listed.len(),
+                told.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn list_one(
+    mut client: EnvelopeServiceClient<Channel>,
+    envelope_id: String,
+    viewer: String,
+) -> anyhow::Result<Vec<(u32, String, i64)>> {
+    let mut shares = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page = client
+            .list_grabs(v1::ListGrabsRequest {
+                envelope_id: envelope_id.clone(),
+                viewer: viewer.clone(),
+                page_size: PAGE_SIZE,
+                page_token,
+                ..v1::ListGrabsRequest::default()
+            })
+            .await
+            .context("ListGrabs failed")?
+            .into_inner();
+        shares.extend(page.shares.into_iter().map(|share| {
+            let minor = share.amount.map_or(0, |it| it.minor_units);
+            (share.number, share.grabber, minor)
+        }));
+        if page.next_page_token.is_empty() {
+            return Ok(shares);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+/// Guests hold what they won over all envelopes of their crowd, senders what came back.
+async fn balances(world: &World, channel: &Channel, found: &mut Findings) -> anyhow::Result<()> {
+    let mut expected: HashMap<String, (String, i64)> = HashMap::new();
+    for crowd in &world.profile.crowds {
+        let sender = world.sender(crowd);
+        expected.insert(sender, (crowd.currency.clone(), deposit_minor(crowd)));
+        for number in 0..crowd.grabbers {
+            let guest = world.name(crowd, Person::Guest(number));
+            expected.insert(guest, (crowd.currency.clone(), 0));
+        }
+    }
+    for envelope in 0..world.ids.len() {
+        let crowd = world.crowd(envelope);
+        let page = world.page(envelope);
+        let mut add = |owner: &str, minor: i64| {
+            if let Some((_, balance)) = expected.get_mut(owner) {
+                *balance += minor;
+            }
+        };
+        add(&world.sender(crowd), -page.paid_minor());
+        for (guest, held) in page.held() {
+            add(&world.name(crowd, Person::Guest(guest)), held.amount_minor);
+        }
+    }
+    let client = AccountServiceClient::new(channel.clone());
+    let wrong = abreast::all(expected, |(owner, (currency, minor))| {
+        compare(client.clone(), owner, currency, minor)
+    })
+    .await?;
+    found.accounts = wrong.len();
+    for detail in wrong.into_iter().flatten() {
+        found.violations.note(detail);
+    }
+    Ok(())
+}
+
+async fn compare(
+    mut client: AccountServiceClient<Channel>,
+    owner: String,
+    currency_code: String,
+    expected_minor: i64,
+) -> anyhow::Result<Option<String>> {
+    let answer = client
+        .get_balance(v1::GetBalanceRequest {
+            owner: owner.clone(),
+            currency_code: currency_code.clone(),
+            ..v1::GetBalanceRequest::default()
+        })
+        .await
+        .context("GetBalance failed")?
+        .into_inner();
+    let minor = |of: fn(&v1::Balance) -> Option<&v1::Money>| -> i64 {
+        let moneys = answer.balances.iter().filter_map(of);
+        moneys.map(|money| money.minor_units).sum()
+    };
+    let there = (
+        minor(|it| it.available.as_ref()),
+        minor(|it| it.pending.as_ref()),
+        minor(|it| it.held.as_ref()),
+    );
+    let right = there == (expected_minor, 0, 0);
+    Ok((!right).then(|| {
+        format!(
+            "{owner} has {currency_code} (available, pending, held) {there:?}, not {expected_minor}"
+        )
+    }))
+}

@@ -1,0 +1,212 @@
+//! The server under test: one that runs already, or one started here and stopped by its id.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a start, or a stop, may take.
+const STEP_MAX: Duration = Duration::from_secs(30);
+/// How often a start or a stop is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a connection may take to come up.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// A connection that is silent for so long is asked whether it still lives.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Nothing answers at an address.
+#[derive(Debug)]
+pub struct Unreachable(pub String);
+
+impl std::fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no server answers at {}", self.0)
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// Where a listener is.
+#[derive(Clone, Debug)]
+pub struct Address(String);
+
+impl Address {
+    /// From what a person typed: `127.0.0.1:50051` means `http://127.0.0.1:50051`.
+    pub fn parse(typed: &str) -> anyhow::Result<Self> {
+        let url = if typed.contains("://") {
+            typed.to_owned()
+        } else {
+            format!("http://{typed}")
+        };
+        Endpoint::from_shared(url.clone())
+            .with_context(|| format!("{typed:?} is no address such as http://127.0.0.1:50051"))?;
+        Ok(Self(url))
+    }
+
+    /// A new connection.
+    pub async fn connect(&self) -> anyhow::Result<Channel> {
+        Endpoint::from_shared(self.0.clone())?
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_MAX)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .connect()
+            .await
+            .map_err(|error| anyhow::Error::new(error).context(Unreachable(self.0.clone())))
+    }
+}
+
+/// What a server announces in its data folder.
+#[derive(Deserialize)]
+struct Ports {
+    grpc: u16,
+    admin: u16,
+}
+
+/// A server that was started here.
+pub struct OwnServer {
+    child: Child,
+    folder: PathBuf,
+    /// Its public listener.
+    pub public: Address,
+    /// Its admin listener.
+    pub admin: Address,
+}
+
+impl OwnServer {
+    /// Starts the `red-envelope` beside this program on free ports, its data in a new folder under
+    /// the system's temporary one. Builds it first where it is missing.
+    pub async fn start(say: impl Fn(&str)) -> anyhow::Result<Self> {
+        let program = program(&say)?;
+        let name = format!("red-envelope-loadtest-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let log = std::fs::File::create(folder.join("server.log"))?;
+        let data = folder.join("data");
+        let mut child = Command::new(&program)
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&data)
+            .args(["--grpc-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .args(["--http-listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        match announced(&mut child, &data).await {
+            Ok(ports) => Ok(Self {
+                child,
+                public: Address(format!("http://127.0.0.1:{}", ports.grpc)),
+                admin: Address(format!("http://127.0.0.1:{}", ports.admin)),
+                folder,
+            }),
+            Err(error) => {
+                // Both fail if it has ended by itself.
+                let _already_gone = child.kill();
+                let _already_gone = child.wait();
+                Err(error.context(format!("see {}", folder.join("server.log").display())))
+            }
+        }
+    }
+
+    /// Where its data and its log are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// SIGTERM, and a wait until it has ended. The data goes, unless `keep_data`.
+    pub async fn stop(mut self, keep_data: bool) -> anyhow::Result<()> {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("sh")
+            .args(["-c", "kill -TERM \"$1\"", "sh", &pid])
+            .status()
+            .context("cannot run sh")?;
+        ensure!(asked.success(), "the server (process {pid}) had died");
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            ensure!(
+                began.elapsed() < STEP_MAX,
+                "the server (process {pid}) did not end within {STEP_MAX:?} of SIGTERM"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        ensure!(status.success(), "the server ended with {status}");
+        if !keep_data {
+            std::fs::remove_dir_all(&self.folder)
+                .with_context(|| format!("cannot remove {}", self.folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        // After `stop` both fail, which is fine: nobody is left to kill.
+        let _already_gone = self.child.kill();
+        let _already_gone = self.child.wait();
+    }
+}
+
+async fn announced(child: &mut Child, data: &Path) -> anyhow::Result<Ports> {
+    let began = Instant::now();
+    while began.elapsed() < STEP_MAX {
+        // Half a file does not parse; the next look finds all of it.
+        if let Ok(text) = std::fs::read_to_string(data.join("ports.json"))
+            && let Ok(ports) = serde_json::from_str(&text)
+        {
+            return Ok(ports);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the server ended with {status} when it was started");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    bail!("the server announced no ports within {STEP_MAX:?}")
+}
+
+/// The server's program in the folder of this one.
+fn program(say: &impl Fn(&str)) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's folder")?;
+    let folder = own.parent().context("this program lies in no folder")?;
+    let program = folder.join("red-envelope");
+    if program.exists() {
+        return Ok(program);
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let target = folder.parent().context("no target folder")?;
+    // Cargo names the folder of the profile `dev` after its first name, `debug`.
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => bail!("the folder {} has no name", folder.display()),
+    };
+    say(&format!(
+        "no red-envelope beside this program: building it first (profile {profile})"
+    ));
+    let built = Command::new("cargo")
+        .args([
+            "build",
+            "--locked",
+            "-p",
+            "red-envelope",
+            "--profile",
+            profile,
+        ])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target)
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(built.success(), "cargo build ended with {built}");
+    ensure!(program.exists(), "cargo built no {}", program.display());
+    Ok(program)
+}
