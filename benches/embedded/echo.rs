@@ -1,0 +1,153 @@
+//! The yardstick T: how many empty unary calls a second this machine carries.
+//!
+//! T is what any gRPC service written with these libraries could reach at best if it did nothing,
+//! so a grab rate over T says what the work on money costs, whatever machine it ran on.
+//!
+//! **Frame**, fixed so that figures of different days compare: one process with the system
+//! allocator, a multi-thread runtime of two workers that server and client share, four connections
+//! with sixteen calls in flight each, empty messages, fat LTO.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
+use tonic::server::NamedService;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+/// Workers of the runtime: one for each of the two cores of the machine on which T was defined.
+const WORKERS: usize = 2;
+/// Connections between client and server.
+pub const CONNECTIONS: usize = 4;
+/// Calls in flight on each connection.
+pub const IN_FLIGHT: usize = 16;
+/// What runs before the clock does: connections open, caches fill.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Nothing, as a message.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Null {}
+
+/// Answers nothing with nothing.
+#[derive(Clone)]
+struct Echo;
+
+impl Service<Request<Null>> for Echo {
+    type Response = Response<Null>;
+    type Error = Status;
+    type Future = Ready<Result<Response<Null>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Null>) -> Self::Future {
+        ready(Ok(Response::new(Null {})))
+    }
+}
+
+/// What `tonic-build` would have written for a service with the one method `Echo`.
+#[derive(Clone)]
+struct EchoServer;
+
+impl NamedService for EchoServer {
+    const NAME: &'static str = "yardstick.Null";
+}
+
+impl<B> Service<http::Request<B>> for EchoServer
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::<Null, Null>::default());
+            Ok(grpc.unary(Echo, request).await)
+        })
+    }
+}
+
+/// Measures T for `span` in this process.
+pub fn rate(span: Duration) -> anyhow::Result<f64> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("no runtime")?
+        .block_on(async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+            let address = listener.local_addr()?;
+            let server = tokio::spawn(
+                Server::builder()
+                    .add_service(EchoServer)
+                    .serve_with_incoming(TcpListenerStream::new(listener)),
+            );
+            let rate = drive(address, "/yardstick.Null/Echo", span).await;
+            server.abort();
+            rate
+        })
+}
+
+/// Calls per second of the empty call `path` at `address`, in T's frame of connections.
+///
+/// Any method whose request may be empty will do: the answer's bytes are skipped.
+pub async fn drive(address: SocketAddr, path: &'static str, span: Duration) -> anyhow::Result<f64> {
+    let calls = Arc::new(AtomicU64::new(0));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .with_context(|| format!("nothing answers at {address}"))?;
+        for _ in 0..IN_FLIGHT {
+            callers.spawn(call_for_ever(channel.clone(), path, Arc::clone(&calls)));
+        }
+    }
+    tokio::time::sleep(WARM_UP).await;
+    let (began, before) = (Instant::now(), calls.load(Ordering::Relaxed));
+    tokio::select! {
+        () = tokio::time::sleep(span) => {}
+        Some(ended) = callers.join_next() => {
+            ended.context("a caller panicked")??;
+        }
+    }
+    let made = calls.load(Ordering::Relaxed) - before;
+    Ok(made as f64 / began.elapsed().as_secs_f64())
+}
+
+async fn call_for_ever(
+    channel: Channel,
+    path: &'static str,
+    calls: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    loop {
+        grpc.ready().await.context("the connection is gone")?;
+        grpc.unary::<Null, Null, _>(
+            Request::new(Null {}),
+            http::uri::PathAndQuery::from_static(path),
+            ProstCodec::default(),
+        )
+        .await
+        .with_context(|| format!("{path} failed"))?;
+        calls.fetch_add(1, Ordering::Relaxed);
+    }
+}
