@@ -244,6 +244,11 @@ impl PartitionCount {
     pub fn get(self) -> u16 {
         self.0
     }
+
+    /// Each of them.
+    pub fn all(self) -> impl Iterator<Item = Partition> {
+        (0..self.0).map(Partition)
+    }
 }
 
 /// The unit of ownership of envelopes in the hot store.

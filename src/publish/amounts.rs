@@ -8,8 +8,8 @@
 //! | [`Amounts`] | the vectors last used, oldest out first |
 //!
 //! *Bounds.* The cache holds at most [`AMOUNTS_CACHED_SHARES_MAX`] shares; what does not fit is cut
-//! again. Callers that need a few shares ask [`Amounts::of_shares`], so that a batch over a
-//! thousand envelopes never holds a thousand vectors.
+//! again. A caller that works on many envelopes takes what it needs of a vector and lets it go, so
+//! that a batch over a thousand envelopes never holds a thousand vectors.
 //!
 //! *Not here.* Whether an envelope may be published: `publish`. A vector never leaves the process
 //! before the close.
@@ -73,6 +73,22 @@ pub fn share_amounts(
     }
 }
 
+/// An envelope's terms and what each of its shares is worth, by number.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// The terms it lives under.
+    pub terms: Arc<Terms>,
+    /// Minor units.
+    pub amounts: Arc<[i64]>,
+}
+
+impl Vector {
+    /// What a share is worth; `None` where there is no such share.
+    pub fn amount_of(&self, share: u32) -> Option<i64> {
+        self.amounts.get(usize::try_from(share).ok()?).copied()
+    }
+}
+
 /// The vectors last used.
 pub struct Amounts {
     ledger: Arc<dyn Ledger>,
@@ -86,32 +102,27 @@ impl Amounts {
         Self { ledger, kept }
     }
 
+    /// Terms and vector of an envelope, if they are at hand: neither ever changes, so settlement
+    /// need not ask the ledger again.
+    pub fn kept(&self, id: EnvelopeId) -> Option<Vector> {
+        self.kept.lock().get(id)
+    }
+
     /// The whole vector of an envelope.
     ///
     /// # Errors
     /// The ledger can't tell the seed now, or the row is damaged.
     pub async fn of(&self, id: EnvelopeId, terms: &Arc<Terms>) -> Result<Arc<[i64]>, PublishError> {
-        if let Some(amounts) = self.kept.lock().get(id) {
-            return Ok(amounts);
+        if let Some(vector) = self.kept(id) {
+            return Ok(vector.amounts);
         }
         let amounts = self.cut(id, terms).await?;
-        self.kept.lock().put(id, Arc::clone(&amounts));
+        let vector = Vector {
+            terms: Arc::clone(terms),
+            amounts: Arc::clone(&amounts),
+        };
+        self.kept.lock().put(id, vector);
         Ok(amounts)
-    }
-
-    /// What some shares are worth, in their order; `None` where there is no such share.
-    ///
-    /// # Errors
-    /// As [`Amounts::of`].
-    pub async fn of_shares(
-        &self,
-        id: EnvelopeId,
-        terms: &Arc<Terms>,
-        shares: &[u32],
-    ) -> Result<Vec<Option<i64>>, PublishError> {
-        let amounts = self.of(id, terms).await?;
-        let at = |share: &u32| amounts.get(usize::try_from(*share).ok()?).copied();
-        Ok(shares.iter().map(at).collect())
     }
 
     async fn cut(&self, id: EnvelopeId, terms: &Arc<Terms>) -> Result<Arc<[i64]>, PublishError> {
@@ -135,7 +146,7 @@ struct Kept {
     shares: u64,
     /// Grows with each use.
     uses: u64,
-    vectors: HashMap<EnvelopeId, (u64, Arc<[i64]>)>,
+    vectors: HashMap<EnvelopeId, (u64, Vector)>,
     /// By last use.
     order: BTreeMap<u64, EnvelopeId>,
 }
@@ -151,17 +162,17 @@ impl Kept {
         }
     }
 
-    fn get(&mut self, id: EnvelopeId) -> Option<Arc<[i64]>> {
-        let (used, amounts) = self.vectors.get_mut(&id)?;
+    fn get(&mut self, id: EnvelopeId) -> Option<Vector> {
+        let (used, vector) = self.vectors.get_mut(&id)?;
         self.uses += 1;
         self.order.remove(used);
         self.order.insert(self.uses, id);
         *used = self.uses;
-        Some(Arc::clone(amounts))
+        Some(vector.clone())
     }
 
-    fn put(&mut self, id: EnvelopeId, amounts: Arc<[i64]>) {
-        let shares = weight(&amounts);
+    fn put(&mut self, id: EnvelopeId, vector: Vector) {
+        let shares = weight(&vector);
         if shares > self.shares_max || self.get(id).is_some() {
             return;
         }
@@ -179,52 +190,14 @@ impl Kept {
         self.uses += 1;
         self.shares += shares;
         self.order.insert(self.uses, id);
-        self.vectors.insert(id, (self.uses, amounts));
+        self.vectors.insert(id, (self.uses, vector));
     }
 }
 
-fn weight(amounts: &[i64]) -> u64 {
+fn weight(vector: &Vector) -> u64 {
     // An empty vector would be free, and so without a bound.
-    u64::try_from(amounts.len().max(1)).unwrap_or(u64::MAX)
+    u64::try_from(vector.amounts.len().max(1)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn id(n: u8) -> EnvelopeId {
-        EnvelopeId::from_parts(1, [n; 14])
-    }
-
-    proptest! {
-        #[test]
-        fn the_cache_never_holds_more_shares_than_it_may(
-            steps in proptest::collection::vec((0_u8..12, 0_usize..40), 1..100),
-        ) {
-            let mut kept = Kept::new(100);
-            for (n, shares) in steps {
-                kept.put(id(n), vec![i64::from(n); shares].into());
-                let held: u64 = kept.vectors.values().map(|(_, a)| weight(a)).sum();
-                prop_assert_eq!(held, kept.shares);
-                prop_assert!(kept.shares <= 100);
-                prop_assert_eq!(kept.order.len(), kept.vectors.len());
-                let found = kept.get(id(n)).expect("what was put last is kept");
-                prop_assert!(found.iter().all(|a| *a == i64::from(n)));
-            }
-        }
-    }
-
-    #[test]
-    fn the_vector_used_longest_ago_goes_first_and_a_too_large_one_is_not_kept() {
-        let mut kept = Kept::new(10);
-        kept.put(id(1), vec![1; 5].into());
-        kept.put(id(2), vec![2; 5].into());
-        assert!(kept.get(id(1)).is_some());
-        kept.put(id(3), vec![3; 5].into());
-        assert!(kept.get(id(2)).is_none());
-        assert!(kept.get(id(1)).is_some() && kept.get(id(3)).is_some());
-        kept.put(id(4), vec![4; 11].into());
-        assert!(kept.get(id(4)).is_none() && kept.get(id(1)).is_some());
-    }
-}
+mod tests;

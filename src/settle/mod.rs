@@ -1,1 +1,265 @@
 //! From the hot store's outbox into the books, and what nobody took back to the sender.
+//!
+//! *Shape*
+//!
+//! | loop of [`Settlement::run`] | step | rests |
+//! |---|---|---|
+//! | drain, one for all partitions | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
+//! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
+//! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
+//! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
+//!
+//! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
+//! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings.
+//!
+//! *Ordering.* None between the loops: every step finds its work in the stores, and each is
+//! idempotent.
+//!
+//! *If it crashes here.* See `drain`, `close` and `sweep`: between any two calls of a door.
+//!
+//! *Not here.* Time, randomness, tasks: expiry is what the ledger says by its clock, the jitter
+//! comes in, and the one future of [`Settlement::run`] is spawned by its caller. Only the rests
+//! between steps use tokio's timer, which a test pauses and a simulation drives.
+
+pub mod close;
+mod drain;
+pub mod plan;
+mod run;
+mod sweep;
+mod vitals;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
+pub use sweep::{
+    CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
+    SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
+};
+pub use vitals::{Seen, Vitals};
+
+use crate::domain::id::{EnvelopeId, Partition};
+use crate::hot::{HotError, HotStore};
+use crate::ledger::{Ledger, LedgerError};
+use crate::publish::{Amounts, PublishError, Publisher};
+use crate::telemetry::metrics;
+
+/// Rest of a drain that found nothing: a grab's money is in the books 20 ms later at the most, and
+/// 50 looks a second at an index in memory cost nothing.
+pub const IDLE_MS: u64 = 20;
+/// Rest of a drain after a batch that was not full: under load the next one is larger, so that the
+/// ledger commits 200 batches a second at the most.
+pub const FILL_MS: u64 = 5;
+/// Rest of the sweeper: a refund is due 60 s after the expiry, and this leaves 58 of them to the
+/// stores.
+pub const SWEEP_MS: u64 = 1_000;
+/// Envelopes that are published at once for their dead Create: a large one takes seconds, and the
+/// others pass it.
+pub const PUBLISHES_IN_FLIGHT_MAX: usize = 8;
+/// The first rest after an error.
+pub const BACKOFF_MS_MIN: u64 = 50;
+/// The longest rest after errors: what was away is noticed within 5 s of coming back.
+pub const BACKOFF_MS_MAX: u64 = 5_000;
+
+/// Why a step came to no end. Nothing is lost: the stores know what is still to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SettleError {
+    /// Out of reach or too busy: repeat the step after a rest.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The books refuse what they should take: our bug or a damaged file. Repeating is safe.
+    #[error("{0}")]
+    Broken(String),
+    /// The hot store has stopped for good: the process must end.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+impl From<HotError> for SettleError {
+    fn from(error: HotError) -> Self {
+        match error {
+            HotError::Stopped(_) => Self::Stopped(error.to_string()),
+            HotError::Mismatch(_) => Self::Broken(error.to_string()),
+            HotError::Epoch(_) | HotError::Shed | HotError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<LedgerError> for SettleError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            LedgerError::RequestIdReused
+            | LedgerError::InsufficientFunds { .. }
+            | LedgerError::BalanceTooLarge
+            | LedgerError::NotFound
+            | LedgerError::Frozen
+            | LedgerError::AlreadyOver(_)
+            | LedgerError::Broken(_) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for SettleError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Stopped(_) => Self::Stopped(error.to_string()),
+            PublishError::Shed | PublishError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            PublishError::NotFound | PublishError::Frozen | PublishError::Broken(_) => {
+                Self::Broken(error.to_string())
+            }
+        }
+    }
+}
+
+/// A place where a test may stop settlement. Nothing in a release build.
+fn crash(point: &str) -> Result<(), SettleError> {
+    fail::fail_point!(point, |_| Err(SettleError::Unavailable(format!(
+        "stopped at {point}"
+    ))));
+    let _ = point;
+    Ok(())
+}
+
+/// Settlement: the steps, and the loops that repeat them.
+pub struct Settlement {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    publisher: Arc<Publisher>,
+    drain: Drain,
+    sweep: Sweep,
+    vitals: Arc<Vitals>,
+    unpublished: Mutex<Vec<EnvelopeId>>,
+    found_unpublished: Notify,
+}
+
+impl Settlement {
+    /// Between these doors. `amounts` is the publisher's.
+    pub fn new(
+        hot: Arc<dyn HotStore>,
+        ledger: Arc<dyn Ledger>,
+        publisher: Arc<Publisher>,
+        amounts: Arc<Amounts>,
+    ) -> Self {
+        Self {
+            drain: Drain::new(Arc::clone(&hot), Arc::clone(&ledger), amounts),
+            sweep: Sweep::new(Arc::clone(&hot), Arc::clone(&ledger)),
+            hot,
+            ledger,
+            publisher,
+            vitals: Arc::default(),
+            unpublished: Mutex::default(),
+            found_unpublished: Notify::new(),
+        }
+    }
+
+    /// What settlement saw last, for readiness.
+    pub fn vitals(&self) -> Arc<Vitals> {
+        Arc::clone(&self.vitals)
+    }
+
+    /// Settles one batch of each partition. Answers whether more is known to wait.
+    ///
+    /// # Errors
+    /// As [`Drain::once`]; partitions after the one that failed are not looked at.
+    pub async fn drain_once(&self) -> Result<Drained, SettleError> {
+        let mut sum = Drained::default();
+        for partition in self.hot.partitions().all() {
+            let drained = self.drain_partition(partition).await?;
+            sum.records += drained.records;
+            sum.paid += drained.paid;
+            sum.duplicates += drained.duplicates;
+            sum.superseded += drained.superseded;
+            sum.parked += drained.parked;
+            sum.dead_letters += drained.dead_letters;
+            sum.refused += drained.refused;
+            sum.more |= drained.more;
+            sum.refusal = sum.refusal.or(drained.refusal);
+        }
+        Ok(sum)
+    }
+
+    async fn drain_partition(&self, partition: Partition) -> Result<Drained, SettleError> {
+        let drained = self.drain.once(partition).await?;
+        if drained.dead_letters > 0 {
+            let (records, partition) = (drained.dead_letters, partition.index());
+            tracing::error!(
+                records,
+                partition,
+                "grabs can't be settled and were set aside"
+            );
+        }
+        if drained.superseded > 0 {
+            let (records, partition) = (drained.superseded, partition.index());
+            tracing::error!(
+                records,
+                partition,
+                "grabs were paid before to somebody else"
+            );
+        }
+        Ok(drained)
+    }
+
+    /// Sweeps once and measures the backlog. What is to be published is left for
+    /// [`Settlement::publish_once`].
+    ///
+    /// # Errors
+    /// As [`Sweep::once`].
+    pub async fn sweep_once(&self) -> Result<Swept, SettleError> {
+        let hot = self.hot.vitals().await?;
+        self.vitals
+            .backlog(hot.unsettled_records, hot.oldest_unsettled_at);
+        let age_ms = self
+            .vitals
+            .seen()
+            .oldest_unsettled_age_ms(self.ledger.now());
+        metrics::outbox_waiting(hot.unsettled_records, age_ms);
+        metrics::hot_holds(hot.envelopes, hot.queued_grabs);
+        let swept = self.sweep.once().await?;
+        if !swept.unpublished.is_empty() {
+            // What is still listed from before is found again, if it is still due.
+            self.unpublished.lock().clone_from(&swept.unpublished);
+            self.found_unpublished.notify_one();
+        }
+        Ok(swept)
+    }
+
+    /// Publishes what the last sweep found unpublished. Answers how many are published now.
+    ///
+    /// # Errors
+    /// Only where the hot store has stopped: an envelope that fails is due again.
+    pub async fn publish_once(&self) -> Result<usize, SettleError> {
+        let ids = std::mem::take(&mut *self.unpublished.lock());
+        let publish = |id| async move { (id, self.publisher.publish(id).await) };
+        let mut ends = stream::iter(ids)
+            .map(|id| publish(id).boxed())
+            .buffer_unordered(PUBLISHES_IN_FLIGHT_MAX);
+        let mut published = 0;
+        while let Some((id, end)) = ends.next().await {
+            match end {
+                Ok(_) => published += 1,
+                Err(PublishError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                Err(error) => {
+                    tracing::warn!(envelope = %id, %error, "an envelope can't be published yet");
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    /// Has the hot store forget a page of what has been closed long enough. Answers how many.
+    ///
+    /// # Errors
+    /// As [`Sweep::forget`].
+    pub async fn forget_once(&self) -> Result<usize, SettleError> {
+        self.sweep.forget().await
+    }
+}

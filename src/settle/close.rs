@@ -1,0 +1,129 @@
+//! Ends an envelope: no grab after it, then the remainder back to the sender.
+//!
+//! *Shape*
+//!
+//! | step | door | crash point after it |
+//! |---|---|---|
+//! | 1. CLOSING | `ledger.begin_close` | `close::after_begin` |
+//! | 2. no grab any more | `hot.close`, which tells how many shares were granted | `close::after_hot`, `close::before_finish` |
+//! | 3. refund | `ledger.finish_close`, once claims cover what was granted | `close::after_finish` |
+//!
+//! *Ordering.* Step 3 takes its count from step 2 of the same call, and step 2 grants nothing
+//! after it: so the remainder that is refunded is never a share that somebody holds.
+//!
+//! *If it crashes here.* The envelope stays CLOSING, which the sweeper finds; each step answers the
+//! same when it is repeated.
+//!
+//! *Not here.* When an envelope is due (`sweep`); posting the grants that step 3 waits for (`drain`).
+
+use std::sync::Arc;
+
+use super::{SettleError, crash};
+use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::id::EnvelopeId;
+use crate::hot::{CloseReply, HotStore};
+use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError};
+use crate::telemetry::metrics;
+
+/// How far a close came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The books are balanced.
+    Now(CloseReason),
+    /// Granted shares are not settled yet, or dead letters stand in the way.
+    Waiting,
+    /// By the hot store's clock it has not expired.
+    NotDue,
+    /// An operator froze it.
+    Frozen,
+}
+
+/// Begins the close of an envelope for `reason` (the first one stands) and takes it as far as it
+/// can go now.
+///
+/// # Errors
+/// A store is out of reach: the next sweep repeats it.
+pub async fn close(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    id: EnvelopeId,
+    reason: CloseReason,
+) -> Result<Closed, SettleError> {
+    let row = match ledger.begin_close(id, reason).await {
+        Ok(row) => row,
+        Err(LedgerError::Frozen) => return Ok(Closed::Frozen),
+        Err(error) => return Err(error.into()),
+    };
+    crash("close::after_begin")?;
+    go_on(hot, ledger, row).await
+}
+
+/// Takes an envelope that is CLOSING as far as it can go now.
+///
+/// # Errors
+/// As [`close`].
+pub async fn go_on(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    row: EnvelopeRow,
+) -> Result<Closed, SettleError> {
+    let reason = match row.state {
+        BookState::Closed(reason) => return Ok(Closed::Now(reason)),
+        BookState::Closing(reason) => reason,
+        BookState::Funding | BookState::Live => {
+            let why = format!("envelope {} is not closing", row.id);
+            return Err(SettleError::Broken(why));
+        }
+    };
+    let id = row.id;
+    let epoch = hot.epoch(id.partition(hot.partitions()));
+    let close = || hot.close(epoch, id, Arc::clone(&row.terms), reason);
+    let mut reply = close().await?;
+    if reply == CloseReply::Frozen && unfreeze_if_the_ledger_did(hot, ledger, id).await? {
+        reply = close().await?;
+    }
+    let (reason, taken_count) = match reply {
+        CloseReply::Over {
+            reason,
+            taken_count,
+            ..
+        } => (reason, taken_count),
+        CloseReply::NotDue(_) => return Ok(Closed::NotDue),
+        CloseReply::Frozen => return Ok(Closed::Frozen),
+    };
+    crash("close::after_hot")?;
+    crash("close::before_finish")?;
+    let progress = match ledger.finish_close(id, reason, taken_count).await {
+        Ok(progress) => progress,
+        Err(LedgerError::Frozen) => return Ok(Closed::Frozen),
+        Err(error) => return Err(error.into()),
+    };
+    crash("close::after_finish")?;
+    match progress {
+        CloseProgress::Closed(closed) => {
+            metrics::envelope_closed(reason);
+            if closed.settled_minor < closed.terms.total_minor {
+                metrics::refunded();
+            }
+            Ok(Closed::Now(reason))
+        }
+        CloseProgress::Waiting { .. } => Ok(Closed::Waiting),
+    }
+}
+
+/// The ledger has the mark. Where a publish and an unfreeze crossed, the hot store kept it, and the
+/// money would be stuck: it follows the ledger. An operator who freezes at this very moment stops
+/// the refund at the ledger, and grabs are over anyway.
+async fn unfreeze_if_the_ledger_did(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    id: EnvelopeId,
+) -> Result<bool, SettleError> {
+    let rows = ledger.envelopes(vec![id]).await?;
+    let frozen = rows.into_iter().flatten().next().is_none_or(|r| r.frozen);
+    if !frozen {
+        let epoch = hot.epoch(id.partition(hot.partitions()));
+        hot.unfreeze(epoch, id).await?;
+    }
+    Ok(!frozen)
+}

@@ -1,0 +1,305 @@
+//! Moves the head of a partition's outbox into the books.
+//!
+//! *Shape*
+//!
+//! | step | door | crash point |
+//! |---|---|---|
+//! | 1. read | `hot.outbox` (or what was read ahead) | |
+//! | 2. plan | `plan`, from terms and amounts | `settle::before_post`, after it |
+//! | 3. post | `ledger.settle`, while `hot.outbox` reads one batch ahead | `settle::after_post`, after it |
+//! | 4. delete | `hot.settled` | `settle::after_settled`, after it |
+//!
+//! *Bounds.* A batch has at most `SETTLE_BATCH_MAX` records where entries keep to
+//! `GRABS_PER_CALL_MAX`; larger entries are posted in slices. One batch is read ahead. A refused
+//! batch costs at most [`REFUSALS_PER_BATCH_MAX`] calls.
+//!
+//! *Ordering.* An entry is deleted only after the books gave a verdict on each of its records. The
+//! queue is what has not been deleted: there is no cursor to lose or to move too far.
+//!
+//! *If it crashes here.* Before 3: nothing happened. Between 3 and 4: the same records come again
+//! and are duplicates by the ledger's constraints. Two drainers are two such crashes.
+//!
+//! *Poison.* A batch that the books refuse is halved until the refused record stands alone; the
+//! others are posted. After `SETTLE_TRIES_MAX` refusals it is set aside.
+//!
+//! *Not here.* What a record's verdict is (`plan`, the ledger), when to drain (`settle`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::plan::{self, Known};
+use super::{SettleError, crash};
+use crate::domain::grab::{GRABS_PER_CALL_MAX, OutboxEntry, OutboxRecord};
+use crate::domain::id::{EnvelopeId, Partition};
+use crate::hot::{HotStore, SETTLED_PER_CALL_MAX};
+use crate::ledger::{
+    Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, SETTLE_TRIES_MAX, SettleItem, Settled,
+};
+use crate::publish::{Amounts, PublishError};
+use crate::telemetry::metrics;
+
+/// Records at which a read of the outbox stops: the entry that reaches it brings at most
+/// `GRABS_PER_CALL_MAX` more, and the batch still is one transaction.
+const READ_RECORDS_MAX: usize = SETTLE_BATCH_MAX - GRABS_PER_CALL_MAX + 1;
+
+/// Calls to the ledger that one refused batch may cost. Finding one poisoned record among 5,000
+/// takes 26, so this finds about ten a round and the others in the next rounds.
+pub const REFUSALS_PER_BATCH_MAX: usize = 256;
+
+/// Refused records whose tries are counted at once: those of one batch.
+const TRIES_COUNTED_MAX: usize = SETTLE_BATCH_MAX;
+
+/// What one round did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Records that were read.
+    pub records: usize,
+    /// Paid by this round.
+    pub paid: usize,
+    /// Paid before.
+    pub duplicates: usize,
+    /// Paid before to another claim.
+    pub superseded: usize,
+    /// Kept in the books until the envelope is unfrozen.
+    pub parked: usize,
+    /// Set aside.
+    pub dead_letters: usize,
+    /// Refused by the books and left for the next round, with the ledger's reason.
+    pub refused: usize,
+    /// Why, of one of them.
+    pub refusal: Option<String>,
+    /// More is waiting.
+    pub more: bool,
+}
+
+/// Drains partitions, one batch a call. Several may run at once, in any number of processes.
+pub struct Drain {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    amounts: Arc<Amounts>,
+    /// What was read ahead, by partition: volatile, and worth nothing but time.
+    ahead: Mutex<BTreeMap<Partition, Vec<OutboxEntry>>>,
+    /// How often the books refused a record by itself.
+    tries: Mutex<BTreeMap<(EnvelopeId, u32), u32>>,
+}
+
+impl Drain {
+    /// Between these doors.
+    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>, amounts: Arc<Amounts>) -> Self {
+        Self {
+            hot,
+            ledger,
+            amounts,
+            ahead: Mutex::default(),
+            tries: Mutex::default(),
+        }
+    }
+
+    /// Settles the head of a partition's outbox. May be dropped at any point and called again.
+    ///
+    /// # Errors
+    /// A store is out of reach: what was not deleted comes again. See [`SettleError`].
+    pub async fn once(&self, partition: Partition) -> Result<Drained, SettleError> {
+        // 1. read
+        let ahead = self.ahead.lock().remove(&partition);
+        let entries = match ahead {
+            Some(entries) => entries,
+            None => self.hot.outbox(partition, None, READ_RECORDS_MAX).await?,
+        };
+        let Some(last) = entries.last().map(|entry| entry.id) else {
+            return Ok(Drained::default());
+        };
+        let records: usize = entries.iter().map(|entry| entry.records.len()).sum();
+        if records < READ_RECORDS_MAX {
+            return self.settle(partition, entries).await;
+        }
+        let next = self.hot.outbox(partition, Some(last), READ_RECORDS_MAX);
+        let (drained, next) = tokio::join!(self.settle(partition, entries), next);
+        let mut drained = drained?;
+        // What was refused is at the head again, so the head is read next.
+        if let Ok(next) = next
+            && !next.is_empty()
+            && drained.refused == 0
+        {
+            drained.more = true;
+            self.ahead.lock().insert(partition, next);
+        }
+        Ok(drained)
+    }
+
+    async fn settle(
+        &self,
+        partition: Partition,
+        entries: Vec<OutboxEntry>,
+    ) -> Result<Drained, SettleError> {
+        // 2. plan
+        let records = || entries.iter().flat_map(|entry| &entry.records);
+        let known = self.known(plan::shares_needed(records())).await?;
+        let mut items = plan::plan(records(), &known);
+        self.give_up_on_the_refused(&mut items);
+        crash("settle::before_post")?;
+        // 3. post
+        let mut drained = Drained {
+            records: items.len(),
+            ..Drained::default()
+        };
+        let began_at = self.ledger.now();
+        let verdicts = self.post(&items, &mut drained).await?;
+        let took_ms = self.ledger.now().0.saturating_sub(began_at.0).max(0);
+        crash("settle::after_post")?;
+        // 4. delete
+        let mut verdicts = verdicts.into_iter();
+        let mut done = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let of_entry = verdicts.by_ref().take(entry.records.len());
+            // No shortcut: every verdict must be taken off the iterator.
+            if of_entry.filter(Option::is_none).count() == 0 {
+                done.push((entry.id, entry.nonce));
+            }
+        }
+        let epoch = self.hot.epoch(partition);
+        for pairs in done.chunks(SETTLED_PER_CALL_MAX) {
+            self.hot.settled(epoch, partition, pairs.to_vec()).await?;
+        }
+        crash("settle::after_settled")?;
+        metrics::settled(drained.paid);
+        metrics::set_aside(drained.dead_letters);
+        let seconds = f64::from(u32::try_from(took_ms).unwrap_or(u32::MAX)) / 1_000.0;
+        metrics::settle_batch(drained.records, seconds);
+        Ok(drained)
+    }
+
+    /// What the books know of the envelopes of a batch.
+    async fn known(
+        &self,
+        needed: BTreeMap<EnvelopeId, BTreeSet<u32>>,
+    ) -> Result<BTreeMap<EnvelopeId, Known>, SettleError> {
+        let mut known = BTreeMap::new();
+        let mut unseen = Vec::new();
+        for (id, shares) in needed {
+            match self.amounts.kept(id) {
+                Some(vector) => {
+                    let amounts = shares
+                        .into_iter()
+                        .filter_map(|share| Some((share, vector.amount_of(share)?)));
+                    known.insert(id, Known::Shares(vector.terms.clone(), amounts.collect()));
+                }
+                None => unseen.push((id, shares)),
+            }
+        }
+        for page in unseen.chunks(PAGE_ROWS_MAX) {
+            let ids = page.iter().map(|(id, _)| *id).collect();
+            let rows = self.ledger.envelopes(ids).await?;
+            for ((id, shares), row) in page.iter().zip(rows) {
+                let Some(row) = row else { continue };
+                let made = match self.amounts.of(*id, &row.terms).await {
+                    Ok(vector) => {
+                        let at = |share: u32| vector.get(usize::try_from(share).ok()?).copied();
+                        let amounts = shares
+                            .iter()
+                            .filter_map(|share| Some((*share, at(*share)?)));
+                        Known::Shares(row.terms, amounts.collect())
+                    }
+                    Err(PublishError::Broken(why)) => {
+                        tracing::error!(envelope = %id, why, "an envelope's row makes no shares");
+                        Known::Broken
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                known.insert(*id, made);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Records that the books refused `SETTLE_TRIES_MAX` times are not tried again.
+    fn give_up_on_the_refused(&self, items: &mut [SettleItem]) {
+        let tries = self.tries.lock();
+        if tries.is_empty() {
+            return;
+        }
+        for item in items {
+            if let SettleItem::Pay(record) = item
+                && tries.get(&key(record)).copied() >= Some(SETTLE_TRIES_MAX)
+            {
+                *item = SettleItem::SetAside(record.clone(), plan::REFUSED_BY_THE_BOOKS);
+            }
+        }
+    }
+
+    /// A verdict for each item, in order; `None` where the books refused it.
+    async fn post(
+        &self,
+        items: &[SettleItem],
+        drained: &mut Drained,
+    ) -> Result<Vec<Option<Settled>>, SettleError> {
+        let mut verdicts = vec![None; items.len()];
+        // The last range is tried first, so that they go in order.
+        let mut ranges: Vec<_> = (0..items.len())
+            .step_by(SETTLE_BATCH_MAX)
+            .map(|from| from..items.len().min(from + SETTLE_BATCH_MAX))
+            .rev()
+            .collect();
+        let mut refusals = 0;
+        while let Some(range) = ranges.pop() {
+            match self.ledger.settle(items[range.clone()].to_vec()).await {
+                Ok(given) => {
+                    for (index, verdict) in range.zip(given) {
+                        self.count(&items[index], verdict, drained);
+                        verdicts[index] = Some(verdict);
+                    }
+                }
+                Err(LedgerError::Unavailable(why)) => return Err(SettleError::Unavailable(why)),
+                Err(why) => {
+                    refusals += 1;
+                    if range.len() == 1 {
+                        self.refused(&items[range.start], drained, &why);
+                    } else {
+                        let middle = range.start + range.len() / 2;
+                        ranges.push(middle..range.end);
+                        ranges.push(range.start..middle);
+                    }
+                    if refusals >= REFUSALS_PER_BATCH_MAX {
+                        drained.refused += ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
+                        drained.refusal.get_or_insert(why.to_string());
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(verdicts)
+    }
+
+    fn count(&self, item: &SettleItem, verdict: Settled, drained: &mut Drained) {
+        let (SettleItem::Pay(record) | SettleItem::SetAside(record, _)) = item;
+        let mut tries = self.tries.lock();
+        if !tries.is_empty() {
+            tries.remove(&key(record));
+        }
+        match verdict {
+            Settled::Paid => drained.paid += 1,
+            Settled::Duplicate => drained.duplicates += 1,
+            Settled::Superseded => drained.superseded += 1,
+            Settled::Parked => drained.parked += 1,
+            Settled::DeadLetter => drained.dead_letters += 1,
+        }
+    }
+
+    fn refused(&self, item: &SettleItem, drained: &mut Drained, why: &LedgerError) {
+        let (SettleItem::Pay(record) | SettleItem::SetAside(record, _)) = item;
+        drained.refused += 1;
+        drained.refusal.get_or_insert(why.to_string());
+        let mut tries = self.tries.lock();
+        if tries.len() < TRIES_COUNTED_MAX || tries.contains_key(&key(record)) {
+            *tries.entry(key(record)).or_default() += 1;
+        }
+    }
+}
+
+/// A record's name among the refused: no two records of one share are refused at a time but by a
+/// damaged outbox, and then they may share their tries.
+fn key(record: &OutboxRecord) -> (EnvelopeId, u32) {
+    (record.envelope, record.grant.share)
+}

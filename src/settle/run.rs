@@ -1,0 +1,191 @@
+//! The loops that repeat settlement's steps, in one future that the caller spawns.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, IDLE_MS, SWEEP_MS, SettleError, Settlement};
+
+/// The rest after so many failures in a row: doubled each time, and half of it is the caller's
+/// jitter, so that processes which failed together don't come back together.
+fn backoff_ms(failures: u32, jitter: &(impl Fn(u64) -> u64 + ?Sized)) -> u64 {
+    let doubled = BACKOFF_MS_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    let half = doubled.min(BACKOFF_MS_MAX) / 2;
+    half + jitter(half).min(half)
+}
+
+/// How one loop has fared.
+struct Pace<'a> {
+    which: &'static str,
+    failures: u32,
+    of: &'a Settlement,
+}
+
+impl<'a> Pace<'a> {
+    fn new(which: &'static str, of: &'a Settlement) -> Self {
+        Self {
+            which,
+            failures: 0,
+            of,
+        }
+    }
+
+    /// How long to rest after a step that ended like this, `well_ms` if it went well. Only a hot
+    /// store that has stopped ends the loop.
+    fn rest(
+        &mut self,
+        ended: Result<(), SettleError>,
+        well_ms: u64,
+        jitter: &(impl Fn(u64) -> u64 + ?Sized),
+    ) -> Result<Duration, SettleError> {
+        match ended {
+            Ok(()) => {
+                if self.failures > 0 {
+                    tracing::info!(step = self.which, "settlement goes on");
+                }
+                self.failures = 0;
+                self.of.vitals.went_well(self.which);
+                Ok(Duration::from_millis(well_ms))
+            }
+            Err(SettleError::Stopped(why)) => {
+                self.of.vitals.failed(self.which, why.clone());
+                Err(SettleError::Stopped(why))
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                if self.failures.is_power_of_two() {
+                    let failures = self.failures;
+                    tracing::warn!(step = self.which, failures, %error, "settlement failed");
+                }
+                self.of.vitals.failed(self.which, error.to_string());
+                Ok(Duration::from_millis(backoff_ms(self.failures, jitter)))
+            }
+        }
+    }
+}
+
+impl Settlement {
+    /// Runs until `shutdown`, which lets the steps under way end. `jitter(max)` answers a number
+    /// from 0 to `max`.
+    ///
+    /// # Errors
+    /// The hot store has stopped for good: the process must end.
+    pub async fn run(
+        &self,
+        jitter: impl Fn(u64) -> u64 + Send + Sync,
+        shutdown: CancellationToken,
+    ) -> Result<(), SettleError> {
+        tokio::try_join!(
+            self.drain_loop(&jitter, &shutdown),
+            self.sweep_loop(&jitter, &shutdown),
+            self.publish_loop(&shutdown),
+            self.forget_loop(&jitter, &shutdown),
+        )?;
+        Ok(())
+    }
+
+    async fn drain_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("drain", self);
+        while !shutdown.is_cancelled() {
+            let drained = self.drain_once().await;
+            let well_ms = match &drained {
+                Ok(drained) if drained.more => 0,
+                Ok(drained) if drained.records > 0 => FILL_MS,
+                _ => IDLE_MS,
+            };
+            let ended = drained.and_then(|drained| match drained.refusal {
+                Some(why) => Err(SettleError::Broken(why)),
+                None => Ok(()),
+            });
+            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn sweep_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("sweep", self);
+        while !shutdown.is_cancelled() {
+            let swept = self.sweep_once().await;
+            let well_ms = match &swept {
+                Ok(swept) if swept.more => 0,
+                _ => SWEEP_MS,
+            };
+            let ended = swept.and_then(|swept| match swept.failure {
+                Some(why) => Err(SettleError::Unavailable(why)),
+                None => Ok(()),
+            });
+            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn publish_loop(&self, shutdown: &CancellationToken) -> Result<(), SettleError> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = self.found_unpublished.notified() => {}
+            }
+            // A large envelope is not waited for at the end: the next process publishes it.
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                published = self.publish_once() => { published?; }
+            }
+        }
+    }
+
+    async fn forget_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("forget", self);
+        while !shutdown.is_cancelled() {
+            let ended = self.forget_once().await.map(|_| ());
+            rest(pace.rest(ended, SWEEP_MS, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+}
+
+/// Rests, or ends the rest at shutdown. No rest at all still lets the other loops have their turn.
+async fn rest(how_long: Duration, shutdown: &CancellationToken) {
+    if how_long.is_zero() {
+        tokio::task::yield_now().await;
+        return;
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = tokio::time::sleep(how_long) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_after_failures_grows_to_its_bound_and_no_further() {
+        let least: Vec<_> = (1..40).map(|n| backoff_ms(n, &|_| 0)).collect();
+        let most: Vec<_> = (1..40).map(|n| backoff_ms(n, &|max| max)).collect();
+        assert_eq!((least[0], most[0]), (BACKOFF_MS_MIN / 2, BACKOFF_MS_MIN));
+        assert!(least.is_sorted() && most.is_sorted());
+        assert_eq!(most.last(), Some(&BACKOFF_MS_MAX));
+        assert_eq!(least.last(), Some(&(BACKOFF_MS_MAX / 2)));
+        // A jitter that breaks its promise breaks no bound.
+        assert_eq!(backoff_ms(40, &|_| u64::MAX), BACKOFF_MS_MAX);
+    }
+
+    #[test]
+    fn settlement_may_be_spawned() {
+        fn sent<T: Send>(_: fn(&'static Settlement) -> T) {}
+        sent(|settlement| settlement.run(|max| max, CancellationToken::new()));
+    }
+}

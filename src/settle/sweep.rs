@@ -1,0 +1,219 @@
+//! Looks for money that does not move by itself: expired, empty, half-created, half-closed,
+//! unfrozen. No money is stuck longer than expiry + 60 s.
+//!
+//! *Shape*
+//!
+//! | found | what happens |
+//! |---|---|
+//! | parked records of an unfrozen envelope | `ledger.settle_parked` |
+//! | `Due::Unpublished` | handed to `publish`, in a loop of its own: a large one takes seconds |
+//! | `Due::Expired`, `Due::Empty` | `close` |
+//! | `Due::Closing` | `close::go_on` |
+//! | closed longer than [`CLOSED_KEPT_MS`] and still in the hot store | `hot.remove` |
+//!
+//! *Bounds.* [`SWEEP_PAGES_MAX`] pages of [`SWEEP_PAGE_MAX`] a tick, [`CLOSES_IN_FLIGHT_MAX`]
+//! envelopes at once. The walk goes on where it stopped and begins again at the end, so an envelope
+//! that is blocked takes its place in a page and nobody else's turn.
+//!
+//! *If it crashes here.* The next sweep finds the same envelopes: the ledger knows them by their
+//! state, and nothing is remembered here but where the walk stands.
+//!
+//! *Not here.* Time: due is what the ledger says by its clock, and the hot store agrees or says
+//! that it is not due.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
+
+use super::SettleError;
+use super::close::{self, Closed};
+use crate::domain::envelope::{BookState, CloseReason, HotState};
+use crate::domain::id::EnvelopeId;
+use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
+use crate::ledger::{Due, Ledger, SETTLE_BATCH_MAX};
+
+/// Envelopes of one page: a page is closed in about 0.1 s at 2,000 commits a second.
+pub const SWEEP_PAGE_MAX: usize = 256;
+/// Pages of one tick: 16,384 envelopes, so that a tick ends and its outcome is seen.
+pub const SWEEP_PAGES_MAX: usize = 64;
+/// Envelopes that are closed at once: they share the ledger's group commits.
+pub const CLOSES_IN_FLIGHT_MAX: usize = 32;
+/// Batches of parked records that one tick posts.
+pub const PARKED_BATCHES_MAX: usize = 16;
+/// How long Create may take to publish before the sweeper does it.
+pub const PUBLISH_PATIENCE_MS: i64 = 5_000;
+/// Unpublished envelopes that a sweep hands on; the next one finds the others.
+pub const UNPUBLISHED_MAX: usize = 1_024;
+/// How long the hot store keeps a closed envelope: while a chat still shows it, losers and winners
+/// are answered from memory; then reads fall through to the ledger. Far longer than an audit takes
+/// between its two reads of one envelope.
+pub const CLOSED_KEPT_MS: i64 = 600_000;
+/// Envelopes of the hot store that one walk looks at: closed ones leave at up to 2,000 a second.
+pub const FORGET_PAGE_MAX: usize = 2_000;
+
+/// What one sweep found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Envelopes whose books are balanced now.
+    pub closed: usize,
+    /// Envelopes that wait: for settlement, for the hot store's clock, for an operator.
+    pub waiting: usize,
+    /// Parked records that were posted.
+    pub unparked: usize,
+    /// To be published.
+    pub unpublished: Vec<EnvelopeId>,
+    /// Envelopes that could not be closed for now.
+    pub failed: usize,
+    /// Why, of one of them.
+    pub failure: Option<String>,
+    /// The walk did not come to its end.
+    pub more: bool,
+}
+
+/// Sweeps. Two sweepers are harmless, and one process runs one.
+pub struct Sweep {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    /// The ledger's row after which the next page begins.
+    due_after: Mutex<i64>,
+    /// The envelope after which the walk over the hot store goes on.
+    forget_after: Mutex<Option<EnvelopeId>>,
+}
+
+impl Sweep {
+    /// Between these doors.
+    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            hot,
+            ledger,
+            due_after: Mutex::new(i64::MIN),
+            forget_after: Mutex::new(None),
+        }
+    }
+
+    /// Looks once over everything that is due, as far as the bounds allow.
+    ///
+    /// # Errors
+    /// The ledger can't say what is due, or the hot store has stopped. One envelope that fails is
+    /// counted and does not stop the others.
+    pub async fn once(&self) -> Result<Swept, SettleError> {
+        let mut swept = Swept::default();
+        for _ in 0..PARKED_BATCHES_MAX {
+            let posted = self.ledger.settle_parked(SETTLE_BATCH_MAX).await?;
+            swept.unparked += posted;
+            if posted < SETTLE_BATCH_MAX {
+                break;
+            }
+        }
+        swept.more = true;
+        for _ in 0..SWEEP_PAGES_MAX {
+            let after = *self.due_after.lock();
+            let page = self
+                .ledger
+                .due(PUBLISH_PATIENCE_MS, after, SWEEP_PAGE_MAX)
+                .await?;
+            let last = page.len() < SWEEP_PAGE_MAX;
+            let next = page.last().filter(|_| !last).map(|(row, _)| *row);
+            self.close_page(page, &mut swept).await?;
+            *self.due_after.lock() = next.unwrap_or(i64::MIN);
+            if last {
+                swept.more = false;
+                break;
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn close_page(
+        &self,
+        page: Vec<(i64, Due)>,
+        swept: &mut Swept,
+    ) -> Result<(), SettleError> {
+        let mut ending = Vec::with_capacity(page.len());
+        for (_, due) in page {
+            match due {
+                Due::Unpublished(id) if swept.unpublished.len() < UNPUBLISHED_MAX => {
+                    swept.unpublished.push(id);
+                }
+                Due::Unpublished(_) => {}
+                Due::Expired(_) | Due::Empty(_) | Due::Closing(_) => ending.push(due),
+            }
+        }
+        let mut steps = stream::iter(ending)
+            .map(|due| self.close(due).boxed())
+            .buffer_unordered(CLOSES_IN_FLIGHT_MAX);
+        while let Some(step) = steps.next().await {
+            match step {
+                Ok(Closed::Now(_)) => swept.closed += 1,
+                Ok(Closed::Waiting | Closed::NotDue | Closed::Frozen) => swept.waiting += 1,
+                Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                Err(error) => {
+                    swept.failed += 1;
+                    swept.failure.get_or_insert(error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&self, due: Due) -> Result<Closed, SettleError> {
+        let (hot, ledger) = (&*self.hot, &*self.ledger);
+        match due {
+            Due::Expired(id) => close::close(hot, ledger, id, CloseReason::Expired).await,
+            Due::Empty(id) => close::close(hot, ledger, id, CloseReason::Empty).await,
+            // A read instead of a second begin: an envelope that waits costs no transaction a tick.
+            Due::Closing(id) => match ledger.envelopes(vec![id]).await?.pop().flatten() {
+                Some(row) if row.frozen => Ok(Closed::Frozen),
+                Some(row) => close::go_on(hot, ledger, row).await,
+                None => Err(SettleError::Broken(format!("envelope {id} has no row"))),
+            },
+            Due::Unpublished(id) => Err(SettleError::Broken(format!("{id} is not to be closed"))),
+        }
+    }
+
+    /// Looks at the next envelopes that the hot store holds, and has it forget those that have been
+    /// closed for longer than [`CLOSED_KEPT_MS`]. Answers how many.
+    ///
+    /// # Errors
+    /// A store is out of reach: the walk begins again where it stood.
+    pub async fn forget(&self) -> Result<usize, SettleError> {
+        let after = *self.forget_after.lock();
+        let page = self.hot.envelopes(after, FORGET_PAGE_MAX).await?;
+        let next = page.last().copied();
+        let before = self.ledger.now().plus_ms(-CLOSED_KEPT_MS);
+        let mut forgotten = 0;
+        for ids in page.chunks(VIEWS_PER_CALL_MAX) {
+            let views = self.hot.view(ids.to_vec()).await?.into_iter().flatten();
+            let over: Vec<_> = views
+                .filter(|view| matches!(view.state, HotState::Over(_)))
+                .map(|view| view.envelope)
+                .collect();
+            if over.is_empty() {
+                continue;
+            }
+            let rows = self.ledger.envelopes(over).await?.into_iter().flatten();
+            let closed = rows
+                .filter(|row| matches!(row.state, BookState::Closed(_)))
+                .filter(|row| row.closed_at.is_some_and(|at| at <= before))
+                .map(|row| row.id);
+            forgotten += self.remove(closed.collect()).await?;
+        }
+        *self.forget_after.lock() = next;
+        Ok(forgotten)
+    }
+
+    async fn remove(&self, ids: Vec<EnvelopeId>) -> Result<usize, SettleError> {
+        let count = ids.len();
+        let mut by_partition = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for id in ids {
+            let partition = id.partition(self.hot.partitions());
+            by_partition.entry(partition).or_default().push(id);
+        }
+        for (partition, ids) in by_partition {
+            self.hot.remove(self.hot.epoch(partition), ids).await?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,91 @@
+//! How far settlement is behind, and what stopped it last: for readiness and for operators.
+
+use parking_lot::Mutex;
+
+use crate::domain::id::UnixMs;
+
+/// What settlement saw last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Records that wait for the ledger.
+    pub unsettled_records: u64,
+    /// When the oldest of them was granted.
+    pub oldest_unsettled_at: Option<UnixMs>,
+    /// Why the last round failed; `None` if it did not.
+    pub last_error: Option<String>,
+}
+
+impl Seen {
+    /// How long the oldest acknowledged grab has been waiting for its money; 0: none waits.
+    pub fn oldest_unsettled_age_ms(&self, now: UnixMs) -> i64 {
+        self.oldest_unsettled_at
+            .map_or(0, |at| now.0.saturating_sub(at.0).max(0))
+    }
+}
+
+/// What settlement saw last, shared with whoever asks whether the process is ready.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    seen: Mutex<Errors>,
+}
+
+#[derive(Debug, Default)]
+struct Errors {
+    seen: Seen,
+    /// By loop, so that one which works does not hide another which does not.
+    by_loop: std::collections::BTreeMap<&'static str, String>,
+}
+
+impl Vitals {
+    /// As of the last round.
+    pub fn seen(&self) -> Seen {
+        let errors = self.seen.lock();
+        let mut seen = errors.seen.clone();
+        seen.last_error = errors
+            .by_loop
+            .iter()
+            .next()
+            .map(|(which, why)| format!("{which}: {why}"));
+        seen
+    }
+
+    pub(super) fn backlog(&self, unsettled_records: u64, oldest_unsettled_at: Option<UnixMs>) {
+        let mut errors = self.seen.lock();
+        errors.seen.unsettled_records = unsettled_records;
+        errors.seen.oldest_unsettled_at = oldest_unsettled_at;
+    }
+
+    pub(super) fn went_well(&self, which: &'static str) {
+        self.seen.lock().by_loop.remove(which);
+    }
+
+    pub(super) fn failed(&self, which: &'static str, why: String) {
+        self.seen.lock().by_loop.insert(which, why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_works_does_not_hide_one_that_does_not() {
+        let vitals = Vitals::default();
+        vitals.failed("sweep", "no ledger".into());
+        vitals.went_well("drain");
+        assert_eq!(vitals.seen().last_error, Some("sweep: no ledger".into()));
+        vitals.went_well("sweep");
+        assert_eq!(vitals.seen().last_error, None);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_makes_no_negative_age() {
+        let seen = Seen {
+            oldest_unsettled_at: Some(UnixMs(1_000)),
+            ..Seen::default()
+        };
+        assert_eq!(seen.oldest_unsettled_age_ms(UnixMs(5_000)), 4_000);
+        assert_eq!(seen.oldest_unsettled_age_ms(UnixMs(500)), 0);
+        assert_eq!(Seen::default().oldest_unsettled_age_ms(UnixMs(500)), 0);
+    }
+}
