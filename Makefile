@@ -46,7 +46,7 @@ test: test-tools ## Every test; installs what the tests need first
 
 .PHONY: bench
 bench: ## Measure on this machine; figures for programs in bench/summary.json under cargo's target folder
-	cargo bench --locked --bench embedded
+	cargo bench --locked --bench '*' --bench embedded
 
 # ---------------------------------------------------------------- the parts of check
 
