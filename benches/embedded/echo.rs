@@ -3,19 +3,22 @@
 //! T is what any gRPC service written with these libraries could reach at best if it did nothing,
 //! so a grab rate over T says what the work on money costs, whatever machine it ran on.
 //!
-//! **Frame**, fixed so that figures of different days compare: one process with the system
-//! allocator, a multi-thread runtime of two workers that server and client share, four connections
-//! with sixteen calls in flight each, empty messages, fat LTO.
+//! **Frame**, fixed so that figures of different days compare: a server process and a client
+//! process, each with the system allocator and a multi-thread runtime of two workers; four
+//! connections with sixteen calls in flight each; empty messages; fat LTO. Both are this program
+//! again, so that nothing which ran before in the benchmark's own process is part of T.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
@@ -30,6 +33,10 @@ const WORKERS: usize = 2;
 pub const CONNECTIONS: usize = 4;
 /// Calls in flight on each connection.
 pub const IN_FLIGHT: usize = 16;
+/// The argument that makes this program the null echo's server.
+pub const SERVE: &str = "--null-echo";
+/// The argument, with a port, that makes this program the null echo's client.
+pub const CALL: &str = "--null-call";
 /// What runs before the clock does: connections open, caches fill.
 const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -84,25 +91,62 @@ where
     }
 }
 
-/// Measures T for `span` in this process.
-pub fn rate(span: Duration) -> anyhow::Result<f64> {
+/// T: starts both processes and ends them.
+pub fn rate() -> anyhow::Result<f64> {
+    let mut server = Command::new(std::env::current_exe()?)
+        .arg(SERVE)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the null echo")?;
+    let mut port = String::new();
+    let announced = server.stdout.take().context("it has a standard output")?;
+    BufReader::new(announced).read_line(&mut port)?;
+    let client = Command::new(std::env::current_exe()?)
+        .args([CALL, port.trim()])
+        .stderr(Stdio::inherit())
+        .output();
+    // The server ends when its standard input does.
+    drop(server.stdin.take());
+    let ended = server.wait()?;
+    ensure!(ended.success(), "the null echo ended with {ended}");
+    let client = client.context("cannot start the null echo's client")?;
+    ensure!(client.status.success(), "the null echo's client failed");
+    Ok(String::from_utf8(client.stdout)?.trim().parse()?)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
-        .context("no runtime")?
-        .block_on(async {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-            let address = listener.local_addr()?;
-            let server = tokio::spawn(
-                Server::builder()
-                    .add_service(EchoServer)
-                    .serve_with_incoming(TcpListenerStream::new(listener)),
-            );
-            let rate = drive(address, "/yardstick.Null/Echo", span).await;
-            server.abort();
-            rate
-        })
+}
+
+/// The server process: prints its port, serves until its standard input ends.
+pub fn serve() -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        println!("{}", listener.local_addr()?.port());
+        let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
+        let server = Server::builder()
+            .add_service(EchoServer)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::select! {
+            served = server => Ok(served?),
+            ended = end => {
+                ended??;
+                Ok(())
+            }
+        }
+    })
+}
+
+/// The client process: prints the rate.
+pub fn call(port: &str, span: Duration) -> anyhow::Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
+    let rate = runtime()?.block_on(drive(address, "/yardstick.Null/Echo", span))?;
+    println!("{rate}");
+    Ok(())
 }
 
 /// Calls per second of the empty call `path` at `address`, in T's frame of connections.

@@ -4,7 +4,7 @@
 //!
 //! | step of a round | what |
 //! |---|---|
-//! | T | the null echo of `echo`, in a process of its own |
+//! | T | the null echo of `echo`, in processes of its own |
 //! | D | the small durable append of `disk` |
 //! | own frame | T's calls against the server's health check: our runtime, our allocator |
 //! | 64, 256, 1,024 | `grabs`: so many in flight through GrabStream, then the wait for settlement |
@@ -23,10 +23,10 @@ mod report;
 mod server;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::grabs::{Stage, StageResult};
 use crate::server::ServerProcess;
@@ -71,7 +71,8 @@ pub struct Round {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("--frame-t") => echo::rate(T_SPAN).map(|rate| println!("{rate}")),
+        Some(echo::SERVE) => echo::serve(),
+        Some(echo::CALL) => echo::call(arguments.get(1).map_or("", String::as_str), T_SPAN),
         // What `cargo bench` passes; `cargo test --benches` does not, and measures nothing.
         Some("--bench") => measure(),
         _ => {
@@ -126,7 +127,7 @@ async fn run_rounds(server: &ServerProcess, folder: &Path) -> anyhow::Result<Vec
 }
 
 async fn run_round(server: &ServerProcess, folder: &Path, number: usize) -> anyhow::Result<Round> {
-    let t_per_s = t_of_its_own_process()?;
+    let t_per_s = echo::rate()?;
     let d_per_s = disk::rate(folder, D_SPAN)?;
     let address = ([127, 0, 0, 1], server.ports.grpc).into();
     let t_own_per_s = echo::drive(address, "/grpc.health.v1.Health/Check", T_SPAN).await?;
@@ -149,20 +150,6 @@ async fn run_round(server: &ServerProcess, folder: &Path, number: usize) -> anyh
         d_per_s,
         stages,
     })
-}
-
-/// T wants a process that nothing else has warmed, filled or fragmented.
-fn t_of_its_own_process() -> anyhow::Result<f64> {
-    let output = Command::new(std::env::current_exe()?)
-        .arg("--frame-t")
-        .output()
-        .context("cannot start the null echo")?;
-    ensure!(
-        output.status.success(),
-        "the null echo failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
 /// Cargo's target folder: this file runs as `TARGET/PROFILE/deps/embedded-HASH`.
