@@ -11,75 +11,53 @@ pub(super) fn check_row(audited: &AuditRow, findings: &mut Findings) {
     let row = &audited.envelope;
     let (paid_count, paid_minor) = audited.paid;
     let (declined_count, declined_minor) = audited.declined;
+    let funded_minor = row.terms.total_minor;
+    let left_minor =
+        i128::from(funded_minor) - i128::from(row.settled_minor) - i128::from(row.refunded_minor);
+    let out_minor = row.settled_minor.saturating_add(row.refunded_minor);
     let closed = matches!(row.state, BookState::Closed(_));
-    let out = i128::from(row.settled_minor) + i128::from(row.refunded_minor);
-    let funded = i128::from(row.terms.total_minor);
-    let counted = u64::from(paid_count) + u64::from(declined_count);
-    let rules = [
-        (
-            audited.entries_in_minor == row.terms.total_minor,
-            "funded",
-            i128::from(audited.entries_in_minor),
-            funded,
-        ),
-        (
-            i128::from(audited.entries_out_minor) == out,
-            "entries out of the escrow",
-            i128::from(audited.entries_out_minor),
-            out,
-        ),
-        (
-            paid_minor == row.settled_minor,
-            "sum of paid claims",
-            i128::from(paid_minor),
-            i128::from(row.settled_minor),
-        ),
-        (
-            paid_count == row.settled_count,
-            "count of paid claims",
-            i128::from(paid_count),
-            i128::from(row.settled_count),
-        ),
-        (
-            declined_count == row.declined_count,
-            "count of declined claims",
-            i128::from(declined_count),
-            i128::from(row.declined_count),
-        ),
-        (
-            // Before the close nothing but declined shares goes back.
-            if closed {
-                declined_minor <= row.refunded_minor
-            } else {
-                declined_minor == row.refunded_minor
-            },
-            "sum of declined claims, against the refunds",
-            i128::from(declined_minor),
-            i128::from(row.refunded_minor),
-        ),
-        (
-            if closed { out == funded } else { out <= funded },
-            "settled and refunded, against funded",
-            out,
-            funded,
-        ),
-        (
-            counted <= u64::from(row.terms.share_count),
-            "claims, against shares",
-            i128::from(counted),
-            i128::from(row.terms.share_count),
-        ),
-    ];
-    for (holds, what, found, expected) in rules {
-        if !holds {
-            findings.wrong(
-                DiscrepancyKind::EnvelopeUnbalanced,
-                &row.terms.tenant,
-                row.id,
-                format!("{what}: found {found}, the row says {expected}"),
-            );
+    let mut same = |what: &str, found: i64, expected: i64| {
+        if found != expected {
+            let detail = format!("{what}: found {found}, expected {expected}");
+            let (kind, tenant) = (DiscrepancyKind::EnvelopeUnbalanced, &row.terms.tenant);
+            findings.wrong(kind, tenant, row.id, detail);
         }
+    };
+    same(
+        "entries into the escrow",
+        audited.entries_in_minor,
+        funded_minor,
+    );
+    same(
+        "entries out of the escrow",
+        audited.entries_out_minor,
+        out_minor,
+    );
+    same("sum of paid claims", paid_minor, row.settled_minor);
+    same(
+        "count of paid claims",
+        paid_count.into(),
+        row.settled_count.into(),
+    );
+    same(
+        "count of declined claims",
+        declined_count.into(),
+        row.declined_count.into(),
+    );
+    if closed {
+        same(
+            "left after the close",
+            i64::try_from(left_minor).unwrap_or(i64::MIN),
+            0,
+        );
+    } else {
+        // Before the close nothing but declined shares goes back.
+        same("sum of declined claims", declined_minor, row.refunded_minor);
     }
+    let claims = i64::from(paid_count) + i64::from(declined_count);
+    let shares = i64::from(row.terms.share_count);
+    same("claims beyond the shares", (claims - shares).max(0), 0);
+    same("paid out beyond the funds", i64::from(left_minor < 0), 0);
 }
 
 /// The accounts as a whole: money came from outside and is somewhere.

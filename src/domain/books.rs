@@ -6,7 +6,8 @@
 
 use serde::Serialize;
 
-use super::id::{EnvelopeId, TenantId};
+use super::grab::HeldShare;
+use super::id::{EnvelopeId, TenantId, UnixMs};
 
 /// One envelope's money, gathered from both stores. Minor units of one currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,10 +86,135 @@ pub struct Discrepancy {
     pub detail: String,
 }
 
+/// How long an acknowledged grab may be on its way into the ledger before it counts as lost.
+pub const IN_FLIGHT_MS_MAX: i64 = 60_000;
+
+/// What the two stores and the seed say of one share.
+#[derive(Clone, Copy, Debug)]
+pub struct ShareFacts<'a> {
+    /// What the seed says that it is worth; `None` where there is no such share.
+    pub said_minor: Option<i64>,
+    /// In the ledger, read first.
+    pub claim: Option<&'a HeldShare>,
+    /// In the hot store, read after it.
+    pub grant: Option<&'a HeldShare>,
+    /// Whether the hot store holds the envelope at all.
+    pub hot_holds: bool,
+    /// Whether the ledger can't take any more claims of the envelope: it was closed when its claims
+    /// were read.
+    pub closed: bool,
+}
+
+/// What to make of one share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareVerdict {
+    /// Nobody took it.
+    Open,
+    /// In the books, and rightly so.
+    Settled,
+    /// On its way into the books.
+    InFlight,
+    /// It should be in the books by now. Look again: it may have come while the stores were read.
+    Late,
+    /// Wrong, whenever the stores were read.
+    Wrong(DiscrepancyKind),
+}
+
+impl ShareFacts<'_> {
+    /// Judges one share at an instant. A claim is read before the grant, and a grant is older than
+    /// its claim, so a claim that has no grant is wrong and a grant that has no claim may be young.
+    pub fn verdict(&self, now: UnixMs) -> ShareVerdict {
+        let right_amount = |share: &HeldShare| self.said_minor == Some(share.grant.amount_minor);
+        match (self.claim, self.grant) {
+            (None, None) => ShareVerdict::Open,
+            (Some(claim), _) if !right_amount(claim) => {
+                ShareVerdict::Wrong(DiscrepancyKind::AmountWrong)
+            }
+            (_, Some(grant)) if !right_amount(grant) => {
+                ShareVerdict::Wrong(DiscrepancyKind::AmountWrong)
+            }
+            (Some(claim), Some(grant)) => {
+                let same = claim.grabber == grant.grabber && claim.declined == grant.declined;
+                if same {
+                    ShareVerdict::Settled
+                } else {
+                    ShareVerdict::Wrong(DiscrepancyKind::ClaimWithoutGrant)
+                }
+            }
+            (Some(_), None) if self.hot_holds => {
+                ShareVerdict::Wrong(DiscrepancyKind::ClaimWithoutGrant)
+            }
+            (Some(_), None) => ShareVerdict::Settled,
+            (None, Some(_)) if self.closed => {
+                ShareVerdict::Wrong(DiscrepancyKind::GrantWithoutClaim)
+            }
+            (None, Some(grant)) if grant.grant.at.plus_ms(IN_FLIGHT_MS_MAX) < now => {
+                ShareVerdict::Late
+            }
+            (None, Some(_)) => ShareVerdict::InFlight,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::grab::Grant;
+    use crate::domain::id::PersonId;
     use proptest::prelude::*;
+
+    fn held(grabber: &str, amount_minor: i64, at: i64) -> HeldShare {
+        HeldShare {
+            grabber: PersonId::parse(grabber).unwrap(),
+            grant: Grant {
+                share: 0,
+                amount_minor,
+                at: UnixMs(at),
+            },
+            declined: false,
+        }
+    }
+
+    #[test]
+    fn a_share_is_judged_by_what_can_be_true_of_it() {
+        use DiscrepancyKind::{AmountWrong, ClaimWithoutGrant, GrantWithoutClaim};
+        let bob = held("bob", 5, 1_000);
+        let carol = held("carol", 5, 1_000);
+        let dear = held("bob", 6, 1_000);
+        let back = HeldShare {
+            declined: true,
+            ..bob.clone()
+        };
+        let verdict = |claim: Option<&HeldShare>, grant: Option<&HeldShare>, edges| {
+            let (hot_holds, closed, now) = edges;
+            let facts = ShareFacts {
+                said_minor: Some(5),
+                claim,
+                grant,
+                hot_holds,
+                closed,
+            };
+            facts.verdict(UnixMs(now))
+        };
+        let live = (true, false, 61_000);
+        assert_eq!(verdict(None, None, live), ShareVerdict::Open);
+        let (b, c, d, r) = (Some(&bob), Some(&carol), Some(&dear), Some(&back));
+        assert_eq!(verdict(b, b, live), ShareVerdict::Settled);
+        assert_eq!(verdict(b, c, live), ShareVerdict::Wrong(ClaimWithoutGrant));
+        assert_eq!(verdict(b, r, live), ShareVerdict::Wrong(ClaimWithoutGrant));
+        assert_eq!(
+            verdict(b, None, live),
+            ShareVerdict::Wrong(ClaimWithoutGrant)
+        );
+        assert_eq!(verdict(b, None, (false, true, 0)), ShareVerdict::Settled);
+        assert_eq!(verdict(d, d, live), ShareVerdict::Wrong(AmountWrong));
+        assert_eq!(verdict(None, d, live), ShareVerdict::Wrong(AmountWrong));
+        assert_eq!(verdict(b, d, live), ShareVerdict::Wrong(AmountWrong));
+        assert_eq!(verdict(None, b, live), ShareVerdict::InFlight);
+        assert_eq!(verdict(None, b, (true, false, 61_001)), ShareVerdict::Late);
+        let closed = verdict(None, b, (true, true, 1_000));
+        assert_eq!(closed, ShareVerdict::Wrong(GrantWithoutClaim));
+    }
 
     proptest! {
         #[test]

@@ -127,17 +127,28 @@ impl Amounts {
 
     async fn cut(&self, id: EnvelopeId, terms: &Arc<Terms>) -> Result<Arc<[i64]>, PublishError> {
         let seed = self.ledger.server_seed(id).await?;
-        let made = if terms.share_count <= CUT_INLINE_SHARES_MAX {
-            share_amounts(terms, id, &seed)
-        } else {
-            let terms = Arc::clone(terms);
-            tokio::task::spawn_blocking(move || share_amounts(&terms, id, &seed))
-                .await
-                .map_err(|_| PublishError::Unavailable("the cut was stopped".into()))?
-        };
-        made.map(Arc::from)
+        cut_aside(terms, id, seed)
+            .await?
             .map_err(|why| PublishError::Broken(format!("envelope {id}: {why}")))
     }
+}
+
+/// [`share_amounts`] for an async caller: a large cut leaves the worker to others.
+///
+/// # Errors
+/// The process is ending. The inner error: see [`AmountsError`].
+pub async fn cut_aside(
+    terms: &Arc<Terms>,
+    id: EnvelopeId,
+    seed: ServerSeed,
+) -> Result<Result<Arc<[i64]>, AmountsError>, PublishError> {
+    if terms.share_count <= CUT_INLINE_SHARES_MAX {
+        return Ok(share_amounts(terms, id, &seed).map(Arc::from));
+    }
+    let terms = Arc::clone(terms);
+    tokio::task::spawn_blocking(move || share_amounts(&terms, id, &seed).map(Arc::from))
+        .await
+        .map_err(|_| PublishError::Unavailable("the cut was stopped".into()))
 }
 
 /// Least recently used first out, weighed by shares.

@@ -37,7 +37,9 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub use amounts::{AMOUNTS_CACHED_SHARES_MAX, Amounts, AmountsError, Vector, share_amounts};
+pub use amounts::{
+    AMOUNTS_CACHED_SHARES_MAX, Amounts, AmountsError, Vector, cut_aside, share_amounts,
+};
 
 use crate::domain::envelope::{
     BookState, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX, shares_checksum,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, IDLE_MS, SWEEP_MS, SettleError, Settlement};
+use super::{
+    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, SWEEP_MS, SettleError,
+    Settlement,
+};
 
 /// The rest after so many failures in a row: doubled each time, and half of it is the caller's
 /// jitter, so that processes which failed together don't come back together.
@@ -148,8 +151,11 @@ impl Settlement {
     ) -> Result<(), SettleError> {
         let mut pace = Pace::new("forget", self);
         while !shutdown.is_cancelled() {
-            let ended = self.forget_once().await.map(|_| ());
-            rest(pace.rest(ended, SWEEP_MS, jitter)?, shutdown).await;
+            let forgotten = self.forget_once().await;
+            let many = matches!(forgotten, Ok(count) if count > FORGET_PAGE_MAX / 4);
+            let well_ms = if many { 0 } else { SWEEP_MS };
+            let ended = forgotten.map(|_| ());
+            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
         }
         Ok(())
     }

@@ -50,8 +50,9 @@ pub const UNPUBLISHED_MAX: usize = 1_024;
 /// are answered from memory; then reads fall through to the ledger. Far longer than an audit takes
 /// between its two reads of one envelope.
 pub const CLOSED_KEPT_MS: i64 = 600_000;
-/// Envelopes of the hot store that one walk looks at: closed ones leave at up to 2,000 a second.
-pub const FORGET_PAGE_MAX: usize = 2_000;
+/// Envelopes of the hot store that one step of the walk looks at. Where many are forgotten the walk
+/// takes no rest, so closed ones leave as fast as they come.
+pub const FORGET_PAGE_MAX: usize = 1_000;
 
 /// What one sweep found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
