@@ -12,13 +12,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
+use super::status::ApiError;
+
 /// Long enough for two timers of one tick (1 ms) to fire in order, short beside any deadline.
 const AHEAD: Duration = Duration::from_millis(3);
+/// The longest call, whatever its client says: an audit of a hundred million envelopes. Streams end
+/// by their own rules once they have begun.
+const CALL_MAX: Duration = Duration::from_secs(600);
 /// A deadline of more digits than gRPC allows is no deadline.
 const DIGITS_MAX: usize = 8;
 
@@ -56,17 +60,12 @@ where
     fn call(&mut self, request: Request<I>) -> Self::Future {
         let deadline = deadline_of(request.headers());
         let answer = self.inner.call(request);
-        let Some(deadline) = deadline else {
-            return Box::pin(answer);
-        };
-        let wait = deadline.saturating_sub(AHEAD);
+        let wait = deadline.map_or(CALL_MAX, |deadline| deadline.saturating_sub(AHEAD));
+        let wait = wait.min(CALL_MAX);
         Box::pin(async move {
             tokio::time::timeout(wait, answer)
                 .await
-                .unwrap_or_else(|_| {
-                    let says = "the deadline passed: repeat the call to learn the outcome";
-                    Ok(Status::deadline_exceeded(says).into_http())
-                })
+                .unwrap_or_else(|_| Ok(ApiError::Deadline.to_status().into_http()))
         })
     }
 }

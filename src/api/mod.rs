@@ -1,4 +1,141 @@
-//! All that knows protobuf or a status code.
+//! All that knows protobuf or a status code: the five services of `redenvelope.v1`.
+//!
+//! # Shape
+//! | part | what |
+//! |---|---|
+//! | `admission`, `draft`, `request_hash` | what came in, checked |
+//! | `facts`, `look`, `sight` | what is known of an envelope, and what a viewer may see of it |
+//! | a file an RPC | the flow |
+//! | `wire`, `status`, `token` | domain ↔ contract |
+//! | `routes` | RPCs by listener |
+//! | `listen`, `deadline` | connections, and calls whose time is over |
+//!
+//! # Bounds
+//! [`MESSAGE_BYTES_MAX`], and those of each file.
+//!
+//! # Not here
+//! Settlement: a recall or a replay writes a state that `settle` finds.
 
+mod account;
+mod admin_audit;
+mod admin_dead_letters;
+mod admin_freeze;
+mod admin_trace;
+mod admission;
+mod create;
 mod deadline;
+mod decline;
+mod draft;
+mod facts;
+mod get;
+mod grab;
+mod grab_stream;
+mod list_grabs;
 pub mod listen;
+mod look;
+mod preview;
+mod proof;
+mod recall;
+mod request_hash;
+mod routes;
+mod sent_received;
+mod server_facts;
+mod sight;
+mod status;
+mod token;
+mod watch;
+mod wire;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::audience::Pepper;
+use crate::domain::id::{EnvelopeId, Epoch};
+use crate::domain::money::Currencies;
+use crate::hot::HotStore;
+use crate::ledger::Ledger;
+use crate::publish::{Amounts, Publisher};
+
+pub use routes::Services;
+
+/// Bytes of one request message: the largest valid one is a CreateEnvelope
+/// ([`draft::CREATE_BYTES_MAX`], 87,400 bytes), rounded up to a power of two so that fields which
+/// a later release of the contract adds pass through this one.
+pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
+
+const _: () = assert!(draft::CREATE_BYTES_MAX <= MESSAGE_BYTES_MAX);
+
+/// What the services stand on.
+pub struct Deps {
+    /// Who may take which share.
+    pub hot: Arc<dyn HotStore>,
+    /// The books.
+    pub ledger: Arc<dyn Ledger>,
+    /// Makes funded envelopes live; settlement has the same one.
+    pub publisher: Arc<Publisher>,
+    /// What shares are worth, from the seeds; publishing has the same one.
+    pub amounts: Arc<Amounts>,
+    /// What this server accepts.
+    pub currencies: Arc<Currencies>,
+    /// Keys passphrase locks, request hashes and paging tokens.
+    pub pepper: Pepper,
+    /// Whether a sender may grab an own LUCKY envelope.
+    pub sender_may_grab: bool,
+    /// Of the program, for GetServiceInfo.
+    pub version: &'static str,
+    /// Ends streams that would not end by themselves.
+    pub shutdown: CancellationToken,
+}
+
+/// What every RPC shares.
+struct Api {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    publisher: Arc<Publisher>,
+    amounts: Arc<Amounts>,
+    currencies: Arc<Currencies>,
+    pepper: Pepper,
+    sender_may_grab: bool,
+    version: &'static str,
+    shutdown: CancellationToken,
+    facts: facts::Facts,
+    endings: look::Endings,
+    tokens: token::Tokens,
+    watches: watch::Watches,
+    /// Permits of publishes that nobody waits for.
+    publishes: Arc<Semaphore>,
+    /// Permits of previews.
+    previews: Semaphore,
+    /// Permits of audits.
+    audits: Semaphore,
+}
+
+impl Api {
+    fn new(deps: Deps) -> Arc<Self> {
+        Arc::new(Self {
+            facts: facts::Facts::new(Arc::clone(&deps.hot), Arc::clone(&deps.ledger)),
+            endings: look::endings(),
+            tokens: token::Tokens::new(&deps.pepper),
+            watches: watch::Watches::default(),
+            publishes: Arc::new(Semaphore::new(create::BACKGROUND_PUBLISHES_MAX)),
+            previews: Semaphore::new(preview::PREVIEWS_MAX),
+            audits: Semaphore::new(admin_audit::AUDITS_MAX),
+            hot: deps.hot,
+            ledger: deps.ledger,
+            publisher: deps.publisher,
+            amounts: deps.amounts,
+            currencies: deps.currencies,
+            pepper: deps.pepper,
+            sender_may_grab: deps.sender_may_grab,
+            version: deps.version,
+            shutdown: deps.shutdown,
+        })
+    }
+
+    /// The epoch in which an envelope's partition stands.
+    fn epoch(&self, id: EnvelopeId) -> Epoch {
+        self.hot.epoch(id.partition(self.hot.partitions()))
+    }
+}

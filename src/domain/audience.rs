@@ -64,6 +64,13 @@ impl std::fmt::Debug for PassphraseLock {
 #[serde(transparent)]
 pub struct PhraseDigest([u8; 32]);
 
+impl PhraseDigest {
+    /// Its 32 bytes, to be hashed with what else a request says.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
 impl PartialEq for PhraseDigest {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()

@@ -1,0 +1,124 @@
+//! CreateEnvelope: holds the money, publishes the shares, answers when they can be grabbed.
+//!
+//! # Shape
+//! | step | where | crash point after it |
+//! |---|---|---|
+//! | 1. check everything, hash the request | `draft` | |
+//! | 2. hold: sender → escrow, one transaction | `Ledger::fund` | `create::after_fund` |
+//! | 3. shares into the hot store, open, mark | `Publisher::publish` | its own |
+//! | 4. answer as the sender sees it | `sight` | `create::before_reply` |
+//!
+//! # Bounds
+//! Above [`SYNCHRONOUS_SHARES_MAX`] shares step 3 goes on without the caller, in at most
+//! [`BACKGROUND_PUBLISHES_MAX`] tasks; beyond that the sweeper publishes.
+//!
+//! # Ordering
+//! Nothing is written before everything was checked. A grab is possible only after the hold.
+//!
+//! # If it crashes here
+//! Before step 2 nothing happened. After it the same request finds its envelope, goes on with step
+//! 3 and answers with `replayed`; without a retry the sweeper publishes, and at the latest at the
+//! expiry the money goes back.
+//!
+//! # Not here
+//! How an id and a seed are chosen: the ledger takes the next committed leaf.
+
+use std::sync::Arc;
+
+use red_envelope_proto::v1;
+
+use super::Api;
+use super::draft::{Drafted, Rules, draft};
+use super::sight::Viewer;
+use super::status::ApiError;
+use crate::domain::envelope::{BookState, SYNCHRONOUS_SHARES_MAX};
+use crate::domain::id::EnvelopeId;
+use crate::ledger::{EnvelopeRow, Fund};
+use crate::telemetry::metrics;
+
+/// Large envelopes that are published at once without a waiting caller: the vectors of four of the
+/// largest are 320 MB, and `publish` lets two of those load at a time.
+pub const BACKGROUND_PUBLISHES_MAX: usize = 4;
+
+/// The RPC.
+pub(super) async fn create_envelope(
+    api: &Arc<Api>,
+    request: v1::CreateEnvelopeRequest,
+) -> Result<v1::CreateEnvelopeResponse, ApiError> {
+    // 1. check
+    let rules = Rules {
+        currencies: &api.currencies,
+        pepper: &api.pepper,
+        now: api.ledger.now(),
+        salt: rand::random(),
+    };
+    let Drafted {
+        request_id,
+        request_hash,
+        draft,
+    } = draft(request, &rules)?;
+    let sender = draft.sender.clone();
+    // 2. hold
+    let funded = api
+        .ledger
+        .fund(Fund {
+            request_id,
+            request_hash,
+            draft,
+        })
+        .await?;
+    let row = funded.envelope;
+    if !funded.replayed {
+        metrics::envelope_created(row.terms.kind);
+    }
+    api.facts.learn(row.id, Arc::clone(&row.terms));
+    fail::fail_point!("create::after_fund", |_| Err(ApiError::Unavailable(
+        "a test stops here".into()
+    )));
+    // 3. publish
+    publish(api, &row).await?;
+    // 4. answer
+    fail::fail_point!("create::before_reply", |_| Err(ApiError::Unavailable(
+        "a test stops here".into()
+    )));
+    let viewer = Viewer {
+        person: sender,
+        own: None,
+    };
+    let snapshot = api.snapshot(row.id).await?;
+    Ok(v1::CreateEnvelopeResponse {
+        envelope: Some(snapshot.envelope(&viewer)),
+        replayed: funded.replayed,
+    })
+}
+
+/// Publishes what nobody has published yet. An envelope that is live or over in the books was;
+/// a frozen one stays as it is, and the answer says so.
+async fn publish(api: &Arc<Api>, row: &EnvelopeRow) -> Result<(), ApiError> {
+    if row.frozen || row.state != BookState::Funding {
+        return Ok(());
+    }
+    if row.terms.share_count <= SYNCHRONOUS_SHARES_MAX {
+        return match api.publisher.publish(row.id).await {
+            Ok(_) | Err(crate::publish::PublishError::Frozen) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    publish_behind(api, row.id);
+    Ok(())
+}
+
+/// Publishes without a waiting caller.
+fn publish_behind(api: &Arc<Api>, id: EnvelopeId) {
+    let Ok(permit) = Arc::clone(&api.publishes).try_acquire_owned() else {
+        // The sweeper finds it: the row says Funding.
+        return;
+    };
+    let publisher = Arc::clone(&api.publisher);
+    tokio::spawn(async move {
+        if let Err(error) = publisher.publish(id).await {
+            tracing::warn!(envelope = %id, %error, "not published yet: the sweeper tries again");
+        }
+        drop(permit);
+    });
+}

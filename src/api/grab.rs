@@ -1,0 +1,231 @@
+//! Grab: the next share for a grabber, or why there is none.
+//!
+//! # Shape
+//! | step | where |
+//! |---|---|
+//! | 1. shape of the request | `Asked::read` |
+//! | 2. terms, from memory or the stores | `Facts` |
+//! | 3. tenant, audience, own envelope, passphrase's digest | `Api::prepare` |
+//! | 4. one call of the hot store | `HotStore::grab` |
+//! | 5. missing there: publish and ask again, or answer from the books | `Api::books_say` |
+//!
+//! # Bounds
+//! [`ASKS_MAX`] calls of the hot store a grab.
+//!
+//! # Ordering
+//! The audience is checked before anything is taken, against terms that never change. An answer
+//! with an effect comes from the hot store or, after the close, from the books: the same share.
+//!
+//! # If it crashes here
+//! A grab that was sent stands or does not, once: repeating it answers ALREADY_GRABBED with the
+//! share, or takes one.
+//!
+//! # Not here
+//! Many grabs on one stream: `grab_stream`, which shares steps 1–3 and falls back to this path.
+
+use std::sync::Arc;
+
+use red_envelope_proto::v1;
+
+use super::Api;
+use super::admission::Admission;
+use super::status::ApiError;
+use super::wire;
+use crate::domain::audience::PASSPHRASE_BYTES_MAX;
+use crate::domain::envelope::{BookState, CloseReason, Kind, Terms};
+use crate::domain::grab::{Grab, GrabReply, HeldShare, Outcome, Refusal};
+use crate::domain::id::{EnvelopeId, PersonId, TENANT_DEFAULT};
+use crate::telemetry::metrics;
+
+/// Calls of the hot store that one grab makes at the most: the first, one under a new epoch, one
+/// after the envelope was published.
+pub const ASKS_MAX: usize = 3;
+
+/// Bytes of a passphrase as it is sent: normalising shrinks text by a factor of 3 at the most, and
+/// hashing more would be work for nothing.
+const SENT_PASSPHRASE_BYTES_MAX: usize = 3 * PASSPHRASE_BYTES_MAX;
+
+/// A grab whose shape is right.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which envelope.
+    pub envelope: EnvelopeId,
+    /// Who.
+    pub grabber: PersonId,
+    /// The request itself: tenant, group, phrase, and the name for the answer.
+    pub request: v1::GrabRequest,
+}
+
+impl Asked {
+    /// Checks the shape.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(request: v1::GrabRequest) -> Result<Self, ApiError> {
+        let mut a = Admission::default();
+        if !request.tenant.is_empty() {
+            let _ = a.tenant(&request.tenant);
+        }
+        let envelope = a.envelope("envelope_id", &request.envelope_id);
+        let grabber = a.name("grabber", &request.grabber);
+        a.group(&request.group_id, &request.group_ticket);
+        if request.passphrase.len() > SENT_PASSPHRASE_BYTES_MAX {
+            a.offend("passphrase", "is longer than any passphrase");
+        }
+        let (envelope, grabber) = a.admit(envelope.zip(grabber))?;
+        Ok(Self {
+            envelope,
+            grabber,
+            request,
+        })
+    }
+
+    fn is_of(&self, terms: &Terms) -> bool {
+        let tenant = match self.request.tenant.as_str() {
+            "" => TENANT_DEFAULT,
+            named => named,
+        };
+        terms.tenant.as_str() == tenant
+    }
+
+    fn group(&self) -> Option<&str> {
+        let group = self.request.group_id.as_str();
+        (!group.is_empty()).then_some(group)
+    }
+}
+
+/// What admission makes of a grab.
+#[derive(Debug)]
+pub enum Prepared {
+    /// Ask the hot store.
+    Ask(Grab),
+    /// The sender grabs what the rules don't let a sender grab.
+    OwnEnvelope,
+}
+
+impl Api {
+    /// Step 3, in memory.
+    ///
+    /// # Errors
+    /// NOT_FOUND, for whoever is not in the audience.
+    pub(super) fn prepare(&self, asked: &Asked, terms: &Terms) -> Result<Prepared, ApiError> {
+        if !asked.is_of(terms) || !terms.audience.admits(&asked.grabber, asked.group()) {
+            return Err(ApiError::NotFound);
+        }
+        if asked.grabber == terms.sender && !(terms.kind == Kind::Lucky && self.sender_may_grab) {
+            return Ok(Prepared::OwnEnvelope);
+        }
+        let brought = &asked.request.passphrase;
+        let phrase = match &terms.passphrase {
+            Some(lock) if !brought.is_empty() => Some(lock.try_phrase(brought, &self.pepper)),
+            _ => None,
+        };
+        Ok(Prepared::Ask(Grab {
+            epoch: self.epoch(asked.envelope),
+            tenant: terms.tenant.clone(),
+            envelope: asked.envelope,
+            grabber: asked.grabber.clone(),
+            phrase,
+        }))
+    }
+
+    /// All steps: the answer, and the terms under which it was given.
+    pub(super) async fn grab_one(&self, asked: &Asked) -> Result<(Outcome, Arc<Terms>), ApiError> {
+        let terms = self.facts.find(asked.envelope).await?;
+        let outcome = match self.prepare(asked, &terms)? {
+            Prepared::Ask(grab) => self.ask(grab).await?,
+            Prepared::OwnEnvelope => self.own_envelope(asked).await?,
+        };
+        Ok((outcome, terms))
+    }
+
+    /// Steps 4 and 5.
+    async fn ask(&self, mut grab: Grab) -> Result<Outcome, ApiError> {
+        let mut published = false;
+        for _ in 0..ASKS_MAX {
+            let replies = self.hot.grab(vec![grab.clone()]).await?;
+            let reply = replies.first().copied();
+            match reply.ok_or_else(|| ApiError::Internal("a grab got no reply".into()))? {
+                GrabReply::Outcome(outcome) => return Ok(outcome),
+                GrabReply::Funding => return Err(ApiError::Funding),
+                GrabReply::Frozen => return Err(ApiError::Frozen),
+                GrabReply::Epoch(epoch) => grab.epoch = epoch,
+                GrabReply::Missing if published => break,
+                GrabReply::Missing => {
+                    if let Some(outcome) = self.books_say(&grab).await? {
+                        return Ok(outcome);
+                    }
+                    published = true;
+                }
+            }
+        }
+        let words = "the envelope is neither in the hot store nor over";
+        Err(ApiError::Unavailable(words.into()))
+    }
+
+    /// What the books say of an envelope that the hot store does not hold. `None`: it was funded,
+    /// and now it is published.
+    async fn books_say(&self, grab: &Grab) -> Result<Option<Outcome>, ApiError> {
+        let rows = self.ledger.envelopes(vec![grab.envelope]).await?;
+        let row = rows.into_iter().flatten().next();
+        let row = row.ok_or(ApiError::NotFound)?;
+        let (BookState::Closing(reason) | BookState::Closed(reason)) = row.state else {
+            if row.frozen {
+                return Err(ApiError::Frozen);
+            }
+            self.publisher.publish(grab.envelope).await?;
+            return Ok(None);
+        };
+        let claims = self
+            .ledger
+            .claims_of(grab.grabber.clone(), vec![grab.envelope])
+            .await?;
+        let claim = claims.into_iter().flatten().next();
+        Ok(Some(claim.map_or_else(|| over(reason), |c| held(&c))))
+    }
+
+    /// A sender who may not grab may have grabbed while the rule was another one: an answer that
+    /// had an effect stays the same.
+    async fn own_envelope(&self, asked: &Asked) -> Result<Outcome, ApiError> {
+        let snapshot = self.snapshot(asked.envelope).await?;
+        let viewer = self.viewer(asked.grabber.clone(), &snapshot).await?;
+        Ok(match &viewer.own {
+            Some(share) => held(share),
+            None => Outcome::Refused(Refusal::OwnEnvelope),
+        })
+    }
+}
+
+fn held(share: &HeldShare) -> Outcome {
+    if share.declined {
+        return Outcome::Refused(Refusal::Declined);
+    }
+    Outcome::AlreadyGrabbed(share.grant)
+}
+
+fn over(reason: CloseReason) -> Outcome {
+    match reason {
+        CloseReason::Empty => Outcome::Empty,
+        CloseReason::Expired => Outcome::Expired,
+        CloseReason::Recalled => Outcome::Recalled,
+    }
+}
+
+/// The unary RPC.
+pub(super) async fn grab(
+    api: &Api,
+    request: v1::GrabRequest,
+) -> Result<v1::GrabResponse, ApiError> {
+    let asked = Asked::read(request)?;
+    match api.grab_one(&asked).await {
+        Ok((outcome, terms)) => {
+            metrics::grabs_answered(&outcome, 1);
+            let grabber = asked.request.grabber;
+            Ok(wire::grab_response(&outcome, terms.currency, grabber))
+        }
+        Err(error) => {
+            metrics::grabs_failed(super::status::code_name(error.row().code), 1);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! GrabStream: many grabs on one stream, answered out of order.
+//!
+//! # Shape
+//! One value, no task and no channel: the transport polls it for answers, and it polls what it
+//! waits for.
+//!
+//! | part | what |
+//! |---|---|
+//! | arrive | messages that have arrived are read and checked; those whose terms are in memory form one batch |
+//! | batches | one call of the hot store each |
+//! | alone | grabs that need more than one look (unknown here, missing there): the unary path |
+//! | alarm | answers DEADLINE_EXCEEDED to what is overdue |
+//! | answers | wait for the transport to take them |
+//!
+//! # Bounds
+//! [`IN_FLIGHT_MAX`] grabs between being read and their answer being taken by the transport. So a
+//! client that does not read its answers stops its own stream and nothing else. [`BATCHES_MAX`]
+//! calls in flight, of at most `GRABS_PER_CALL_MAX` grabs.
+//!
+//! # Ordering
+//! Every message gets exactly one answer. A message that can't be served is answered with a status;
+//! bytes that are no message end the stream after everything before them was answered.
+//!
+//! # If it crashes here
+//! Grabs that were sent stand or do not, once each: repeating them tells.
+//!
+//! # Not here
+//! Admission and the books: `grab`.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use red_envelope_proto::v1;
+use red_envelope_proto::v1::grab_stream_response::Result as Answer;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Status, Streaming};
+
+use super::Api;
+use super::grab::{Asked, Prepared};
+use super::status::{ApiError, code_name};
+use super::wire;
+use crate::domain::envelope::Terms;
+use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Outcome};
+use crate::hot::HotError;
+use crate::telemetry::metrics;
+
+/// Grabs of one stream in flight: at 212,000 grabs a second and 5 ms a commit, one stream alone
+/// keeps the store busy.
+pub const IN_FLIGHT_MAX: usize = 1_024;
+
+/// Calls of the hot store in flight, a stream: while one is committed the next ones queue up behind
+/// it; more of them only make the batches smaller.
+pub const BATCHES_MAX: usize = 4;
+
+/// Milliseconds of a grab that names no timeout.
+const TIMEOUT_MS_DEFAULT: u32 = 5_000;
+/// Milliseconds of a grab at the most.
+const TIMEOUT_MS_MAX: u32 = 60_000;
+
+/// A grab of a batch that waits for its reply.
+struct Waiting {
+    tag: u64,
+    deadline: Instant,
+    asked: Asked,
+    terms: Arc<Terms>,
+    /// Overdue, and told so.
+    answered: bool,
+}
+
+type Replies = Result<Vec<GrabReply>, HotError>;
+
+/// One call of the hot store.
+struct Batch {
+    waiting: Vec<Waiting>,
+    call: BoxFuture<'static, Replies>,
+}
+
+impl Future for Batch {
+    type Output = (Vec<Waiting>, Replies);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let replies = std::task::ready!(self.call.as_mut().poll(cx));
+        Poll::Ready((std::mem::take(&mut self.waiting), replies))
+    }
+}
+
+type Alone = BoxFuture<'static, v1::GrabStreamResponse>;
+
+/// One stream.
+pub struct Session {
+    api: Arc<Api>,
+    /// `None` once nothing more is read.
+    inbound: Option<Streaming<v1::GrabStreamRequest>>,
+    /// How the stream ends, if not well.
+    ending: Option<Status>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    batches: FuturesUnordered<Batch>,
+    alone: FuturesUnordered<Alone>,
+    answers: VecDeque<v1::GrabStreamResponse>,
+    in_flight: usize,
+    alarm: Pin<Box<Sleep>>,
+    /// When the alarm goes off. `None`: it is not set.
+    alarm_at: Option<Instant>,
+}
+
+impl Session {
+    /// Begins to read.
+    pub(super) fn open(api: Arc<Api>, inbound: Streaming<v1::GrabStreamRequest>) -> Self {
+        metrics::stream_opened();
+        Self {
+            shutdown: Box::pin(api.shutdown.clone().cancelled_owned()),
+            api,
+            inbound: Some(inbound),
+            ending: None,
+            batches: FuturesUnordered::new(),
+            alone: FuturesUnordered::new(),
+            answers: VecDeque::new(),
+            in_flight: 0,
+            alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            alarm_at: None,
+        }
+    }
+
+    /// Reads what has arrived and sends it on. Answers whether anything moved.
+    fn poll_arrivals(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.batches.len() >= BATCHES_MAX {
+            return false;
+        }
+        let mut grabs = Vec::new();
+        let mut waiting = Vec::new();
+        let mut moved = false;
+        while self.in_flight < IN_FLIGHT_MAX && grabs.len() < GRABS_PER_CALL_MAX {
+            let Some(inbound) = &mut self.inbound else {
+                break;
+            };
+            match Pin::new(inbound).poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(message))) => {
+                    self.in_flight += 1;
+                    if let Some((grab, wait)) = self.admit(message) {
+                        grabs.push(grab);
+                        waiting.push(wait);
+                    }
+                }
+                Poll::Ready(Some(Err(status))) => {
+                    self.ending = Some(status);
+                    self.inbound = None;
+                }
+                Poll::Ready(None) => self.inbound = None,
+            }
+            moved = true;
+        }
+        if !grabs.is_empty() {
+            let hot = Arc::clone(&self.api.hot);
+            self.batches.push(Batch {
+                waiting,
+                call: Box::pin(async move { hot.grab(grabs).await }),
+            });
+        }
+        moved
+    }
+
+    /// Checks one message. A grab whose terms are in memory joins the batch; every other message is
+    /// answered, now or after a look.
+    fn admit(&mut self, message: v1::GrabStreamRequest) -> Option<(Grab, Waiting)> {
+        let tag = message.tag;
+        let (asked, timeout) = match read(message) {
+            Ok(read) => read,
+            Err(error) => {
+                self.fail(tag, &error);
+                return None;
+            }
+        };
+        let deadline = Instant::now() + timeout;
+        if let Some(terms) = self.api.facts.known(&asked.envelope) {
+            match self.api.prepare(&asked, &terms) {
+                Ok(Prepared::Ask(grab)) => {
+                    let waiting = Waiting {
+                        tag,
+                        deadline,
+                        asked,
+                        terms,
+                        answered: false,
+                    };
+                    return Some((grab, waiting));
+                }
+                Ok(Prepared::OwnEnvelope) => {}
+                Err(error) => {
+                    self.fail(tag, &error);
+                    return None;
+                }
+            }
+        }
+        self.go_alone(tag, deadline, asked);
+        None
+    }
+
+    /// The unary path, under the message's own deadline.
+    fn go_alone(&mut self, tag: u64, deadline: Instant, asked: Asked) {
+        let api = Arc::clone(&self.api);
+        self.alone.push(Box::pin(async move {
+            let done = tokio::time::timeout_at(deadline, api.grab_one(&asked)).await;
+            match done.unwrap_or(Err(ApiError::Deadline)) {
+                Ok((outcome, terms)) => answered(tag, &outcome, &terms, asked),
+                Err(error) => failed(tag, &error),
+            }
+        }));
+    }
+
+    fn fail(&mut self, tag: u64, error: &ApiError) {
+        self.answers.push_back(failed(tag, error));
+    }
+
+    /// Takes the replies of calls that have come back.
+    fn poll_batches(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while let Poll::Ready(Some((waiting, replies))) = Pin::new(&mut self.batches).poll_next(cx)
+        {
+            moved = true;
+            match replies {
+                Ok(replies) if replies.len() == waiting.len() => {
+                    let now = Instant::now();
+                    for (waiting, reply) in waiting.into_iter().zip(replies) {
+                        self.take(waiting, reply, now);
+                    }
+                }
+                Ok(replies) => {
+                    let words = format!("{} replies to {} grabs", replies.len(), waiting.len());
+                    self.fail_all(waiting, &ApiError::Internal(words));
+                }
+                // What the partition's new epoch changes is the unary path's to find out.
+                Err(HotError::Epoch(_)) => {
+                    for waiting in waiting.into_iter().filter(|waiting| !waiting.answered) {
+                        self.go_alone(waiting.tag, waiting.deadline, waiting.asked);
+                    }
+                }
+                Err(error) => self.fail_all(waiting, &error.into()),
+            }
+        }
+        moved
+    }
+
+    fn take(&mut self, waiting: Waiting, reply: GrabReply, now: Instant) {
+        let tag = waiting.tag;
+        if waiting.answered {
+            return;
+        }
+        if waiting.deadline <= now {
+            self.fail(tag, &ApiError::Deadline);
+            return;
+        }
+        match reply {
+            GrabReply::Outcome(outcome) => {
+                let answer = answered(tag, &outcome, &waiting.terms, waiting.asked);
+                self.answers.push_back(answer);
+            }
+            GrabReply::Funding => self.fail(tag, &ApiError::Funding),
+            GrabReply::Frozen => self.fail(tag, &ApiError::Frozen),
+            // Neither had an effect: the unary path asks again.
+            GrabReply::Missing | GrabReply::Epoch(_) => {
+                self.go_alone(tag, waiting.deadline, waiting.asked);
+            }
+        }
+    }
+
+    /// One failure of many grabs is made a status, and logged, once.
+    fn fail_all(&mut self, waiting: Vec<Waiting>, error: &ApiError) {
+        let unanswered: Vec<_> = waiting.iter().filter(|w| !w.answered).collect();
+        metrics::grabs_failed(code_name(error.row().code), unanswered.len() as u64);
+        let status = error.to_message();
+        self.answers
+            .extend(unanswered.iter().map(|waiting| v1::GrabStreamResponse {
+                tag: waiting.tag,
+                result: Some(Answer::Status(status.clone())),
+            }));
+    }
+
+    fn poll_alone(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while let Poll::Ready(Some(answer)) = Pin::new(&mut self.alone).poll_next(cx) {
+            self.answers.push_back(answer);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Answers what is overdue while its call is still in flight, and sets the alarm for the next.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.batches.is_empty() {
+            self.alarm_at = None;
+            return false;
+        }
+        if self.alarm_at.is_none() {
+            self.set_alarm();
+        }
+        if self.alarm_at.is_none() || self.alarm.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let now = Instant::now();
+        let mut overdue = Vec::new();
+        for batch in self.batches.iter_mut() {
+            for waiting in &mut batch.waiting {
+                if !waiting.answered && waiting.deadline <= now {
+                    waiting.answered = true;
+                    overdue.push(waiting.tag);
+                }
+            }
+        }
+        for tag in overdue {
+            self.fail(tag, &ApiError::Deadline);
+        }
+        self.alarm_at = None;
+        true
+    }
+
+    /// For the earliest deadline of all that waits. A later message may be due before it; it is
+    /// answered [`ALARM_LATE_MAX`] late at the most.
+    fn set_alarm(&mut self) {
+        let waiting = self.batches.iter().flat_map(|batch| &batch.waiting);
+        let due = waiting.filter(|w| !w.answered).map(|w| w.deadline).min();
+        self.alarm_at = due.map(|due| due.min(Instant::now() + ALARM_LATE_MAX));
+        if let Some(at) = self.alarm_at {
+            self.alarm.as_mut().reset(at);
+        }
+    }
+}
+
+/// How long an alarm is left as it was set: looking at every deadline for each batch would cost
+/// more than the lateness, which is below the shortest sensible timeout.
+const ALARM_LATE_MAX: Duration = Duration::from_millis(20);
+
+impl Stream for Session {
+    type Item = Result<v1::GrabStreamResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let session = &mut *self;
+        loop {
+            if let Some(answer) = session.answers.pop_front() {
+                session.in_flight -= 1;
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if session.inbound.is_some() && session.shutdown.as_mut().poll(cx).is_ready() {
+                session.inbound = None;
+            }
+            let mut moved = session.poll_batches(cx);
+            moved |= session.poll_arrivals(cx);
+            moved |= session.poll_alone(cx);
+            moved |= session.poll_alarm(cx);
+            if moved {
+                continue;
+            }
+            let idle = session.batches.is_empty() && session.alone.is_empty();
+            if session.inbound.is_none() && idle {
+                return Poll::Ready(session.ending.take().map(Err));
+            }
+            return Poll::Pending;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        metrics::stream_ended();
+    }
+}
+
+/// Checks the shape of one message.
+fn read(message: v1::GrabStreamRequest) -> Result<(Asked, Duration), ApiError> {
+    let timeout_ms = match message.timeout_ms {
+        0 => TIMEOUT_MS_DEFAULT,
+        1..=TIMEOUT_MS_MAX => message.timeout_ms,
+        more => {
+            let says = format!("must be 0 to {TIMEOUT_MS_MAX}, not {more}");
+            return Err(ApiError::invalid("timeout_ms", says));
+        }
+    };
+    let Some(grab) = message.grab else {
+        return Err(ApiError::invalid("grab", "must be there"));
+    };
+    let asked = Asked::read(grab)?;
+    Ok((asked, Duration::from_millis(u64::from(timeout_ms))))
+}
+
+fn answered(tag: u64, outcome: &Outcome, terms: &Terms, asked: Asked) -> v1::GrabStreamResponse {
+    metrics::grabs_answered(outcome, 1);
+    let response = wire::grab_response(outcome, terms.currency, asked.request.grabber);
+    v1::GrabStreamResponse {
+        tag,
+        result: Some(Answer::Outcome(response)),
+    }
+}
+
+fn failed(tag: u64, error: &ApiError) -> v1::GrabStreamResponse {
+    metrics::grabs_failed(code_name(error.row().code), 1);
+    v1::GrabStreamResponse {
+        tag,
+        result: Some(Answer::Status(error.to_message())),
+    }
+}

@@ -1,0 +1,159 @@
+//! Reads envelopes from both stores, and decides whether a caller may know that they exist.
+//!
+//! # Shape
+//! | step | door |
+//! |---|---|
+//! | 1. what is grabbable | `hot.view`, up to 100 at once |
+//! | 2. what the books say | `ledger.envelopes` |
+//! | 3. best luck and declined shares of closed envelopes that the hot store has forgotten | `ledger.best_claim`, `ledger.claims`, cached: they never change |
+//! | 4. what the viewer holds | `hot.held`, `ledger.claims_of` |
+//!
+//! # Not here
+//! What of it a viewer may see: `sight`.
+
+use std::collections::HashMap;
+
+use quick_cache::sync::Cache;
+
+use super::Api;
+use super::sight::{Snapshot, Viewer};
+use super::status::ApiError;
+use crate::domain::envelope::{EXCLUSIVE_SHARES_MAX, Terms};
+use crate::domain::grab::HeldShare;
+use crate::domain::id::{EnvelopeId, PersonId, TenantId};
+use crate::hot::VIEWS_PER_CALL_MAX;
+use crate::ledger::EnvelopeRow;
+
+/// Closed envelopes whose best luck is remembered, about 200 bytes each: 2 MB.
+const ENDINGS_MAX: usize = 10_000;
+
+/// What remains to be told of envelopes that are closed and forgotten by the hot store.
+pub type Endings = Cache<EnvelopeId, (Option<HeldShare>, i64)>;
+
+/// An empty cache of endings.
+pub fn endings() -> Endings {
+    Cache::new(ENDINGS_MAX)
+}
+
+/// Whether an envelope exists for somebody: the sender, or whoever is in the audience.
+pub fn admits(terms: &Terms, tenant: &TenantId, person: &PersonId, group_id: &str) -> bool {
+    let group = (!group_id.is_empty()).then_some(group_id);
+    terms.tenant == *tenant && (terms.sender == *person || terms.audience.admits(person, group))
+}
+
+impl Api {
+    /// Envelopes in their order, `None` where one is unknown. At most 100.
+    pub(super) async fn snapshots(
+        &self,
+        ids: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<Snapshot>>, ApiError> {
+        debug_assert!(ids.len() <= VIEWS_PER_CALL_MAX);
+        let views = self.hot.view(ids.clone()).await?;
+        let rows = self.ledger.envelopes(ids).await?;
+        let mut snapshots = Vec::with_capacity(rows.len());
+        for (row, hot) in rows.into_iter().zip(views) {
+            snapshots.push(match row {
+                Some(row) => Some(self.ended_well(row, hot).await?),
+                None => None,
+            });
+        }
+        Ok(snapshots)
+    }
+
+    /// One envelope.
+    pub(super) async fn snapshot(&self, id: EnvelopeId) -> Result<Snapshot, ApiError> {
+        let found = self.snapshots(vec![id]).await?;
+        found.into_iter().flatten().next().ok_or(ApiError::NotFound)
+    }
+
+    /// Rows that were read already, with what the hot store has of them. At most 100.
+    pub(super) async fn snapshots_of(
+        &self,
+        rows: Vec<EnvelopeRow>,
+    ) -> Result<Vec<Snapshot>, ApiError> {
+        debug_assert!(rows.len() <= VIEWS_PER_CALL_MAX);
+        let ids = rows.iter().map(|row| row.id).collect();
+        let views = self.hot.view(ids).await?;
+        let mut snapshots = Vec::with_capacity(rows.len());
+        for (row, hot) in rows.into_iter().zip(views) {
+            snapshots.push(self.ended_well(row, hot).await?);
+        }
+        Ok(snapshots)
+    }
+
+    /// Puts the two words together and adds what only the claims can tell.
+    async fn ended_well(
+        &self,
+        row: EnvelopeRow,
+        hot: Option<crate::hot::HotView>,
+    ) -> Result<Snapshot, ApiError> {
+        let mut snapshot = Snapshot {
+            best: hot.as_ref().and_then(|hot| hot.best.clone()),
+            declined_minor: 0,
+            row,
+            hot,
+        };
+        if snapshot.hot.is_none() && snapshot.closed() {
+            let (best, declined_minor) = self.ending(&snapshot.row).await?;
+            snapshot.best = best;
+            snapshot.declined_minor = declined_minor;
+        } else if snapshot.closed() && snapshot.best.is_none() {
+            snapshot.best = self.ending(&snapshot.row).await?.0;
+        }
+        Ok(snapshot)
+    }
+
+    async fn ending(&self, row: &EnvelopeRow) -> Result<(Option<HeldShare>, i64), ApiError> {
+        if let Some(ending) = self.endings.get(&row.id) {
+            return Ok(ending);
+        }
+        let best = self.ledger.best_claim(row.id).await?;
+        let mut declined_minor = 0;
+        if row.declined_count > 0 {
+            let claims = self.ledger.claims(row.id, 0, EXCLUSIVE_SHARES_MAX).await?;
+            let declined = claims.iter().filter(|claim| claim.declined);
+            declined_minor = declined.map(|claim| claim.grant.amount_minor).sum();
+        }
+        self.endings.insert(row.id, (best.clone(), declined_minor));
+        Ok((best, declined_minor))
+    }
+
+    /// What somebody holds of each envelope. At most 100.
+    pub(super) async fn held_by(
+        &self,
+        person: &PersonId,
+        snapshots: &[&Snapshot],
+    ) -> Result<HashMap<EnvelopeId, HeldShare>, ApiError> {
+        let (in_hot, in_books): (Vec<_>, Vec<_>) = snapshots
+            .iter()
+            .partition(|snapshot| snapshot.hot.is_some());
+        let ids = |of: Vec<&&Snapshot>| of.into_iter().map(|s| s.row.id).collect::<Vec<_>>();
+        let (in_hot, in_books) = (ids(in_hot), ids(in_books));
+        let mut held = HashMap::new();
+        if !in_hot.is_empty() {
+            let found = self.hot.held(person.clone(), in_hot.clone()).await?;
+            let pairs = in_hot.into_iter().zip(found);
+            held.extend(pairs.filter_map(|(id, share)| Some((id, share?))));
+        }
+        if !in_books.is_empty() {
+            let found = self
+                .ledger
+                .claims_of(person.clone(), in_books.clone())
+                .await?;
+            let pairs = in_books.into_iter().zip(found);
+            held.extend(pairs.filter_map(|(id, share)| Some((id, share?))));
+        }
+        Ok(held)
+    }
+
+    /// Somebody who looks at one envelope, with what they hold of it.
+    pub(super) async fn viewer(
+        &self,
+        person: PersonId,
+        snapshot: &Snapshot,
+    ) -> Result<Viewer, ApiError> {
+        let mut held = self.held_by(&person, &[snapshot]).await?;
+        let own = held.remove(&snapshot.row.id);
+        Ok(Viewer { person, own })
+    }
+}

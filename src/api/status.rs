@@ -1,0 +1,517 @@
+//! The one table from what went wrong to what the caller is told: code, stable reason, retry.
+//!
+//! # Shape
+//! Every failure of every RPC is an [`ApiError`]. [`ApiError::row`] is exhaustive: a new failure
+//! does not compile until it has a code, a reason and a decision whether to retry.
+//!
+//! # Not here
+//! Outcomes of grabs: losing is no error. What a refusal says: `domain::grab::Outcome`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
+
+use crate::domain::envelope::CloseReason;
+use crate::hot::HotError;
+use crate::ledger::LedgerError;
+use crate::publish::PublishError;
+
+/// `google.rpc.ErrorInfo.domain` of every error.
+pub const ERROR_DOMAIN: &str = "redenvelope.v1";
+
+/// Retry soon: what stood in the way is over in the time of a few commits.
+const RETRY_SOON: Duration = Duration::from_millis(50);
+/// Retry when a queue has drained or a store has come back.
+const RETRY_LATER: Duration = Duration::from_secs(1);
+/// Retry when a person may have acted.
+const RETRY_MUCH_LATER: Duration = Duration::from_secs(30);
+
+/// One field that can't be served, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offence {
+    /// As in the request's message: `total.minor_units`, `split.tiers.tiers[3].amount_minor`.
+    pub field: Cow<'static, str>,
+    /// A sentence for the person who wrote the call.
+    pub says: String,
+}
+
+/// A bound of this process that is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The hot store's queue.
+    HotStore,
+    /// The queue of ids that nobody here knows yet.
+    LookUps,
+    /// Envelopes or watchers of WatchEnvelope.
+    Watchers,
+    /// Envelopes that are being published.
+    Publishes,
+    /// Audits that run.
+    Audits,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug)]
+pub enum ApiError {
+    /// These fields can't be served; nothing was written.
+    Invalid(Vec<Offence>),
+    /// No such envelope, or not for this caller.
+    NotFound,
+    /// No such dead letter.
+    DeadLetterNotFound,
+    /// Another body under the same request id.
+    RequestIdReused,
+    /// The account has less than the call takes.
+    InsufficientFunds {
+        /// What is there.
+        available_minor: i64,
+        /// What the call takes.
+        needed_minor: i64,
+    },
+    /// The account can't hold so much.
+    BalanceTooLarge,
+    /// The envelope is over for another reason.
+    AlreadyOver(CloseReason),
+    /// The share was grabbed and can't be declined.
+    AlreadyGrabbed,
+    /// Only shares of EXCLUSIVE envelopes can be declined.
+    NotExclusive,
+    /// The proof is not out yet.
+    NotClosed,
+    /// The answer would not fit a message: ask for fewer.
+    TooMuch,
+    /// The shares are not published yet.
+    Funding,
+    /// Nothing moves until an operator acts.
+    Frozen,
+    /// A bound is reached: too busy.
+    Shed(Full),
+    /// A store is out of reach, or the outcome is unknown. The words are for the log.
+    Unavailable(String),
+    /// The hot store has stopped for good and the process is about to end. For the log.
+    Stopped(String),
+    /// The caller's time is over; the call may still take effect, once.
+    Deadline,
+    /// Our bug or a damaged file. The words are for the log.
+    Internal(String),
+}
+
+/// What the table says of one failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// gRPC's code.
+    pub code: Code,
+    /// Stable, upper case.
+    pub reason: &'static str,
+    /// For people.
+    pub message: Cow<'static, str>,
+    /// When to repeat the same call. `None`: repeating it changes nothing.
+    pub retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    /// One field is wrong.
+    pub fn invalid(field: impl Into<Cow<'static, str>>, says: impl Into<String>) -> Self {
+        Self::Invalid(vec![Offence {
+            field: field.into(),
+            says: says.into(),
+        }])
+    }
+
+    /// The table.
+    pub fn row(&self) -> Row {
+        let row = |code, reason, message| Row {
+            code,
+            reason,
+            message: Cow::Borrowed(message),
+            retry_after: None,
+        };
+        let refused = |reason, message| row(Code::FailedPrecondition, reason, message);
+        let retry = |code, reason, message, after| Row {
+            retry_after: Some(after),
+            ..row(code, reason, message)
+        };
+        let later = |reason, message, after| retry(Code::Unavailable, reason, message, after);
+        match self {
+            Self::Invalid(offences) => Row {
+                message: Cow::Owned(told(offences)),
+                ..row(Code::InvalidArgument, "INVALID_ARGUMENT", "")
+            },
+            Self::NotFound => row(
+                Code::NotFound,
+                "ENVELOPE_NOT_FOUND",
+                "there is no such envelope for this caller",
+            ),
+            Self::DeadLetterNotFound => row(
+                Code::NotFound,
+                "DEAD_LETTER_NOT_FOUND",
+                "there is no such dead letter: it may have been settled",
+            ),
+            Self::RequestIdReused => refused(
+                "REQUEST_ID_REUSED",
+                "this request_id was used before with another request: choose a new one",
+            ),
+            Self::InsufficientFunds {
+                available_minor,
+                needed_minor,
+            } => Row {
+                message: Cow::Owned(format!(
+                    "{available_minor} minor units are available, {needed_minor} are needed"
+                )),
+                ..refused("INSUFFICIENT_FUNDS", "")
+            },
+            Self::BalanceTooLarge => {
+                refused("BALANCE_TOO_LARGE", "the account can't hold so much money")
+            }
+            Self::AlreadyOver(_) => {
+                refused("ALREADY_OVER", "the envelope is over for another reason")
+            }
+            Self::AlreadyGrabbed => refused(
+                "ALREADY_GRABBED",
+                "the share was grabbed and can no longer be declined",
+            ),
+            Self::NotExclusive => refused(
+                "NOT_EXCLUSIVE",
+                "only shares of EXCLUSIVE envelopes can be declined",
+            ),
+            Self::NotClosed => refused("NOT_CLOSED", "the proof is out once the books are closed"),
+            Self::TooMuch => row(
+                Code::ResourceExhausted,
+                "RESPONSE_TOO_LARGE",
+                "the answer does not fit a message: ask for fewer envelopes",
+            ),
+            Self::Funding => later(
+                "ENVELOPE_FUNDING",
+                "the shares are being published",
+                RETRY_SOON,
+            ),
+            Self::Frozen => later(
+                "ENVELOPE_FROZEN",
+                "the envelope stands still until an operator acts",
+                RETRY_MUCH_LATER,
+            ),
+            Self::Shed(full) => retry(Code::ResourceExhausted, "SHED", full.says(), RETRY_LATER),
+            Self::Unavailable(_) => later(
+                "STORE_UNAVAILABLE",
+                "the outcome is unknown: repeat the same call to learn it",
+                RETRY_LATER,
+            ),
+            Self::Stopped(_) => later(
+                "STORE_STOPPED",
+                "this server is about to restart: repeat the same call",
+                RETRY_LATER,
+            ),
+            Self::Deadline => retry(
+                Code::DeadlineExceeded,
+                "DEADLINE_EXCEEDED",
+                "the time is over: repeat the same call to learn the outcome",
+                RETRY_SOON,
+            ),
+            Self::Internal(_) => row(Code::Internal, "INTERNAL", "an error of the server"),
+        }
+    }
+
+    /// As a status with details. What is ours to mend is logged here, once, under an id that the
+    /// caller is told instead of the words.
+    pub fn to_status(&self) -> Status {
+        let row = self.row();
+        let mut metadata = HashMap::new();
+        let message = match self {
+            Self::Internal(words) => {
+                let error_id = error_id();
+                tracing::error!(error_id, error = words, "a call failed by our fault");
+                let message = format!("{}; error id {error_id}", row.message);
+                metadata.insert("error_id".to_owned(), error_id);
+                message
+            }
+            Self::Unavailable(words) | Self::Stopped(words) => {
+                tracing::warn!(reason = row.reason, error = words, "a call got no answer");
+                row.message.into_owned()
+            }
+            Self::AlreadyOver(reason) => {
+                metadata.insert("close_reason".to_owned(), close_reason(*reason).to_owned());
+                row.message.into_owned()
+            }
+            Self::InsufficientFunds {
+                available_minor,
+                needed_minor,
+            } => {
+                metadata.insert("available_minor".to_owned(), available_minor.to_string());
+                metadata.insert("needed_minor".to_owned(), needed_minor.to_string());
+                row.message.into_owned()
+            }
+            _ => row.message.into_owned(),
+        };
+        let mut details = ErrorDetails::with_error_info(row.reason, ERROR_DOMAIN, metadata);
+        if let Some(after) = row.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        if let Self::Invalid(offences) = self {
+            let named = |offence: &Offence| FieldViolation::new(&*offence.field, &offence.says);
+            details.set_bad_request(offences.iter().map(named).collect::<Vec<_>>());
+        }
+        Status::with_error_details(row.code, message, details)
+    }
+
+    /// As a stream carries it: the same code, message and details.
+    pub fn to_message(&self) -> pb::Status {
+        let status = self.to_status();
+        pb::Status::decode(status.details()).expect("we encoded it a line above")
+    }
+}
+
+impl Full {
+    fn says(self) -> &'static str {
+        match self {
+            Self::HotStore => "too many grabs wait: try again later",
+            Self::LookUps => "too many unknown envelopes are asked for: try again later",
+            Self::Watchers => "too many watch: look again later, or read the envelope instead",
+            Self::Publishes => "too many envelopes are being published: try again later",
+            Self::Audits => "an audit is running: its answer will be this one's too",
+        }
+    }
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HotStore => "hot_store",
+            Self::LookUps => "look_ups",
+            Self::Watchers => "watchers",
+            Self::Publishes => "publishes",
+            Self::Audits => "audits",
+        }
+    }
+}
+
+/// Names the first offence; the details name all.
+fn told(offences: &[Offence]) -> String {
+    match offences {
+        [] => "the request can't be served".to_owned(),
+        [only] => format!("{}: {}", only.field, only.says),
+        [first, rest @ ..] => format!("{}: {} (and {} more)", first.field, first.says, rest.len()),
+    }
+}
+
+/// `EMPTY`, `EXPIRED`, `RECALLED`.
+fn close_reason(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Empty => "EMPTY",
+        CloseReason::Expired => "EXPIRED",
+        CloseReason::Recalled => "RECALLED",
+    }
+}
+
+fn error_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// The name of a code as gRPC writes it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        error.to_status()
+    }
+}
+
+impl From<HotError> for ApiError {
+    fn from(error: HotError) -> Self {
+        match error {
+            // Whoever can look the epoch up again does so before it gets here.
+            HotError::Epoch(_) | HotError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            HotError::Shed => Self::Shed(Full::HotStore),
+            HotError::Mismatch(_) => Self::Internal(error.to_string()),
+            HotError::Stopped(_) => Self::Stopped(error.to_string()),
+        }
+    }
+}
+
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::RequestIdReused => Self::RequestIdReused,
+            LedgerError::InsufficientFunds {
+                available_minor,
+                needed_minor,
+            } => Self::InsufficientFunds {
+                available_minor,
+                needed_minor,
+            },
+            LedgerError::BalanceTooLarge => Self::BalanceTooLarge,
+            LedgerError::NotFound => Self::NotFound,
+            LedgerError::Frozen => Self::Frozen,
+            LedgerError::AlreadyOver(reason) => Self::AlreadyOver(reason),
+            LedgerError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            LedgerError::Broken(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::NotFound => Self::NotFound,
+            PublishError::Frozen => Self::Frozen,
+            PublishError::Shed => Self::Shed(Full::Publishes),
+            PublishError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            PublishError::Stopped(_) => Self::Stopped(error.to_string()),
+            PublishError::Broken(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each: the match makes the compiler ask for a new one.
+    fn one_of_each() -> Vec<ApiError> {
+        let all = vec![
+            ApiError::invalid("total.minor_units", "must be at least 1 minor unit, not 0"),
+            ApiError::NotFound,
+            ApiError::DeadLetterNotFound,
+            ApiError::RequestIdReused,
+            ApiError::InsufficientFunds {
+                available_minor: 1,
+                needed_minor: 2,
+            },
+            ApiError::BalanceTooLarge,
+            ApiError::AlreadyOver(CloseReason::Expired),
+            ApiError::AlreadyGrabbed,
+            ApiError::NotExclusive,
+            ApiError::NotClosed,
+            ApiError::TooMuch,
+            ApiError::Funding,
+            ApiError::Frozen,
+            ApiError::Shed(Full::HotStore),
+            ApiError::Unavailable("10.0.0.7 refused".into()),
+            ApiError::Stopped("fsync".into()),
+            ApiError::Deadline,
+            ApiError::Internal("row 7 of table claim".into()),
+        ];
+        for error in &all {
+            match error {
+                ApiError::Invalid(_)
+                | ApiError::NotFound
+                | ApiError::DeadLetterNotFound
+                | ApiError::RequestIdReused
+                | ApiError::InsufficientFunds { .. }
+                | ApiError::BalanceTooLarge
+                | ApiError::AlreadyOver(_)
+                | ApiError::AlreadyGrabbed
+                | ApiError::NotExclusive
+                | ApiError::NotClosed
+                | ApiError::TooMuch
+                | ApiError::Funding
+                | ApiError::Frozen
+                | ApiError::Shed(_)
+                | ApiError::Unavailable(_)
+                | ApiError::Stopped(_)
+                | ApiError::Deadline
+                | ApiError::Internal(_) => {}
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_error_carries_its_domain_and_a_reason_of_its_own() {
+        let mut reasons = Vec::new();
+        for error in one_of_each() {
+            let status = error.to_status();
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.domain, ERROR_DOMAIN);
+            assert!(
+                info.reason
+                    .bytes()
+                    .all(|b| b.is_ascii_uppercase() || b == b'_'),
+                "{}",
+                info.reason
+            );
+            reasons.push(info.reason);
+        }
+        let all = reasons.len();
+        reasons.sort();
+        reasons.dedup();
+        assert_eq!(reasons.len(), all);
+    }
+
+    #[test]
+    fn what_may_be_retried_says_when_and_nothing_else_does() {
+        for error in one_of_each() {
+            let status = error.to_status();
+            let told = status.get_details_retry_info().and_then(|r| r.retry_delay);
+            let retryable = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+                || matches!(error, ApiError::Shed(_));
+            assert_eq!(told.is_some(), retryable, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn words_for_the_log_never_reach_the_caller() {
+        for error in one_of_each() {
+            let (ApiError::Internal(words)
+            | ApiError::Unavailable(words)
+            | ApiError::Stopped(words)) = &error
+            else {
+                continue;
+            };
+            let status = error.to_status();
+            assert!(!status.message().contains(words.as_str()), "{status:?}");
+            let details = String::from_utf8_lossy(status.details()).into_owned();
+            assert!(!details.contains(words.as_str()), "{details}");
+        }
+    }
+
+    #[test]
+    fn every_offending_field_is_named() {
+        let error = ApiError::Invalid(vec![
+            Offence {
+                field: "sender".into(),
+                says: "must not be empty".into(),
+            },
+            Offence {
+                field: "total.minor_units".into(),
+                says: "must be at least 1 minor unit, not 0".into(),
+            },
+        ]);
+        let status = error.to_status();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let named = status.get_details_bad_request().unwrap().field_violations;
+        let fields: Vec<_> = named.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["sender", "total.minor_units"]);
+    }
+
+    #[test]
+    fn a_stream_carries_the_same_code_and_details() {
+        for error in one_of_each() {
+            let message = error.to_message();
+            assert_eq!(message.code, error.row().code as i32);
+            assert!(!message.details.is_empty());
+        }
+    }
+}
