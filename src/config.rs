@@ -204,14 +204,6 @@ pub struct EnvelopeRules {
     pub sender_may_grab: bool,
 }
 
-/// `[hot]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hot {
-    /// 1…1,024.
-    pub partitions: u16,
-}
-
 /// `[settle]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -272,8 +264,6 @@ pub struct Config {
     pub money: MoneyUnits,
     /// Rules of grabbing.
     pub envelope: EnvelopeRules,
-    /// The hot store.
-    pub hot: Hot,
     /// Settlement.
     pub settle: Settle,
     /// Connections.
@@ -360,7 +350,6 @@ impl Config {
         let (creates_ms, grabs_ms) = (settle.shed_creates_age_ms, settle.shed_grabs_age_ms);
         vec![
             ("runtime.workers", count(self.runtime.workers), 0, 1_024),
-            ("hot.partitions", self.hot.partitions.into(), 1, 1_024),
             (
                 "settle.publish_patience_ms",
                 ms(settle.publish_patience_ms),

@@ -15,6 +15,8 @@ const EDITS_MAX: usize = 3;
 pub struct Setting {
     /// `grpc.listen`.
     pub key: String,
+    /// `grpc-listen`.
+    pub flag_name: String,
     /// As the manual has it.
     pub default: String,
     /// The comment above it, as one line.
@@ -33,12 +35,7 @@ enum Shape {
 impl Setting {
     /// `--grpc-listen`.
     pub fn flag(&self) -> String {
-        format!("--{}", self.flag_name())
-    }
-
-    /// `grpc-listen`.
-    pub fn flag_name(&self) -> String {
-        self.key.replace(['.', '_'], "-")
+        format!("--{}", self.flag_name)
     }
 
     /// `RED_ENVELOPE_GRPC_LISTEN`.
@@ -116,8 +113,10 @@ fn read_manual() -> Vec<Setting> {
                 Value::Table(_) => Shape::Units,
                 _ => Shape::Text,
             };
+            let key = format!("{section}.{name}");
             settings.push(Setting {
-                key: format!("{section}.{name}"),
+                flag_name: key.replace(['.', '_'], "-"),
+                key,
                 default: default.to_owned(),
                 help: std::mem::take(&mut help).join(" "),
                 shape,

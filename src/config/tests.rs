@@ -57,19 +57,19 @@ fn the_manual_is_complete_and_holds_the_promised_defaults() {
 fn a_flag_beats_the_environment_beats_a_file_beats_the_default() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");
-    std::fs::write(&path, "[hot]\npartitions = 8\n[log]\nlevel = \"warn\"\n").unwrap();
-    let variable = [("RED_ENVELOPE_HOT_PARTITIONS", "16")];
-    let flag = [("hot.partitions", "32")];
-    let partitions = |file, variables: &[_], flags: &[_]| {
+    std::fs::write(&path, "[runtime]\nworkers = 8\n[log]\nlevel = \"warn\"\n").unwrap();
+    let variable = [("RED_ENVELOPE_RUNTIME_WORKERS", "16")];
+    let flag = [("runtime.workers", "32")];
+    let workers = |file, variables: &[_], flags: &[_]| {
         let (config, _) = Config::load(&sources(file, variables, flags)).unwrap();
-        (config.hot.partitions, config.log.level)
+        (config.runtime.workers, config.log.level)
     };
-    assert_eq!(partitions(None, &[], &[]), (64, "info".to_owned()));
-    assert_eq!(partitions(Some(&path), &[], &[]), (8, "warn".to_owned()));
-    assert_eq!(partitions(Some(&path), &variable, &[]).0, 16);
-    assert_eq!(partitions(Some(&path), &variable, &flag).0, 32);
+    assert_eq!(workers(None, &[], &[]), (0, "info".to_owned()));
+    assert_eq!(workers(Some(&path), &[], &[]), (8, "warn".to_owned()));
+    assert_eq!(workers(Some(&path), &variable, &[]).0, 16);
+    assert_eq!(workers(Some(&path), &variable, &flag).0, 32);
     let named = [("RED_ENVELOPE_CONFIG", path.to_str().unwrap())];
-    assert_eq!(partitions(None, &named, &[]).0, 8);
+    assert_eq!(workers(None, &named, &[]).0, 8);
 }
 
 #[test]
@@ -83,8 +83,8 @@ fn an_unknown_name_is_rejected_with_the_nearest_known_one() {
         "FILE: the key grcp is unknown; did you mean grpc?"
     );
     assert_eq!(
-        wrong_file("[hot]\nquite_another_thing = 1\n"),
-        "FILE: the key hot.quite_another_thing is unknown; red-envelope serve \
+        wrong_file("[runtime]\nquite_another_thing = 1\n"),
+        "FILE: the key runtime.quite_another_thing is unknown; red-envelope serve \
          --print-default-config lists all keys"
     );
     let misspelt = sources(None, &[("RED_ENVELOPE_GRPC_LISTN", "127.0.0.1:1")], &[]);
@@ -113,22 +113,24 @@ fn a_wrong_value_is_rejected_with_what_to_write() {
          \"localhost\""
     );
     assert_eq!(
-        wrong(&[("hot.partitions", "many")]),
-        "--hot-partitions must be a whole number, not \"many\"; the default is 64"
+        wrong(&[("runtime.workers", "many")]),
+        "--runtime-workers must be a whole number, not \"many\"; the default is 0"
     );
     assert_eq!(
-        wrong(&[("hot.partitions", "0")]),
-        "hot.partitions must be between 1 and 1024"
+        wrong(&[("runtime.workers", "2000")]),
+        "runtime.workers must be between 0 and 1024"
     );
     assert_eq!(
         wrong(&[("envelope.sender_may_grab", "maybe")]),
         "--envelope-sender-may-grab must be true or false, not \"maybe\"; the default is true"
     );
     assert_eq!(
-        wrong_file("[hot]\npartitions = \"8\"\n"),
-        "hot.partitions must look like its default, 64, not \"8\""
+        wrong_file("[runtime]\nworkers = \"8\"\n"),
+        "runtime.workers must look like its default, 0, not \"8\""
     );
-    assert!(wrong(&[("hot.partitions", "70000")]).contains("70000"));
+    assert!(
+        wrong(&[("transport.streams_per_connection_max", "5000000000")]).contains("5000000000")
+    );
     assert!(wrong(&[("settle.publish_patience_ms", "-1")]).contains("between 100 and 86400000"));
     assert!(wrong(&[("log.level", "red_envelope=louder")]).starts_with("log.level"));
     assert!(wrong(&[("log.format", "xml")]).contains("xml"));

@@ -40,6 +40,7 @@ const GIVEN: &[(&str, &str)] = &[
     ("ConnectInfo", "the associated type of tonic's Connected"),
     ("Data", "the associated type of http_body::Body"),
     ("Service", "the associated type of tower::Layer"),
+    ("connect_info", "a function of tonic's Connected"),
     ("account_service", "the contract's file and module"),
     ("admin_service", "the contract's file and module"),
     ("connect_info", "the method of tonic's Connected"),
