@@ -18,6 +18,7 @@
 //! *Not here.* Random numbers (secrets and nonces come in as values), storage of leaves, and the
 //! rules that cut: `split`.
 
+mod hex;
 mod leaf;
 mod merkle;
 mod proof;
@@ -25,11 +26,11 @@ mod seal;
 #[cfg(test)]
 mod vectors;
 
+pub use hex::{Hex32, HexBytes};
 pub use leaf::{BatchSecret, ServerSeed, leaf_hash};
 pub use merkle::{BatchTree, batch_root, merkle_path, root_from_path};
 pub use proof::{
-    Hex32, HexBytes, PROOF_AMOUNTS_MAX, PROOF_VERSION, Proof, ProofError, ProofSplit, ProofTerms,
-    Verified,
+    PROOF_AMOUNTS_MAX, PROOF_VERSION, Proof, ProofError, ProofSplit, ProofTerms, Verified,
 };
 pub use seal::{SEAL_KEYS_MAX, SealContext, SealError, SealKey, SealKeys};
 

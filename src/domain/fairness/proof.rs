@@ -7,13 +7,14 @@
 //! *Not here.* What was promised: a proof is consistent in itself or not, and only the commitment
 //! that was given out at creation tells whether it is the proof of *that* envelope.
 
+use super::hex::{Hex32, HexBytes};
 use super::{
     BatchSecret, BatchTree, LEAVES_PER_BATCH, NONCE_BYTES_MAX, ServerSeed, batch_of, frame,
     index_in_batch, leaf_hash, root_from_path,
 };
 use crate::domain::split::{Cut, CutError, Split, Tier};
-use data_encoding::{BASE32_NOPAD, HEXLOWER};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use data_encoding::BASE32_NOPAD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// The version of all that is hashed and drawn. Any change of a byte is a new one.
@@ -22,45 +23,6 @@ pub const PROOF_VERSION: u32 = 1;
 /// Up to so many shares a proof lists them all; above it gives their hash only, which whoever
 /// verifies re-derives. 10,000 amounts are at most 170 kB of JSON, half of what one message takes.
 pub const PROOF_AMOUNTS_MAX: u32 = 10_000;
-
-/// 32 bytes, written as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hex32(pub [u8; 32]);
-
-/// Bytes, written as lower-case hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HexBytes(pub Vec<u8>);
-
-impl Serialize for Hex32 {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&HEXLOWER.encode(&self.0))
-    }
-}
-
-impl Serialize for HexBytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&HEXLOWER.encode(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for HexBytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let digits = String::deserialize(deserializer)?;
-        HEXLOWER
-            .decode(digits.as_bytes())
-            .map(Self)
-            .map_err(|_| serde::de::Error::custom("not lower-case hexadecimal digits"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Hex32 {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = HexBytes::deserialize(deserializer)?;
-        <[u8; 32]>::try_from(bytes.0)
-            .map(Self)
-            .map_err(|_| serde::de::Error::custom("not 64 hexadecimal digits"))
-    }
-}
 
 /// How the shares came about: by a rule, or listed by the sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

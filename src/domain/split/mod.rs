@@ -27,6 +27,8 @@ mod draw;
 mod preview;
 mod rules;
 #[cfg(test)]
+mod statistics;
+#[cfg(test)]
 mod tests;
 
 pub use draw::SplitSeed;
@@ -311,7 +313,7 @@ impl Cut {
     /// the bounds, their sum the total to the minor unit, the same for ever from the same seed.
     ///
     /// They are shuffled whatever the rule, so every position has the same distribution (held by
-    /// `statistics::no_position_is_favoured_by_any_split`).
+    /// `statistics::no_position_is_favoured_by_double_mean` and its siblings).
     pub fn amounts(&self, seed: &SplitSeed) -> Result<Vec<i64>, CutError> {
         self.check()?;
         let mut words = WordStream::new(seed);
