@@ -18,6 +18,8 @@
 //! # Not here
 //! Audiences (the caller checks them against the terms), money accounts (the ledger), protobuf.
 
+#[cfg(any(test, feature = "test-hooks"))]
+pub mod conformance;
 pub mod embedded;
 
 use std::sync::Arc;
@@ -87,7 +89,8 @@ pub struct HotView {
     pub taken_minor: i64,
     /// Shares that were declined (part of `taken_count`).
     pub declined_count: u32,
-    /// The largest share that was taken, ties to the lowest number. `None` before the end.
+    /// The largest share that was taken and not declined, ties to the lowest number. `None`
+    /// before the end.
     pub best: Option<HeldShare>,
 }
 
@@ -103,7 +106,7 @@ pub enum CloseReply {
         /// What they are worth.
         taken_minor: i64,
     },
-    /// By the store's clock the envelope has not expired.
+    /// By the store's clock, which shows this, the envelope has not expired.
     NotDue(UnixMs),
     /// Frozen: nothing moves.
     Frozen,
@@ -171,6 +174,8 @@ pub trait HotStore: Send + Sync + 'static {
     async fn vitals(&self) -> Result<HotVitals, HotError>;
 
     /// Puts shares down at their offsets. An envelope that is Live or over stays as it is.
+    /// Chunks are sent in ascending order; several may be on their way at once, and one that
+    /// overtook the chunk before it is `Unavailable` until the load is repeated.
     async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError>;
 
     /// Makes a loaded envelope Live, if every share is there and `checksum`
