@@ -26,6 +26,12 @@ impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     }
 }
 
+/// Now, on the scale of the runtime's timers: for deadlines and lifetimes of this process, which a
+/// step of the clock must not move. Paused where a test pauses the runtime.
+pub fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// The operating system's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::status::{ApiError, Full};
+use crate::clock::timer_now;
 use crate::domain::audience::Audience;
 use crate::domain::envelope::Terms;
 use crate::domain::id::EnvelopeId;
@@ -126,7 +127,7 @@ impl Facts {
             return Ok(terms);
         }
         let since = self.caches.unknown.get(&id);
-        if since.is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
+        if since.is_some_and(|since| timer_now() < since + UNKNOWN_FOR) {
             return Err(ApiError::NotFound);
         }
         let (answer, found) = oneshot::channel();
@@ -189,7 +190,7 @@ async fn learn(
         return Ok(());
     }
     let rows = ledger.envelopes(missing.clone()).await?;
-    let now = Instant::now();
+    let now = timer_now();
     for (id, row) in missing.into_iter().zip(rows) {
         metrics::ledger_asked(row.is_some());
         match row {

@@ -47,6 +47,7 @@ use super::Api;
 use super::grab::{Asked, Prepared};
 use super::status::{ApiError, code_name};
 use super::wire;
+use crate::clock::timer_now;
 use crate::domain::envelope::Terms;
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Outcome};
 use crate::hot::HotError;
@@ -179,7 +180,7 @@ impl Session {
                 return None;
             }
         };
-        let deadline = Instant::now() + timeout;
+        let deadline = timer_now() + timeout;
         if let Some(terms) = self.api.facts.known(&asked.envelope) {
             match self.api.prepare(&asked, &terms) {
                 Ok(Prepared::Ask(grab)) => {
@@ -227,7 +228,7 @@ impl Session {
             moved = true;
             match replies {
                 Ok(replies) if replies.len() == waiting.len() => {
-                    let now = Instant::now();
+                    let now = timer_now();
                     for (waiting, reply) in waiting.into_iter().zip(replies) {
                         self.take(waiting, reply, now);
                     }
@@ -304,7 +305,7 @@ impl Session {
         if self.alarm_at.is_none() || self.alarm.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let now = Instant::now();
+        let now = timer_now();
         let mut overdue = Vec::new();
         for batch in self.batches.iter_mut() {
             for waiting in &mut batch.waiting {
@@ -326,7 +327,7 @@ impl Session {
     fn set_alarm(&mut self) {
         let waiting = self.batches.iter().flat_map(|batch| &batch.waiting);
         let due = waiting.filter(|w| !w.answered).map(|w| w.deadline).min();
-        self.alarm_at = due.map(|due| due.min(Instant::now() + ALARM_LATE_MAX));
+        self.alarm_at = due.map(|due| due.min(timer_now() + ALARM_LATE_MAX));
         if let Some(at) = self.alarm_at {
             self.alarm.as_mut().reset(at);
         }

@@ -194,3 +194,6 @@ impl Snapshot {
         share
     }
 }
+
+#[cfg(test)]
+mod tests;

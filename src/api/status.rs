@@ -124,95 +124,71 @@ impl ApiError {
 
     /// The table.
     pub fn row(&self) -> Row {
-        let row = |code, reason, message| Row {
+        let (code, reason, retry_after) = match self {
+            Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
+            Self::NotFound => (Code::NotFound, "ENVELOPE_NOT_FOUND", None),
+            Self::DeadLetterNotFound => (Code::NotFound, "DEAD_LETTER_NOT_FOUND", None),
+            Self::RequestIdReused => (Code::FailedPrecondition, "REQUEST_ID_REUSED", None),
+            Self::InsufficientFunds { .. } => {
+                (Code::FailedPrecondition, "INSUFFICIENT_FUNDS", None)
+            }
+            Self::BalanceTooLarge => (Code::FailedPrecondition, "BALANCE_TOO_LARGE", None),
+            Self::AlreadyOver(_) => (Code::FailedPrecondition, "ALREADY_OVER", None),
+            Self::AlreadyGrabbed => (Code::FailedPrecondition, "ALREADY_GRABBED", None),
+            Self::NotExclusive => (Code::FailedPrecondition, "NOT_EXCLUSIVE", None),
+            Self::NotClosed => (Code::FailedPrecondition, "NOT_CLOSED", None),
+            Self::TooMuch => (Code::ResourceExhausted, "RESPONSE_TOO_LARGE", None),
+            Self::Funding => (Code::Unavailable, "ENVELOPE_FUNDING", Some(RETRY_SOON)),
+            Self::Frozen => (Code::Unavailable, "ENVELOPE_FROZEN", Some(RETRY_MUCH_LATER)),
+            Self::Shed(_) => (Code::ResourceExhausted, "SHED", Some(RETRY_LATER)),
+            Self::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE", Some(RETRY_LATER)),
+            Self::Stopped(_) => (Code::Unavailable, "STORE_STOPPED", Some(RETRY_LATER)),
+            Self::Deadline => (
+                Code::DeadlineExceeded,
+                "DEADLINE_EXCEEDED",
+                Some(RETRY_SOON),
+            ),
+            Self::Internal(_) => (Code::Internal, "INTERNAL", None),
+        };
+        Row {
             code,
             reason,
-            message: Cow::Borrowed(message),
-            retry_after: None,
-        };
-        let refused = |reason, message| row(Code::FailedPrecondition, reason, message);
-        let retry = |code, reason, message, after| Row {
-            retry_after: Some(after),
-            ..row(code, reason, message)
-        };
-        let later = |reason, message, after| retry(Code::Unavailable, reason, message, after);
-        match self {
-            Self::Invalid(offences) => Row {
-                message: Cow::Owned(told(offences)),
-                ..row(Code::InvalidArgument, "INVALID_ARGUMENT", "")
-            },
-            Self::NotFound => row(
-                Code::NotFound,
-                "ENVELOPE_NOT_FOUND",
-                "there is no such envelope for this caller",
-            ),
-            Self::DeadLetterNotFound => row(
-                Code::NotFound,
-                "DEAD_LETTER_NOT_FOUND",
-                "there is no such dead letter: it may have been settled",
-            ),
-            Self::RequestIdReused => refused(
-                "REQUEST_ID_REUSED",
-                "this request_id was used before with another request: choose a new one",
-            ),
+            message: self.says(),
+            retry_after,
+        }
+    }
+
+    /// For people. Never the words that are for the log.
+    fn says(&self) -> Cow<'static, str> {
+        let says = match self {
+            Self::Invalid(offences) => return told(offences).into(),
             Self::InsufficientFunds {
                 available_minor,
                 needed_minor,
-            } => Row {
-                message: Cow::Owned(format!(
-                    "{available_minor} minor units are available, {needed_minor} are needed"
-                )),
-                ..refused("INSUFFICIENT_FUNDS", "")
-            },
-            Self::BalanceTooLarge => {
-                refused("BALANCE_TOO_LARGE", "the account can't hold so much money")
+            } => {
+                let are = format!("{available_minor} minor units are available");
+                return format!("{are}, {needed_minor} are needed").into();
             }
-            Self::AlreadyOver(_) => {
-                refused("ALREADY_OVER", "the envelope is over for another reason")
+            Self::NotFound => "there is no such envelope for this caller",
+            Self::DeadLetterNotFound => "there is no such dead letter: it may have been settled",
+            Self::RequestIdReused => {
+                "this request_id was used before with another request: choose a new one"
             }
-            Self::AlreadyGrabbed => refused(
-                "ALREADY_GRABBED",
-                "the share was grabbed and can no longer be declined",
-            ),
-            Self::NotExclusive => refused(
-                "NOT_EXCLUSIVE",
-                "only shares of EXCLUSIVE envelopes can be declined",
-            ),
-            Self::NotClosed => refused("NOT_CLOSED", "the proof is out once the books are closed"),
-            Self::TooMuch => row(
-                Code::ResourceExhausted,
-                "RESPONSE_TOO_LARGE",
-                "the answer does not fit a message: ask for fewer envelopes",
-            ),
-            Self::Funding => later(
-                "ENVELOPE_FUNDING",
-                "the shares are being published",
-                RETRY_SOON,
-            ),
-            Self::Frozen => later(
-                "ENVELOPE_FROZEN",
-                "the envelope stands still until an operator acts",
-                RETRY_MUCH_LATER,
-            ),
-            Self::Shed(full) => retry(Code::ResourceExhausted, "SHED", full.says(), RETRY_LATER),
-            Self::Unavailable(_) => later(
-                "STORE_UNAVAILABLE",
-                "the outcome is unknown: repeat the same call to learn it",
-                RETRY_LATER,
-            ),
-            Self::Stopped(_) => later(
-                "STORE_STOPPED",
-                "this server is about to restart: repeat the same call",
-                RETRY_LATER,
-            ),
-            Self::Deadline => retry(
-                Code::DeadlineExceeded,
-                "DEADLINE_EXCEEDED",
-                "the time is over: repeat the same call to learn the outcome",
-                RETRY_SOON,
-            ),
-            Self::Internal(_) => row(Code::Internal, "INTERNAL", "an error of the server"),
-        }
+            Self::BalanceTooLarge => "the account can't hold so much money",
+            Self::AlreadyOver(_) => "the envelope is over for another reason",
+            Self::AlreadyGrabbed => "the share was grabbed and can no longer be declined",
+            Self::NotExclusive => "only shares of EXCLUSIVE envelopes can be declined",
+            Self::NotClosed => "the proof is out once the books are closed",
+            Self::TooMuch => "the answer does not fit a message: ask for fewer envelopes",
+            Self::Funding => "the shares are being published",
+            Self::Frozen => "the envelope stands still until an operator acts",
+            Self::Shed(full) => full.says(),
+            Self::Unavailable(_) => "the outcome is unknown: repeat the same call to learn it",
+            Self::Stopped(_) => "this server is about to restart: repeat the same call",
+            Self::Deadline => "the time is over: repeat the same call to learn the outcome",
+            Self::Internal(_) => "an error of the server",
+        };
+        says.into()
     }
 
     /// As a status with details. What is ours to mend is logged here, once, under an id that the
@@ -385,133 +361,4 @@ impl From<PublishError> for ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One of each: the match makes the compiler ask for a new one.
-    fn one_of_each() -> Vec<ApiError> {
-        let all = vec![
-            ApiError::invalid("total.minor_units", "must be at least 1 minor unit, not 0"),
-            ApiError::NotFound,
-            ApiError::DeadLetterNotFound,
-            ApiError::RequestIdReused,
-            ApiError::InsufficientFunds {
-                available_minor: 1,
-                needed_minor: 2,
-            },
-            ApiError::BalanceTooLarge,
-            ApiError::AlreadyOver(CloseReason::Expired),
-            ApiError::AlreadyGrabbed,
-            ApiError::NotExclusive,
-            ApiError::NotClosed,
-            ApiError::TooMuch,
-            ApiError::Funding,
-            ApiError::Frozen,
-            ApiError::Shed(Full::HotStore),
-            ApiError::Unavailable("10.0.0.7 refused".into()),
-            ApiError::Stopped("fsync".into()),
-            ApiError::Deadline,
-            ApiError::Internal("row 7 of table claim".into()),
-        ];
-        for error in &all {
-            match error {
-                ApiError::Invalid(_)
-                | ApiError::NotFound
-                | ApiError::DeadLetterNotFound
-                | ApiError::RequestIdReused
-                | ApiError::InsufficientFunds { .. }
-                | ApiError::BalanceTooLarge
-                | ApiError::AlreadyOver(_)
-                | ApiError::AlreadyGrabbed
-                | ApiError::NotExclusive
-                | ApiError::NotClosed
-                | ApiError::TooMuch
-                | ApiError::Funding
-                | ApiError::Frozen
-                | ApiError::Shed(_)
-                | ApiError::Unavailable(_)
-                | ApiError::Stopped(_)
-                | ApiError::Deadline
-                | ApiError::Internal(_) => {}
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn every_error_carries_its_domain_and_a_reason_of_its_own() {
-        let mut reasons = Vec::new();
-        for error in one_of_each() {
-            let status = error.to_status();
-            let info = status.get_details_error_info().unwrap();
-            assert_eq!(info.domain, ERROR_DOMAIN);
-            assert!(
-                info.reason
-                    .bytes()
-                    .all(|b| b.is_ascii_uppercase() || b == b'_'),
-                "{}",
-                info.reason
-            );
-            reasons.push(info.reason);
-        }
-        let all = reasons.len();
-        reasons.sort();
-        reasons.dedup();
-        assert_eq!(reasons.len(), all);
-    }
-
-    #[test]
-    fn what_may_be_retried_says_when_and_nothing_else_does() {
-        for error in one_of_each() {
-            let status = error.to_status();
-            let told = status.get_details_retry_info().and_then(|r| r.retry_delay);
-            let retryable = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-                || matches!(error, ApiError::Shed(_));
-            assert_eq!(told.is_some(), retryable, "{error:?}");
-        }
-    }
-
-    #[test]
-    fn words_for_the_log_never_reach_the_caller() {
-        for error in one_of_each() {
-            let (ApiError::Internal(words)
-            | ApiError::Unavailable(words)
-            | ApiError::Stopped(words)) = &error
-            else {
-                continue;
-            };
-            let status = error.to_status();
-            assert!(!status.message().contains(words.as_str()), "{status:?}");
-            let details = String::from_utf8_lossy(status.details()).into_owned();
-            assert!(!details.contains(words.as_str()), "{details}");
-        }
-    }
-
-    #[test]
-    fn every_offending_field_is_named() {
-        let error = ApiError::Invalid(vec![
-            Offence {
-                field: "sender".into(),
-                says: "must not be empty".into(),
-            },
-            Offence {
-                field: "total.minor_units".into(),
-                says: "must be at least 1 minor unit, not 0".into(),
-            },
-        ]);
-        let status = error.to_status();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        let named = status.get_details_bad_request().unwrap().field_violations;
-        let fields: Vec<_> = named.iter().map(|v| v.field.as_str()).collect();
-        assert_eq!(fields, ["sender", "total.minor_units"]);
-    }
-
-    #[test]
-    fn a_stream_carries_the_same_code_and_details() {
-        for error in one_of_each() {
-            let message = error.to_message();
-            assert_eq!(message.code, error.row().code as i32);
-            assert!(!message.details.is_empty());
-        }
-    }
-}
+mod tests;
