@@ -45,9 +45,6 @@ pub const LEAVES_PER_BATCH: u32 = 1 << MERKLE_DEPTH;
 /// Siblings between a leaf and the root.
 pub const MERKLE_DEPTH: u32 = 10;
 
-/// The most bytes of a client's nonce: two SHA-256 digests, or any UUID twice over.
-pub const NONCE_BYTES_MAX: usize = 64;
-
 /// The batch in which a leaf lies.
 pub fn batch_of(leaf_number: u64) -> u64 {
     leaf_number / u64::from(LEAVES_PER_BATCH)

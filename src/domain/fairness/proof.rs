@@ -9,9 +9,10 @@
 
 use super::hex::{Hex32, HexBytes};
 use super::{
-    BatchSecret, BatchTree, LEAVES_PER_BATCH, NONCE_BYTES_MAX, ServerSeed, batch_of, frame,
-    index_in_batch, leaf_hash, root_from_path,
+    BatchSecret, BatchTree, LEAVES_PER_BATCH, ServerSeed, batch_of, frame, index_in_batch,
+    leaf_hash, root_from_path,
 };
+use crate::domain::envelope::CLIENT_NONCE_BYTES_MAX;
 use crate::domain::split::{Cut, CutError, Split, Tier};
 use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ pub struct ProofTerms {
     pub envelope_id: [u8; 16],
     /// The leaf that it consumed.
     pub leaf_number: u64,
-    /// What the sender's client put into the split's seed, at most [`NONCE_BYTES_MAX`] bytes.
+    /// What the sender's client put into the split's seed, at most [`CLIENT_NONCE_BYTES_MAX`] bytes.
     pub client_nonce: Vec<u8>,
     /// The currency or declared unit of all amounts.
     pub currency_code: String,
@@ -197,7 +198,7 @@ pub enum ProofError {
     #[error("the envelope id is not 26 characters of a-z and 2-7 for 16 bytes")]
     EnvelopeId,
     /// The nonce is longer than one can be.
-    #[error("the client's nonce has {bytes} bytes; at most {NONCE_BYTES_MAX} are possible")]
+    #[error("the client's nonce has {bytes} bytes; at most {CLIENT_NONCE_BYTES_MAX} are possible")]
     ClientNonce {
         /// Its length.
         bytes: usize,
@@ -366,7 +367,7 @@ impl Proof {
             .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
             .ok_or(ProofError::EnvelopeId)?;
         let bytes = self.client_nonce.0.len();
-        if bytes > NONCE_BYTES_MAX {
+        if bytes > CLIENT_NONCE_BYTES_MAX {
             return Err(ProofError::ClientNonce { bytes });
         }
         Ok(id)

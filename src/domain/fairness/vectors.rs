@@ -2,6 +2,7 @@
 //! code to it: a value that changes here breaks every proof that was ever handed out.
 
 use super::*;
+use crate::domain::envelope::CLIENT_NONCE_BYTES_MAX;
 use crate::domain::split::{Cut, Split, Tier, WordStream};
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -79,7 +80,7 @@ fn paths() -> Value {
 }
 
 fn split_seeds() -> Value {
-    let nonces: [&[u8]; 3] = [b"", b"\x00", &[0xa5; NONCE_BYTES_MAX]];
+    let nonces: [&[u8]; 3] = [b"", b"\x00", &[0xa5; CLIENT_NONCE_BYTES_MAX]];
     nonces
         .iter()
         .map(|nonce| {

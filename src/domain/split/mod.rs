@@ -31,6 +31,8 @@ mod statistics;
 #[cfg(test)]
 mod tests;
 
+// Below 2^53, so an exact integer in every JSON reader, and twice it fits an `i64`: `rules` needs that.
+pub use super::money::AMOUNT_MINOR_MAX;
 pub use draw::SplitSeed;
 pub use preview::{EXAMPLE_SHARES_MAX, PREVIEW_SHARES_MAX, Preview};
 
@@ -47,10 +49,6 @@ pub const SHARE_COUNT_MAX: u32 = 10_000_000;
 /// The most tiers of one split. Each is a line of the sender's price list, carried in the request
 /// and in every proof; 1,000 lines are about 40 kB of JSON.
 pub const TIER_COUNT_MAX: usize = 1_000;
-
-/// The largest amount, in minor units: below 2^53 = 9,007,199,254,740,992, so that every amount is
-/// an exact integer in JSON readers that know doubles only, and twice it fits an `i64`.
-pub const AMOUNT_MINOR_MAX: i64 = 9_000_000_000_000_000;
 
 /// The rule that cuts a total into shares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
