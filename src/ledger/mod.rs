@@ -17,6 +17,8 @@
 //! # Not here
 //! What is grabbable now (the hot store), how shares are published, when to settle or to close.
 
+#[cfg(any(test, feature = "test-hooks"))]
+pub mod conformance;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -387,7 +389,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- create ----
 
-    /// Sender → escrow: idempotency row, next leaf, id, sealed seed, hold, in one transaction.
+    /// Sender → escrow: idempotency row, next leaf, id, hold, in one transaction.
     async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError>;
 
     /// The seed that the envelope's leaf commits to. Never leaves the process before the close.

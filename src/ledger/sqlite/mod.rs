@@ -1,1 +1,407 @@
 //! The ledger on SQLite: one file, one writer, every posting one transaction.
+//!
+//! # Shape
+//! | file | what |
+//! |---|---|
+//! | `open`, `migrations/` | the file: whose it is, its schema, its connections |
+//! | `writer` | the queue, the group commit, the thread |
+//! | `readers` | snapshots for reads |
+//! | `rows`, `post` | rows ↔ domain; accounts, postings, entries |
+//! | `transfer`, `leaves`, `fund` | money in and out; commitments; create |
+//! | `settle`, `settle_post`, `set_aside` | batches; what can't be paid now |
+//! | `close`, `operators`, `read`, `audit` | the end; acts; questions; sums recomputed |
+//!
+//! # Ordering
+//! Writes take effect in the order of their queue and are answered after the fsync; a read that
+//! begins after an answer sees its effect.
+//!
+//! # Not here
+//! The lock on the data folder and backups.
+
+mod audit;
+mod close;
+mod fund;
+mod leaves;
+mod open;
+mod operators;
+mod post;
+mod read;
+mod readers;
+mod rows;
+mod set_aside;
+mod settle;
+mod settle_post;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod writer;
+
+pub use open::OpenError;
+pub use writer::Entropy;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+
+use crate::clock::Clock;
+use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::fairness::{Proof, SealKeys, ServerSeed};
+use crate::domain::grab::HeldShare;
+use crate::domain::id::{EnvelopeId, PartitionCount, PersonId, TENANT_DEFAULT, TenantId, UnixMs};
+use crate::domain::money::Currency;
+
+use super::{
+    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, EntryRow,
+    EnvelopePosting, EnvelopeRow, Fund, Funded, LeafBatch, Ledger, LedgerError, PAGE_ROWS_MAX,
+    ReceivedRow, SettleItem, Settled, Transfer, Transferred,
+};
+use readers::Readers;
+use writer::{Books, CALL_COST, Writer};
+
+/// The books in one SQLite file.
+pub struct SqliteLedger {
+    clock: Arc<dyn Clock>,
+    keys: Arc<SealKeys>,
+    /// Dropped before the writer: the last connection to close folds the log into the file, and
+    /// only one that writes can.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteLedger {
+    /// Opens or founds the books at `path`. `rng` makes the secrets of seed leaves: it must be a
+    /// cryptographic generator seeded by the operating system.
+    ///
+    /// # Errors
+    /// The file is not ours, of a later release, of another number of partitions, sealed with
+    /// other keys, or can't be used.
+    pub fn open(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        keys: SealKeys,
+        mut rng: Entropy,
+    ) -> Result<Self, OpenError> {
+        let keys = Arc::new(keys);
+        let db = open::writing(path, PartitionCount::ONE, clock.now())?;
+        check_keys(&db, &keys)?;
+        commit_first(&db, clock.now(), &keys, &mut rng)?;
+        let readers = Readers::open(path)?;
+        let writer = Writer::start(db, Arc::clone(&clock), Arc::clone(&keys), rng)?;
+        Ok(Self {
+            clock,
+            keys,
+            readers,
+            writer,
+        })
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Books<'_>) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.writer.call(CALL_COST, work).await
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.readers.read(work).await
+    }
+}
+
+/// The default tenant's first seeds are committed to before anybody can ask for an envelope.
+fn commit_first(
+    db: &Connection,
+    now: UnixMs,
+    keys: &SealKeys,
+    rng: &mut Entropy,
+) -> Result<(), OpenError> {
+    let tenant = TenantId::parse(TENANT_DEFAULT).expect("the default tenant has a good name");
+    let mut books = Books {
+        db,
+        now,
+        keys,
+        rng: &mut **rng,
+    };
+    leaves::commit_to(&mut books, &tenant, 0).map_err(OpenError::Founding)
+}
+
+/// The keys must open the newest commitment, or no envelope could be created or proved.
+fn check_keys(db: &Connection, keys: &SealKeys) -> Result<(), OpenError> {
+    let newest: Option<(String, i64)> = rusqlite::OptionalExtension::optional(db.query_row(
+        "-- ledger.newest_commitment
+         SELECT tenant, batch_number FROM leaf_batch ORDER BY tenant DESC, batch_number DESC LIMIT 1",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    ))?;
+    let Some((tenant, batch_number)) = newest else {
+        return Ok(());
+    };
+    let wrong = |error: String| OpenError::SealKeys(error);
+    let tenant = TenantId::parse(&tenant).map_err(|error| wrong(error.to_string()))?;
+    leaves::open_batch(db, keys, &tenant, batch_number.unsigned_abs())
+        .map(|_| ())
+        .map_err(|error| wrong(error.to_string()))
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    fn now(&self) -> UnixMs {
+        self.clock.now()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.writer.check()
+    }
+
+    async fn deposit(&self, transfer: Transfer) -> Result<Transferred, LedgerError> {
+        self.write(move |books| transfer::deposit(books, &transfer))
+            .await
+    }
+
+    async fn withdraw(&self, transfer: Transfer) -> Result<Transferred, LedgerError> {
+        self.write(move |books| transfer::withdraw(books, &transfer))
+            .await
+    }
+
+    async fn balances(
+        &self,
+        tenant: TenantId,
+        owner: PersonId,
+        pending: Vec<(EnvelopeId, u32)>,
+    ) -> Result<(Vec<BalanceRow>, Vec<bool>), LedgerError> {
+        self.read(move |db| read::balances(db, &tenant, &owner, &pending))
+            .await
+    }
+
+    async fn entries(
+        &self,
+        tenant: TenantId,
+        owner: PersonId,
+        currency: Option<Currency>,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EntryRow>, LedgerError> {
+        self.read(move |db| read::entries(db, &tenant, &owner, currency, (before, limit)))
+            .await
+    }
+
+    async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError> {
+        self.write(move |books| fund::fund(books, &fund)).await
+    }
+
+    async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
+        let keys = Arc::clone(&self.keys);
+        self.read(move |db| fund::server_seed(db, &keys, envelope))
+            .await
+    }
+
+    async fn mark_live(&self, envelope: EnvelopeId) -> Result<(), LedgerError> {
+        self.write(move |books| close::mark_live(books, envelope))
+            .await
+    }
+
+    async fn settle(&self, items: Vec<SettleItem>) -> Result<Vec<Settled>, LedgerError> {
+        let cost = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        self.writer
+            .call(cost.max(CALL_COST), move |books| {
+                settle::settle(books, &items)
+            })
+            .await
+    }
+
+    async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
+        self.write(move |books| set_aside::settle_parked(books, limit))
+            .await
+    }
+
+    async fn begin_close(
+        &self,
+        envelope: EnvelopeId,
+        reason: CloseReason,
+    ) -> Result<EnvelopeRow, LedgerError> {
+        self.write(move |books| close::begin_close(books, envelope, reason))
+            .await
+    }
+
+    async fn finish_close(
+        &self,
+        envelope: EnvelopeId,
+        reason: CloseReason,
+        taken_count: u32,
+    ) -> Result<CloseProgress, LedgerError> {
+        self.write(move |books| close::finish_close(books, envelope, reason, taken_count))
+            .await
+    }
+
+    async fn due(
+        &self,
+        patience_ms: i64,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, Due)>, LedgerError> {
+        let now = self.now();
+        self.read(move |db| close::due(db, now, patience_ms, (after_row, limit)))
+            .await
+    }
+
+    async fn envelopes(
+        &self,
+        ids: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<EnvelopeRow>>, LedgerError> {
+        if ids.len() > PAGE_ROWS_MAX {
+            return Err(LedgerError::Broken("more envelopes than a page".to_owned()));
+        }
+        self.read(move |db| {
+            ids.into_iter()
+                .map(|id| rows::find_envelope(db, id))
+                .collect()
+        })
+        .await
+    }
+
+    async fn claims(
+        &self,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Vec<HeldShare>, LedgerError> {
+        self.read(move |db| read::claims(db, envelope, from, limit))
+            .await
+    }
+
+    async fn claims_of(
+        &self,
+        grabber: PersonId,
+        envelopes: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
+        self.read(move |db| read::claims_of(db, &grabber, &envelopes))
+            .await
+    }
+
+    async fn best_claim(&self, envelope: EnvelopeId) -> Result<Option<HeldShare>, LedgerError> {
+        self.read(move |db| read::best_claim(db, envelope)).await
+    }
+
+    async fn sent(
+        &self,
+        tenant: TenantId,
+        sender: PersonId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeRow>, LedgerError> {
+        self.read(move |db| read::sent(db, &tenant, &sender, (before, limit)))
+            .await
+    }
+
+    async fn received(
+        &self,
+        tenant: TenantId,
+        grabber: PersonId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<ReceivedRow>, LedgerError> {
+        self.read(move |db| read::received(db, &tenant, &grabber, (before, limit)))
+            .await
+    }
+
+    async fn leaf_batches(
+        &self,
+        tenant: TenantId,
+        limit: usize,
+    ) -> Result<Vec<LeafBatch>, LedgerError> {
+        let asked = tenant.clone();
+        let batches = self
+            .read(move |db| leaves::newest_batches(db, &asked, limit))
+            .await?;
+        if !batches.is_empty() || limit == 0 {
+            return Ok(batches);
+        }
+        self.write(move |books| {
+            leaves::commit_to(books, &tenant, 0)?;
+            leaves::newest_batches(books.db, &tenant, limit)
+        })
+        .await
+    }
+
+    async fn proof(&self, envelope: EnvelopeId) -> Result<Option<Proof>, LedgerError> {
+        let keys = Arc::clone(&self.keys);
+        self.read(move |db| {
+            let envelope = rows::known_envelope(db, envelope)?;
+            match envelope.state {
+                BookState::Closed(_) => fund::reveal(db, &keys, &envelope).map(Some),
+                _ => Ok(None),
+            }
+        })
+        .await
+    }
+
+    async fn record_act(&self, act: AdminAct) -> Result<(), LedgerError> {
+        self.write(move |books| operators::record_act(books, &act))
+            .await
+    }
+
+    async fn freeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError> {
+        self.write(move |books| operators::mark_frozen(books, envelope, true, &act))
+            .await
+    }
+
+    async fn unfreeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError> {
+        self.write(move |books| operators::mark_frozen(books, envelope, false, &act))
+            .await
+    }
+
+    async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError> {
+        self.read(move |db| operators::acts(db, envelope, limit))
+            .await
+    }
+
+    async fn postings(
+        &self,
+        envelope: EnvelopeId,
+        limit: usize,
+    ) -> Result<Vec<EnvelopePosting>, LedgerError> {
+        self.read(move |db| operators::postings(db, envelope, limit))
+            .await
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: Option<TenantId>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetterRow>, LedgerError> {
+        self.read(move |db| set_aside::dead_letters(db, tenant.as_ref(), after, limit))
+            .await
+    }
+
+    async fn replay_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<Option<DeadLetterRow>, LedgerError> {
+        self.write(move |books| set_aside::replay(books, row, amount_minor, &act))
+            .await
+    }
+
+    async fn audit_envelopes(
+        &self,
+        tenant: Option<TenantId>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, LedgerError> {
+        self.read(move |db| audit::envelopes(db, tenant.as_ref(), after, limit))
+            .await
+    }
+
+    async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
+        self.read(move |db| audit::totals(db, tenant.as_ref()))
+            .await
+    }
+}

@@ -1,0 +1,284 @@
+//! What every ledger must do, asked through the door: one suite for all implementations.
+//!
+//! An implementation's tests open a [`World`] of their own and expand [`ledger_conformance`]; the
+//! books are audited after every case.
+
+pub mod close;
+pub mod fund;
+pub mod listings;
+pub mod money;
+pub mod operators;
+pub mod settle;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::ManualClock;
+use crate::domain::audience::Audience;
+use crate::domain::envelope::{Draft, Kind, Reveal};
+use crate::domain::grab::{Grant, OutboxRecord};
+use crate::domain::id::{EnvelopeId, PersonId, TenantId};
+use crate::domain::money::{Currency, Money};
+use crate::domain::split::Split;
+use crate::ledger::{
+    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, SettleItem, Settled, Transfer,
+};
+
+/// When a world begins: noon, UTC, on 2026-11-23.
+pub const NOON_MS: i64 = 1_795_435_200_000;
+
+/// An hour.
+pub const HOUR_MS: i64 = 3_600_000;
+
+/// Books under test, and the clock that they go by.
+pub struct World {
+    /// The books.
+    pub ledger: Arc<dyn Ledger>,
+    /// Theirs.
+    pub clock: ManualClock,
+}
+
+/// The default tenant.
+pub fn tenant() -> TenantId {
+    TenantId::parse("").expect("an empty name means the default tenant")
+}
+
+/// Somebody.
+pub fn person(name: &str) -> PersonId {
+    PersonId::parse(name).expect("tests give good names")
+}
+
+/// Yuan, in fen.
+pub fn cny(minor: i64) -> Money {
+    Money {
+        currency: Currency::from_code("CNY").expect("a code of three letters"),
+        minor,
+    }
+}
+
+/// A plain envelope of `share_count` shares that anyone may grab for an hour.
+pub fn draft(sender: &str, total_minor: i64, share_count: u32) -> Draft {
+    Draft {
+        tenant: tenant(),
+        sender: person(sender),
+        kind: Kind::Lucky,
+        currency: cny(0).currency,
+        total_minor,
+        share_count,
+        min_minor: 1,
+        max_minor: total_minor,
+        split: Some(Split::DoubleMean),
+        exclusive: Vec::new(),
+        audience: Audience::Anyone,
+        passphrase: None,
+        greeting: "恭喜发财".to_owned(),
+        cover_id: String::new(),
+        reveal: Reveal::AfterGrab,
+        labels: BTreeMap::new(),
+        opens_at: None,
+        expires_in_ms: HOUR_MS,
+        client_nonce: b"nonce".to_vec(),
+    }
+}
+
+/// A record of the outbox.
+pub fn record(id: EnvelopeId, share: u32, grabber: &str, amount_minor: i64) -> OutboxRecord {
+    OutboxRecord {
+        envelope: id,
+        grabber: person(grabber),
+        grant: Grant {
+            share,
+            amount_minor,
+            at: crate::domain::id::UnixMs(NOON_MS + 1),
+        },
+        declined: false,
+    }
+}
+
+/// A record to be paid.
+pub fn pay(id: EnvelopeId, share: u32, grabber: &str, amount_minor: i64) -> SettleItem {
+    SettleItem::Pay(record(id, share, grabber, amount_minor))
+}
+
+/// A declined share.
+pub fn decline(id: EnvelopeId, share: u32, grabber: &str, amount_minor: i64) -> SettleItem {
+    SettleItem::Pay(OutboxRecord {
+        declined: true,
+        ..record(id, share, grabber, amount_minor)
+    })
+}
+
+/// An operator's act.
+pub fn act(name: &str, id: EnvelopeId) -> AdminAct {
+    AdminAct {
+        act: name.to_owned(),
+        envelope: Some(id),
+        operator: person("olga"),
+        reason: "a test".to_owned(),
+        at: crate::domain::id::UnixMs(0),
+        result: "done".to_owned(),
+    }
+}
+
+impl World {
+    /// Brings money in.
+    pub async fn deposit(&self, owner: &str, minor: i64, request_id: &str) {
+        let done = self
+            .ledger
+            .deposit(transfer(owner, minor, request_id))
+            .await;
+        assert!(!done.expect("the deposit stands").replayed);
+    }
+
+    /// Funds an envelope under a request id of its own; its sender must have the money.
+    pub async fn fund(&self, draft: Draft, request_id: &str) -> EnvelopeRow {
+        let funded = self.ledger.fund(fund(draft, request_id)).await;
+        funded.expect("the envelope is funded").envelope
+    }
+
+    /// An envelope of alice's, with the money it needs, Live.
+    pub async fn live(&self, total_minor: i64, share_count: u32, request_id: &str) -> EnvelopeId {
+        self.deposit("alice", total_minor, request_id).await;
+        let id = self
+            .fund(draft("alice", total_minor, share_count), request_id)
+            .await
+            .id;
+        self.ledger.mark_live(id).await.expect("it becomes Live");
+        id
+    }
+
+    /// Settles a batch.
+    pub async fn settle(&self, items: Vec<SettleItem>) -> Vec<Settled> {
+        self.ledger
+            .settle(items)
+            .await
+            .expect("the batch is posted")
+    }
+
+    /// What somebody has: (available, held).
+    pub async fn has(&self, owner: &str) -> (i64, i64) {
+        let asked = self.ledger.balances(tenant(), person(owner), Vec::new());
+        let (rows, _) = asked.await.expect("balances are read");
+        let row = rows.iter().find(|row| row.currency == cny(0).currency);
+        row.map_or((0, 0), |row| (row.available_minor, row.held_minor))
+    }
+
+    /// The envelope as it stands.
+    pub async fn envelope(&self, id: EnvelopeId) -> EnvelopeRow {
+        let rows = self.ledger.envelopes(vec![id]).await.expect("it is read");
+        rows.into_iter().flatten().next().expect("it is known")
+    }
+
+    /// Every sum in the books is what its entries say.
+    pub async fn audit(&self) {
+        let totals = self.ledger.audit_totals(None).await.expect("an audit");
+        assert_eq!(totals.discrepancies, Vec::new());
+        for sums in totals.currencies {
+            let came = sums.outside_minor + sums.made_good_minor;
+            assert_eq!(came, sums.available_minor + sums.escrow_minor, "{sums:?}");
+        }
+        let rows = self.ledger.audit_envelopes(None, 0, 1_000).await;
+        for row in rows.expect("an audit of envelopes") {
+            let envelope = &row.envelope;
+            assert_eq!(row.entries_in_minor, envelope.terms.total_minor);
+            let out = envelope.settled_minor + envelope.refunded_minor;
+            assert_eq!(row.entries_out_minor, out, "{envelope:?}");
+            assert_eq!(row.paid, (envelope.settled_count, envelope.settled_minor));
+            assert_eq!(row.declined.0, envelope.declined_count);
+        }
+    }
+}
+
+/// A transfer under a request id.
+pub fn transfer(owner: &str, minor: i64, request_id: &str) -> Transfer {
+    Transfer {
+        tenant: tenant(),
+        owner: person(owner),
+        request_id: person(request_id),
+        amount: cny(minor),
+        reference: "a payment".to_owned(),
+    }
+}
+
+/// A request for an envelope. Its hash is that of what tests vary.
+pub fn fund(draft: Draft, request_id: &str) -> Fund {
+    let mut request_hash = [0; 32];
+    request_hash[..8].copy_from_slice(&draft.total_minor.to_be_bytes());
+    request_hash[8..12].copy_from_slice(&draft.share_count.to_be_bytes());
+    Fund {
+        request_id: person(request_id),
+        request_hash,
+        draft,
+    }
+}
+
+/// That a call was refused for want of money, with both numbers.
+pub fn assert_insufficient<T: std::fmt::Debug>(
+    answer: Result<T, LedgerError>,
+    available: i64,
+    needed: i64,
+) {
+    match answer {
+        Err(LedgerError::InsufficientFunds {
+            available_minor,
+            needed_minor,
+        }) => assert_eq!((available_minor, needed_minor), (available, needed)),
+        other => panic!("expected insufficient funds, not {other:?}"),
+    }
+}
+
+/// Expands to one test a case, each on books of its own from `$open`, a function that answers a
+/// [`World`] and whatever must outlive it.
+#[macro_export]
+macro_rules! ledger_conformance {
+    ($open:path) => {
+        $crate::ledger_conformance! { $open;
+            money::a_deposit_is_made_once_however_often_it_is_asked_for,
+            money::a_withdrawal_is_made_once_and_never_overdraws,
+            money::one_request_id_is_not_two_transfers,
+            money::an_account_holds_at_most_the_limit,
+            money::tenants_do_not_see_each_other,
+            fund::funding_moves_the_total_from_the_sender_into_the_escrow,
+            fund::funding_again_answers_the_same_envelope,
+            fund::the_same_request_id_with_another_body_is_refused,
+            fund::a_sender_without_the_money_funds_nothing,
+            fund::a_thousand_concurrent_requests_of_one_id_make_one_debit,
+            fund::every_envelope_uses_the_next_leaf_of_a_published_batch,
+            fund::the_id_and_the_commitment_follow_from_the_seed,
+            settle::a_batch_pays_each_grabber_once,
+            settle::the_same_record_again_is_a_duplicate,
+            settle::a_share_or_a_grabber_with_another_claim_is_superseded,
+            settle::conflicts_inside_one_batch_are_found_too,
+            settle::a_declined_share_goes_back_to_the_sender,
+            settle::what_cannot_be_paid_is_a_dead_letter_and_the_others_settle,
+            settle::a_grabber_of_many_envelopes_is_credited_with_all_of_them,
+            settle::the_best_claim_is_the_largest_with_the_lowest_number,
+            settle::a_frozen_envelope_parks_until_it_is_unfrozen,
+            settle::a_batch_over_the_limit_is_not_begun,
+            close::a_close_waits_until_claims_cover_what_was_granted,
+            close::the_remainder_is_refunded_to_the_last_minor_unit,
+            close::the_first_reason_stands_until_the_hot_store_decides,
+            close::a_closed_envelope_pays_nothing_more,
+            close::a_dead_letter_blocks_the_close_until_it_is_replayed,
+            close::the_sweeper_is_told_what_is_due_and_goes_on_above_what_is_blocked,
+            close::a_proof_is_revealed_after_the_close_and_verifies,
+            operators::freezing_is_recorded_with_who_and_why,
+            operators::a_frozen_envelope_neither_closes_nor_is_due,
+            operators::a_dead_letter_that_was_paid_meanwhile_no_longer_blocks,
+            listings::entries_tell_the_whole_history_of_an_account,
+            listings::sent_and_received_page_from_the_newest,
+            listings::pending_shares_are_those_without_a_claim,
+            listings::the_postings_of_an_envelope_tell_where_its_money_went,
+        }
+    };
+    ($open:path; $($file:ident :: $case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let (world, _outlives) = $open();
+                $crate::ledger::conformance::$file::$case(&world).await;
+                world.audit().await;
+            }
+        )+
+    };
+}

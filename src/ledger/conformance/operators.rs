@@ -1,0 +1,129 @@
+//! What operators do.
+
+use super::{NOON_MS, World, act, pay, person, record};
+use crate::domain::envelope::CloseReason;
+use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::ledger::{CloseProgress, LedgerError, SettleItem};
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn freezing_is_recorded_with_who_and_why(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let freeze = || world.ledger.freeze(id, act("freeze", id));
+    assert!(!freeze().await.expect("is frozen"));
+    assert!(freeze().await.expect("was frozen"));
+    assert!(world.envelope(id).await.frozen);
+    world.clock.advance_ms(7);
+    let unfrozen = world.ledger.unfreeze(id, act("unfreeze", id)).await;
+    assert!(!unfrozen.expect("is unfrozen"));
+    assert!(!world.envelope(id).await.frozen);
+    world
+        .ledger
+        .record_act(act("trace", id))
+        .await
+        .expect("on record");
+    let acts = world.ledger.acts(id, 10).await.expect("acts");
+    let told: Vec<_> = acts.iter().map(|a| (a.act.as_str(), a.at)).collect();
+    let (noon, later) = (UnixMs(NOON_MS), UnixMs(NOON_MS + 7));
+    assert_eq!(
+        told,
+        [
+            ("freeze", noon),
+            ("freeze", noon),
+            ("unfreeze", later),
+            ("trace", later)
+        ]
+    );
+    assert_eq!(acts[0].operator, person("olga"));
+    assert_eq!(acts[0].reason, "a test");
+    let unknown = EnvelopeId::from_parts(1, [9; 14]);
+    let missing = world.ledger.freeze(unknown, act("freeze", unknown)).await;
+    assert!(matches!(missing, Err(LedgerError::NotFound)));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_frozen_envelope_neither_closes_nor_is_due(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world
+        .ledger
+        .freeze(id, act("freeze", id))
+        .await
+        .expect("is frozen");
+    let refused = world.ledger.begin_close(id, CloseReason::Recalled).await;
+    assert!(matches!(refused, Err(LedgerError::Frozen)));
+    world
+        .ledger
+        .unfreeze(id, act("unfreeze", id))
+        .await
+        .expect("is unfrozen");
+    let begun = world.ledger.begin_close(id, CloseReason::Recalled).await;
+    begun.expect("it closes");
+    world
+        .ledger
+        .freeze(id, act("freeze", id))
+        .await
+        .expect("is frozen");
+    let refused = world
+        .ledger
+        .finish_close(id, CloseReason::Recalled, 0)
+        .await;
+    assert!(matches!(refused, Err(LedgerError::Frozen)));
+    assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 0);
+    world
+        .ledger
+        .unfreeze(id, act("unfreeze", id))
+        .await
+        .expect("is unfrozen");
+    assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 1);
+    let done = world
+        .ledger
+        .finish_close(id, CloseReason::Recalled, 0)
+        .await;
+    assert!(matches!(done, Ok(CloseProgress::Closed(_))));
+    let over = world.ledger.freeze(id, act("freeze", id)).await;
+    assert!(matches!(
+        over,
+        Err(LedgerError::AlreadyOver(CloseReason::Recalled))
+    ));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_dead_letter_that_was_paid_meanwhile_no_longer_blocks(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let aside = |grabber: &str| SettleItem::SetAside(record(id, 0, grabber, 40), "poison");
+    world.settle(vec![aside("bob"), aside("carol")]).await;
+    world.settle(vec![pay(id, 0, "bob", 40)]).await;
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    let letters = world
+        .ledger
+        .dead_letters(None, 0, 10)
+        .await
+        .expect("letters");
+    assert_eq!(letters.len(), 2);
+    world
+        .ledger
+        .freeze(id, act("freeze", id))
+        .await
+        .expect("is frozen");
+    let replay = |row| {
+        world
+            .ledger
+            .replay_dead_letter(row, Some(40), act("replay", id))
+    };
+    assert!(matches!(
+        replay(letters[0].row).await,
+        Err(LedgerError::Frozen)
+    ));
+    world
+        .ledger
+        .unfreeze(id, act("unfreeze", id))
+        .await
+        .expect("is unfrozen");
+    assert!(replay(letters[0].row).await.expect("an answer").is_none());
+    let lost = replay(letters[1].row).await.expect("an answer");
+    assert_eq!(lost.expect("carol is not paid").reason, "superseded");
+    assert_eq!(world.has("bob").await, (40, 0));
+    assert_eq!(world.has("carol").await, (0, 0));
+    let done = world.ledger.finish_close(id, CloseReason::Expired, 1).await;
+    assert!(matches!(done, Ok(CloseProgress::Closed(_))));
+}

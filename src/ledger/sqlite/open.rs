@@ -1,0 +1,182 @@
+//! Opens the file of the books: checks that it is ours, brings its schema up to date, sets every
+//! connection up alike.
+//!
+//! *Ordering.* Application id, schema version, migrations (each in one transaction together with
+//! its number), partition count, seal key. Nothing is written to a file that is not understood.
+//!
+//! *If it crashes here.* A migration and its number commit together, so the next start goes on
+//! with the first one that is missing.
+//!
+//! *Not here.* The lock on the data folder: who starts the process takes it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::domain::id::{PartitionCount, UnixMs};
+use crate::ledger::LedgerError;
+
+/// Numbered from 1, forward only. A released file is never edited.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_books.sql")];
+
+/// Tells our books from any other SQLite file: "RdEn".
+const APPLICATION_ID: i32 = 0x5264_456e;
+
+/// Prepared statements that a connection keeps: this room has about 80.
+const STATEMENTS_KEPT: usize = 128;
+
+/// How long a connection waits for a lock. There is one writer, so only the recovery of the log
+/// after a crash holds one.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// Why the books were not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A SQLite file of another program.
+    #[error("{0} is a SQLite file of another program: name another data folder")]
+    NotALedger(String),
+    /// Written by a later release.
+    #[error(
+        "the ledger has schema {found}, this release knows up to {known}: start the release that wrote it, or a later one"
+    )]
+    UnknownSchema {
+        /// In the file.
+        found: i32,
+        /// The latest that is known here.
+        known: i32,
+    },
+    /// Made for another number of partitions.
+    #[error("the ledger was made for {found} partitions, not for {asked}: they never change")]
+    PartitionCount {
+        /// In the file.
+        found: u16,
+        /// Asked for.
+        asked: u16,
+    },
+    /// The seal keys do not open the newest commitment.
+    #[error("the seal keys are not those of this ledger: {0}")]
+    SealKeys(String),
+    /// The first seeds can't be committed to.
+    #[error("the first batch of seeds can't be committed to: {0}")]
+    Founding(LedgerError),
+    /// The file can't be opened, read or written.
+    #[error("the ledger can't be opened: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// No thread for the writer.
+    #[error("the ledger's writer can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The latest schema that this release knows.
+pub(super) fn schema_known() -> i32 {
+    i32::try_from(MIGRATIONS.len()).expect("migrations are few")
+}
+
+/// The connection that writes, on an up-to-date schema.
+pub(super) fn writing(
+    path: &Path,
+    partitions: PartitionCount,
+    now: UnixMs,
+) -> Result<Connection, OpenError> {
+    let mut db = Connection::open(path)?;
+    db.busy_timeout(BUSY_WAIT)?;
+    check_origin(&db, path)?;
+    set_up(&db)?;
+    migrate(&mut db, partitions, now)?;
+    check_partitions(&db, partitions)?;
+    Ok(db)
+}
+
+/// A connection that only reads.
+pub(super) fn reading(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_WAIT)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(db)
+}
+
+fn check_origin(db: &Connection, path: &Path) -> Result<(), OpenError> {
+    let application: i32 = db.query_row(
+        "-- ledger.application_id\nPRAGMA application_id",
+        [],
+        |row| row.get(0),
+    )?;
+    let found: i32 = db.query_row("-- ledger.schema_version\nPRAGMA user_version", [], |row| {
+        row.get(0)
+    })?;
+    let tables: i64 = db.query_row(
+        "-- ledger.is_new\nSELECT count(*) FROM sqlite_schema",
+        [],
+        |row| row.get(0),
+    )?;
+    let new = application == 0 && found == 0 && tables == 0;
+    if !new && application != APPLICATION_ID {
+        return Err(OpenError::NotALedger(path.display().to_string()));
+    }
+    let known = schema_known();
+    if !(0..=known).contains(&found) {
+        return Err(OpenError::UnknownSchema { found, known });
+    }
+    Ok(())
+}
+
+/// Every commit is an fsync of the log (FULL); a reader never waits for the writer (WAL); deleting
+/// by REPLACE fires the triggers that refuse it (recursive_triggers). 64 MiB of pages hold the hot
+/// ends of the indexes of some million claims.
+fn set_up(db: &Connection) -> Result<(), OpenError> {
+    db.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    db.execute_batch(
+        "-- ledger.set_up
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA recursive_triggers = ON;
+         PRAGMA cache_size = -65536;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    Ok(())
+}
+
+fn migrate(db: &mut Connection, partitions: PartitionCount, now: UnixMs) -> Result<(), OpenError> {
+    let found: i32 = db.query_row("-- ledger.schema_version\nPRAGMA user_version", [], |row| {
+        row.get(0)
+    })?;
+    let done = usize::try_from(found).unwrap_or(0);
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(done) {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute_batch(sql)?;
+        let number = index + 1;
+        tx.execute_batch(&format!(
+            "-- ledger.set_schema_version\nPRAGMA user_version = {number};"
+        ))?;
+        if index == 0 {
+            tx.execute_batch(&format!(
+                "-- ledger.set_application_id\nPRAGMA application_id = {APPLICATION_ID};"
+            ))?;
+            tx.execute(
+                "-- ledger.found_books
+                 INSERT INTO book (row, partition_count, created_at) VALUES (1, ?1, ?2)",
+                (partitions.get(), now.0),
+            )?;
+        }
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+fn check_partitions(db: &Connection, asked: PartitionCount) -> Result<(), OpenError> {
+    let found: u16 = db.query_row(
+        "-- ledger.partition_count\nSELECT partition_count FROM book WHERE row = 1",
+        [],
+        |row| row.get(0),
+    )?;
+    if found != asked.get() {
+        return Err(OpenError::PartitionCount {
+            found,
+            asked: asked.get(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What operators do: freeze and unfreeze, and the record of every act.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::domain::envelope::BookState;
+use crate::domain::id::EnvelopeId;
+use crate::ledger::{AdminAct, EnvelopePosting, LedgerError};
+
+use super::rows::{Sql, at, envelope_id, kind, known_envelope, page, person};
+use super::writer::Books;
+
+pub(super) fn record_act(books: &Books<'_>, act: &AdminAct) -> Result<(), LedgerError> {
+    books
+        .db
+        .prepare_cached(
+            "-- ledger.record_act
+             INSERT INTO admin_act (act, envelope, operator, reason, at, result)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )
+        .and_then(|mut insert| {
+            insert.execute((
+                &act.act,
+                act.envelope.map(EnvelopeId::to_bytes),
+                act.operator.as_str(),
+                &act.reason,
+                books.now.0,
+                &act.result,
+            ))
+        })
+        .sql()?;
+    Ok(())
+}
+
+/// Sets the mark, or takes it off. Answers whether it was so before.
+pub(super) fn mark_frozen(
+    books: &Books<'_>,
+    id: EnvelopeId,
+    frozen: bool,
+    act: &AdminAct,
+) -> Result<bool, LedgerError> {
+    let envelope = known_envelope(books.db, id)?;
+    if let BookState::Closed(reason) = envelope.state {
+        return Err(LedgerError::AlreadyOver(reason));
+    }
+    if envelope.frozen != frozen {
+        books
+            .db
+            .prepare_cached("-- ledger.mark_frozen\nUPDATE envelope SET frozen = ?2 WHERE row = ?1")
+            .and_then(|mut update| update.execute((envelope.row, frozen)))
+            .sql()?;
+    }
+    record_act(books, act)?;
+    Ok(envelope.frozen == frozen)
+}
+
+pub(super) fn acts(
+    db: &Connection,
+    id: EnvelopeId,
+    limit: usize,
+) -> Result<Vec<AdminAct>, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.acts
+         SELECT act, envelope, operator, reason, at, result FROM admin_act
+         WHERE envelope = ?1 ORDER BY row LIMIT ?2",
+    )
+    .and_then(|mut find| {
+        find.query_map((id.to_bytes(), page(limit)), |row| {
+            Ok(AdminAct {
+                act: row.get(0)?,
+                envelope: Some(envelope_id(row, 1)?),
+                operator: person(row, 2)?,
+                reason: row.get(3)?,
+                at: at(row, 4)?,
+                result: row.get(5)?,
+            })
+        })?
+        .collect()
+    })
+    .sql()
+}
+
+/// Postings that moved the escrow, the oldest first.
+pub(super) fn postings(
+    db: &Connection,
+    id: EnvelopeId,
+    limit: usize,
+) -> Result<Vec<EnvelopePosting>, LedgerError> {
+    let row: Option<i64> = db
+        .prepare_cached("-- ledger.row_of\nSELECT row FROM envelope WHERE id = ?1")
+        .and_then(|mut find| find.query_row([id.to_bytes()], |row| row.get(0)).optional())
+        .sql()?;
+    db.prepare_cached(
+        "-- ledger.postings
+         SELECT p.row, p.kind, e.amount_minor, p.share_count, p.posted_at
+         FROM entry e JOIN posting p ON p.row = e.posting_row
+         WHERE e.envelope_row = ?1 ORDER BY e.row LIMIT ?2",
+    )
+    .and_then(|mut find| {
+        find.query_map((row, page(limit)), |row| {
+            Ok(EnvelopePosting {
+                posting: row.get(0)?,
+                kind: kind(row, 1)?,
+                amount_minor: row.get(2)?,
+                shares: row.get(3)?,
+                posted_at: at(row, 4)?,
+            })
+        })?
+        .collect()
+    })
+    .sql()
+}
