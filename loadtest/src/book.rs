@@ -9,7 +9,7 @@
 //! Grabs overlap, so only orders that the generator has seen count: *asked* is when a grab
 //! left, *answered* when its answer was here.
 //!
-//! **Bounds**: the first `DETAILS_MAX` violations of a run are kept in words, all are counted.
+//! **Bounds**: the first `DETAILS_MAX` violations of a kind are kept in words, all are counted.
 //!
 //! **Not here**: connections, clocks and what the ledger says.
 
@@ -17,8 +17,8 @@ use std::collections::HashMap;
 
 use crate::schedule::Person;
 
-/// Violations that are told in words: enough to see a pattern, few enough to read.
-pub const DETAILS_MAX: usize = 50;
+/// Violations of one kind that are told in words: enough to see a pattern, few enough to read.
+pub const DETAILS_MAX: usize = 20;
 
 /// What an envelope has to pay.
 #[derive(Clone, Debug)]
@@ -79,12 +79,6 @@ impl Answer {
     }
 }
 
-/// What the book knew when a grab left.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    after_empty: bool,
-}
-
 /// What went wrong, and how often.
 #[derive(Clone, Debug, Default)]
 pub struct Violations {
@@ -103,11 +97,17 @@ impl Violations {
         }
     }
 
-    /// Adds those of another.
+    /// Adds those of the same kind.
     pub fn absorb(&mut self, other: Self) {
         let room = DETAILS_MAX - self.details.len();
         self.count += other.count;
         self.details.extend(other.details.into_iter().take(room));
+    }
+
+    /// Adds those of another kind: consequences don't crowd out their cause.
+    pub fn join(&mut self, other: Self) {
+        self.count += other.count;
+        self.details.extend(other.details);
     }
 }
 
@@ -115,6 +115,8 @@ impl Violations {
 #[derive(Clone, Copy, Default)]
 struct Guest {
     asked: bool,
+    /// Somebody had been told that it is empty when this guest asked for the first time.
+    too_late: bool,
     held: Option<Held>,
     wins: u32,
     /// A try of this guest ended without an answer, so the win may have been told to nobody.
@@ -145,25 +147,26 @@ impl Page {
     }
 
     /// A grab leaves.
-    pub fn ask(&mut self, person: Person) -> Asked {
-        if let Person::Guest(number) = person {
-            let guest = &mut self.guests[number as usize];
-            self.asked_count += u32::from(!guest.asked);
+    pub fn ask(&mut self, person: Person) {
+        let Person::Guest(number) = person else {
+            return;
+        };
+        let guest = &mut self.guests[number as usize];
+        if !guest.asked {
             guest.asked = true;
-        }
-        Asked {
-            after_empty: self.empty_seen,
+            guest.too_late = self.empty_seen;
+            self.asked_count += 1;
         }
     }
 
     /// A grab is answered; `doubtful` if an earlier try of it was not.
-    pub fn answer(&mut self, person: Person, asked: Asked, doubtful: bool, answer: &Answer) {
+    pub fn answer(&mut self, person: Person, doubtful: bool, answer: &Answer) {
         let before = self.violations.count;
         match person {
             Person::Guest(number) => {
                 let unknown = matches!(answer, Answer::Unknown(_));
                 self.guests[number as usize].doubtful |= doubtful || unknown;
-                self.guest_answer(number, asked, answer);
+                self.guest_answer(number, answer);
             }
             Person::Outsider(_) => match answer {
                 Answer::NotFound | Answer::Unknown(_) => {}
@@ -182,7 +185,7 @@ impl Page {
         self.violations.note(format!("{name}: {what}"));
     }
 
-    fn guest_answer(&mut self, number: u32, asked: Asked, answer: &Answer) {
+    fn guest_answer(&mut self, number: u32, answer: &Answer) {
         match answer {
             Answer::Won(held) => {
                 let guest = &mut self.guests[number as usize];
@@ -190,16 +193,16 @@ impl Page {
                 if guest.wins > 1 {
                     self.violate(format!("guest {number} was told WON twice"));
                 }
-                self.hold(number, asked, *held);
+                self.hold(number, *held);
             }
-            Answer::Already(held) => self.hold(number, asked, *held),
+            Answer::Already(held) => self.hold(number, *held),
             Answer::Empty => self.empty(number),
             Answer::NotFound => self.violate(format!("guest {number} got NOT_FOUND")),
             Answer::Odd(_) | Answer::Unknown(_) => {}
         }
     }
 
-    fn hold(&mut self, number: u32, asked: Asked, held: Held) {
+    fn hold(&mut self, number: u32, held: Held) {
         let guest = &mut self.guests[number as usize];
         match guest.held {
             Some(first) if first == held => return,
@@ -208,7 +211,7 @@ impl Page {
             }
             None => guest.held = Some(held),
         }
-        if asked.after_empty {
+        if guest.too_late {
             self.violate(format!("guest {number} got {held:?} although it was empty"));
         }
         let Terms {
@@ -339,8 +342,8 @@ mod tests {
     }
 
     fn grab(page: &mut Page, guest: u32, answer: &Answer) {
-        let asked = page.ask(Person::Guest(guest));
-        page.answer(Person::Guest(guest), asked, false, answer);
+        page.ask(Person::Guest(guest));
+        page.answer(Person::Guest(guest), false, answer);
     }
 
     fn wrongs(mut page: Page) -> Vec<String> {
@@ -365,10 +368,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_overtakes_the_win_is_no_violation() {
-        let mut page = page(1, 1);
-        let first = page.ask(Person::Guest(0));
+        let mut page = page(1, 2);
+        page.ask(Person::Guest(0));
+        grab(&mut page, 1, &Answer::Empty);
+        // The repetition left when the envelope was known to be empty; the first grab had not.
         grab(&mut page, 0, &Answer::Already(held(0, 10)));
-        page.answer(Person::Guest(0), first, false, &Answer::Won(held(0, 10)));
+        page.answer(Person::Guest(0), false, &Answer::Won(held(0, 10)));
         assert_eq!(wrongs(page), Vec::<String>::new());
     }
 
@@ -413,10 +418,10 @@ mod tests {
     #[test]
     fn a_win_asked_for_after_empty_is_found() {
         let mut page = page(1, 3);
-        let late = page.ask(Person::Guest(0));
+        page.ask(Person::Guest(0));
         grab(&mut page, 1, &Answer::Empty);
         // Asked before anybody knew: fine.
-        page.answer(Person::Guest(0), late, false, &Answer::Won(held(0, 10)));
+        page.answer(Person::Guest(0), false, &Answer::Won(held(0, 10)));
         let mut broken = self::page(1, 3);
         broken.ask(Person::Guest(0));
         grab(&mut broken, 1, &Answer::Empty);
@@ -453,9 +458,10 @@ mod tests {
     fn an_outsider_who_learns_anything_is_found() {
         let mut page = page(1, 1);
         grab(&mut page, 0, &Answer::Won(held(0, 10)));
-        let asked = page.ask(Person::Outsider(0));
-        page.answer(Person::Outsider(0), asked, false, &Answer::NotFound);
-        page.answer(Person::Outsider(1), asked, false, &Answer::Empty);
+        for (stranger, answer) in [(0, Answer::NotFound), (1, Answer::Empty)] {
+            page.ask(Person::Outsider(stranger));
+            page.answer(Person::Outsider(stranger), false, &answer);
+        }
         assert_eq!(wrongs(page).len(), 1);
     }
 }

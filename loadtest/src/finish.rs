@@ -65,22 +65,22 @@ pub async fn finish(world: &World, channel: &Channel) -> anyhow::Result<Findings
     let mut found = Findings::default();
     let client = EnvelopeServiceClient::new(channel.clone());
     for envelope in 0..world.ids.len() {
-        world.page(envelope).sum_up();
+        let mut page = world.page(envelope);
+        page.sum_up();
+        found.violations.absorb(page.take_violations());
     }
     let left: Vec<usize> = (0..world.ids.len())
         .filter(|envelope| !world.page(*envelope).is_all_taken())
         .collect();
     found.recalled = left.len();
     abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
-    close(world, client.clone(), began, &mut found).await?;
+    let closed = close(world, client.clone(), began, &mut found).await?;
+    found.violations.join(closed);
     found.close_s = began.elapsed().as_secs_f64();
-    list(world, &client, &mut found).await?;
-    balances(world, channel, &mut found).await?;
-    for envelope in 0..world.ids.len() {
-        found
-            .violations
-            .absorb(world.page(envelope).take_violations());
-    }
+    found.violations.join(list(world, &client).await?);
+    let (accounts, wrong) = balances(world, channel).await?;
+    found.accounts = accounts;
+    found.violations.join(wrong);
     Ok(found)
 }
 
@@ -109,7 +109,8 @@ async fn close(
     mut client: EnvelopeServiceClient<Channel>,
     began: Instant,
     found: &mut Findings,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Violations> {
+    let mut wrong = Violations::default();
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let mut open: Vec<usize> = (0..world.ids.len()).collect();
     while !open.is_empty() {
@@ -123,7 +124,8 @@ async fn close(
             for (envelope, seen) in page.iter().zip(seen) {
                 if seen.state() == v1::EnvelopeState::Closed {
                     found.closed += 1;
-                    check_closed(world, *envelope, &seen, found);
+                    check_closed(world, *envelope, &seen, &mut wrong);
+                    add_up(world, *envelope, found);
                 } else {
                     still_open.push(*envelope);
                 }
@@ -138,11 +140,9 @@ async fn close(
     for envelope in open {
         let id = &world.ids[envelope];
         let name = world.page(envelope).terms().name.clone();
-        found
-            .violations
-            .note(format!("{name} ({id}) did not close within {wait:?}"));
+        wrong.note(format!("{name} ({id}) did not close within {wait:?}"));
     }
-    Ok(())
+    Ok(wrong)
 }
 
 async fn look(
@@ -170,7 +170,7 @@ async fn look(
         .collect()
 }
 
-fn check_closed(world: &World, envelope: usize, seen: &v1::Envelope, found: &mut Findings) {
+fn check_closed(world: &World, envelope: usize, seen: &v1::Envelope, wrong: &mut Violations) {
     let page = world.page(envelope);
     let terms = page.terms();
     let paid = page.paid_minor();
@@ -184,7 +184,7 @@ fn check_closed(world: &World, envelope: usize, seen: &v1::Envelope, found: &mut
     let told = (page.holders(), paid, terms.total_minor - paid);
     let name = &terms.name;
     if books != told {
-        found.violations.note(format!(
+        wrong.note(format!(
             "{name} closed with (taken, settled, refunded) {books:?}; grabbers were told {told:?}"
         ));
     }
@@ -198,23 +198,26 @@ fn check_closed(world: &World, envelope: usize, seen: &v1::Envelope, found: &mut
         amount_minor: minor(share.amount),
     });
     if best != shown {
-        found
-            .violations
-            .note(format!("{name}: best luck is {best:?}, shown is {shown:?}"));
+        wrong.note(format!("{name}: best luck is {best:?}, shown is {shown:?}"));
     }
+}
+
+fn add_up(world: &World, envelope: usize, found: &mut Findings) {
+    let page = world.page(envelope);
+    let (total, paid) = (page.terms().total_minor, page.paid_minor());
     let sums = found.money.entry(world.crowd(envelope).currency.clone());
     let sums = sums.or_default();
-    sums.funded_minor += terms.total_minor;
+    sums.funded_minor += total;
     sums.won_minor += paid;
-    sums.refunded_minor += terms.total_minor - paid;
+    sums.refunded_minor += total - paid;
 }
 
 /// ListGrabs tells every share as its grabber was told it, and no other.
 async fn list(
     world: &World,
     client: &EnvelopeServiceClient<Channel>,
-    found: &mut Findings,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Violations> {
+    let mut wrong = Violations::default();
     let lists = abreast::all(0..world.ids.len(), |envelope| {
         list_one(
             client.clone(),
@@ -235,7 +238,7 @@ async fn list(
             .collect();
         told.sort_unstable();
         if listed != told {
-            found.violations.note(format!(
+            wrong.note(format!(
                 "{}: ListGrabs has {} shares, not the {} that grabbers were told",
                 page.terms().name,
                 listed.len(),
@@ -243,7 +246,7 @@ async fn list(
             ));
         }
     }
-    Ok(())
+    Ok(wrong)
 }
 
 async fn list_one(
@@ -277,7 +280,7 @@ async fn list_one(
 }
 
 /// Guests hold what they won over all envelopes of their crowd, senders what came back.
-async fn balances(world: &World, channel: &Channel, found: &mut Findings) -> anyhow::Result<()> {
+async fn balances(world: &World, channel: &Channel) -> anyhow::Result<(usize, Violations)> {
     let mut expected: HashMap<String, (String, i64)> = HashMap::new();
     for crowd in &world.profile.crowds {
         let sender = world.sender(crowd);
@@ -301,15 +304,16 @@ async fn balances(world: &World, channel: &Channel, found: &mut Findings) -> any
         }
     }
     let client = AccountServiceClient::new(channel.clone());
-    let wrong = abreast::all(expected, |(owner, (currency, minor))| {
+    let compared = abreast::all(expected, |(owner, (currency, minor))| {
         compare(client.clone(), owner, currency, minor)
     })
     .await?;
-    found.accounts = wrong.len();
-    for detail in wrong.into_iter().flatten() {
-        found.violations.note(detail);
+    let accounts = compared.len();
+    let mut wrong = Violations::default();
+    for detail in compared.into_iter().flatten() {
+        wrong.note(detail);
     }
-    Ok(())
+    Ok((accounts, wrong))
 }
 
 async fn compare(

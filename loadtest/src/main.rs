@@ -17,6 +17,8 @@
 mod abreast;
 mod audit;
 mod book;
+#[cfg(test)]
+mod cheat;
 mod finish;
 mod fire;
 mod prepare;
@@ -159,7 +161,7 @@ async fn run(
             public: own.public.clone(),
             admin: own.admin.clone(),
         };
-        let passed = rehearse(arguments, profile, &target).await;
+        let passed = rehearse_and_tell(arguments, profile, &target).await;
         let keep_data = !matches!(passed, Ok(true));
         if keep_data {
             say(&format!(
@@ -172,14 +174,21 @@ async fn run(
         stopped?;
         return Ok(passed);
     };
-    rehearse(arguments, profile, &target).await
+    rehearse_and_tell(arguments, profile, &target).await
 }
 
-async fn rehearse(
+async fn rehearse_and_tell(
     arguments: &Arguments,
     profile: Profile,
     target: &Target,
 ) -> anyhow::Result<bool> {
+    let report = rehearse(profile, target).await?;
+    tell(arguments, &report)?;
+    Ok(report.passed())
+}
+
+/// The whole run: prepare, fire, finish, audit, judge.
+async fn rehearse(profile: Profile, target: &Target) -> anyhow::Result<Report> {
     let schedule = schedule::plan(&profile);
     let run = format!("r{:08x}", rand::rng().random::<u32>());
     let mut world = World::new(run, profile, schedule);
@@ -202,7 +211,7 @@ async fn rehearse(
     let audit = audit::audit(&target.admin, wait).await?;
     progress.finish_and_clear();
 
-    let report = Report::new(Outcome {
+    Ok(Report::new(Outcome {
         profile: &world.profile,
         run: &world.run,
         schedule: &world.schedule,
@@ -210,9 +219,7 @@ async fn rehearse(
         fire_s,
         findings,
         audit,
-    });
-    tell(arguments, &report)?;
-    Ok(report.passed())
+    }))
 }
 
 /// Progress goes to standard error, and only to a terminal.
