@@ -204,16 +204,12 @@ pub struct EnvelopeRules {
     pub sender_may_grab: bool,
 }
 
-/// `[settle]`.
+/// `[ready]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settle {
-    /// Before the sweeper publishes what its creator left funded.
-    pub publish_patience_ms: i64,
-    /// Above it envelopes are turned down.
-    pub shed_creates_age_ms: i64,
+pub struct Ready {
     /// Above it the process is not ready.
-    pub shed_grabs_age_ms: i64,
+    pub unsettled_age_max_ms: i64,
 }
 
 /// `[transport]`.
@@ -264,8 +260,8 @@ pub struct Config {
     pub money: MoneyUnits,
     /// Rules of grabbing.
     pub envelope: EnvelopeRules,
-    /// Settlement.
-    pub settle: Settle,
+    /// Readiness.
+    pub ready: Ready,
     /// Connections.
     pub transport: Transport,
     /// The end.
@@ -341,23 +337,15 @@ impl Config {
     /// Key, value, smallest, largest. A negative number counts as 0, which no duration may be.
     fn ranges(&self) -> Vec<(&'static str, u64, u64, u64)> {
         let transport = &self.transport;
-        let settle = &self.settle;
         let ms = |signed: i64| u64::try_from(signed).unwrap_or(0);
         let count = |n: usize| n as u64;
         let per_peer = count(transport.connections_per_peer_max);
         let streams = u64::from(transport.streams_per_connection_max);
         let age_ms = transport.connection_age_max_ms;
-        let (creates_ms, grabs_ms) = (settle.shed_creates_age_ms, settle.shed_grabs_age_ms);
+        let unsettled_ms = ms(self.ready.unsettled_age_max_ms);
         vec![
             ("runtime.workers", count(self.runtime.workers), 0, 1_024),
-            (
-                "settle.publish_patience_ms",
-                ms(settle.publish_patience_ms),
-                100,
-                DAY_MS,
-            ),
-            ("settle.shed_creates_age_ms", ms(creates_ms), 1_000, DAY_MS),
-            ("settle.shed_grabs_age_ms", ms(grabs_ms), 1_000, DAY_MS),
+            ("ready.unsettled_age_max_ms", unsettled_ms, 1_000, DAY_MS),
             (
                 "transport.connections_max",
                 count(transport.connections_max),

@@ -1,6 +1,27 @@
 //! red-envelope: hands out lucky money under burst load, to the last minor unit.
 //!
-//! The rooms, in reading order:
+//! The rooms, in reading order, and [`serve`], which joins them.
+//!
+//! # Shape
+//! | phase of [`serve`] | what |
+//! |---|---|
+//! | open | probes answer from here on; both stores read what they have |
+//! | serve | settlement and both gRPC listeners run; the ports are announced |
+//! | watch | until shutdown, or until a store or a listener ends by itself |
+//! | end | not ready; no new calls, the last ones finish; the outbox is drained once more |
+//!
+//! # Bounds
+//! The end takes `shutdown.drain_max_ms` for calls and settlement together.
+//!
+//! # Ordering
+//! Settlement ends after the listeners, so that what was won until the last moment is paid; the
+//! stores end after both.
+//!
+//! # If it crashes here
+//! Nothing of the end is needed: the next start finds every acknowledged grab in the log.
+//!
+//! # Not here
+//! Signals, arguments, the choice of clock: `main` owns them, and tests bring their own.
 
 pub mod domain;
 
@@ -17,3 +38,425 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use clock::Clock;
+use config::folder::{Folder, Ports};
+use config::keys::Keys;
+use config::{Config, Transport};
+use hot::HotStore;
+use hot::embedded::EmbeddedStore;
+use ledger::Ledger;
+use ledger::sqlite::{Entropy, SqliteLedger};
+use settle::Settlement;
+use telemetry::{metrics, probes};
+
+/// The file of the hot store in the data folder.
+const HOT_FILE: &str = "hot.sqlite";
+/// The file of the ledger in the data folder.
+const LEDGER_FILE: &str = "ledger.sqlite";
+/// Between two looks at whether the process is ready: a probe every second sees the truth.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Looks between two foldings of the metrics: 5 s.
+const LOOKS_PER_UPKEEP: u64 = 20;
+
+/// Why serving ended, other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A listener could not be bound.
+    #[error("{key} can't listen on {address}: {why}. {advice}")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system says.
+        why: std::io::Error,
+        /// What to do.
+        advice: String,
+    },
+    /// A store could not be opened.
+    #[error("{file} can't be opened: {why}")]
+    Open {
+        /// The file in the data folder.
+        file: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// A store has stopped for good, since memory and disk may differ.
+    #[error("{0}. Nothing that was acknowledged is lost: mend the disk and start again")]
+    Stopped(String),
+    /// Something that never ends has ended.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// The sockets, bound before anything is opened. The caller owns them, so that tests bind port 0.
+#[derive(Debug)]
+pub struct Listeners {
+    grpc: TcpListener,
+    admin: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// The first that can't be bound, by its setting.
+    pub async fn bind(config: &Config) -> Result<Self, ServeError> {
+        Ok(Self {
+            grpc: bind("grpc.listen", config.grpc.listen).await?,
+            admin: bind("admin.listen", config.admin.listen).await?,
+            http: bind("http.listen", config.http.listen).await?,
+        })
+    }
+
+    fn ports(&self) -> std::io::Result<Ports> {
+        Ok(Ports {
+            grpc: self.grpc.local_addr()?.port(),
+            admin: self.admin.local_addr()?.port(),
+            http: self.http.local_addr()?.port(),
+        })
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|why| {
+        let flag = key.replace('.', "-");
+        let host = address.ip();
+        let advice = format!(
+            "Stop what listens there, or choose another port: --{flag} {host}:0 takes a free one"
+        );
+        ServeError::Bind {
+            key,
+            address,
+            why,
+            advice,
+        }
+    })
+}
+
+/// Where the process lives: its folder, its secrets, its sources of time and chance.
+pub struct Place {
+    /// The data folder, locked.
+    pub folder: Folder,
+    /// The keys in it.
+    pub keys: Keys,
+    /// What both stores decide by.
+    pub clock: Arc<dyn Clock>,
+    /// A cryptographic generator seeded by the operating system.
+    pub entropy: Entropy,
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// A store that can't be opened or has stopped, a listener that ended. The process must end then,
+/// with a code other than 0.
+pub async fn serve(
+    config: Config,
+    place: Place,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let ports = listeners
+        .ports()
+        .map_err(|e| ServeError::Ended(format!("a listener has no address: {e}")))?;
+    let readiness = probes::Readiness::not_yet("the stores are being opened");
+    let probing = CancellationToken::new();
+    let _stop_probing = probing.clone().drop_guard();
+    tokio::spawn(probes::serve(listeners.http, readiness.clone(), probing));
+
+    let (stores, folder, pepper) = Stores::open(place).await?;
+    let closing = CancellationToken::new();
+    let joined = Joined::new(&config, &stores, pepper, closing.clone())?;
+    let settling = CancellationToken::new();
+    let mut running = Running {
+        settlement: joined.settle(settling.clone()),
+        grpc: listen(
+            listeners.grpc,
+            "grpc",
+            joined.api.public_routes(),
+            &config.transport,
+            &closing,
+        ),
+        admin: listen(
+            listeners.admin,
+            "admin",
+            joined.api.admin_routes(),
+            &config.transport,
+            &closing,
+        ),
+    };
+    look(&joined, &stores, &readiness, &config).await;
+    folder
+        .announce(ports)
+        .map_err(|e| ServeError::Ended(format!("ports.json can't be written: {e}")))?;
+    tell_where(&config, ports, &folder);
+
+    let failed = tokio::select! {
+        () = shutdown.cancelled() => None,
+        failed = stores.stopped() => Some(failed),
+        failed = running.ended() => Some(failed),
+        () = keep_looking(&joined, &stores, &readiness, &config) => None,
+    };
+
+    folder.forget_ports();
+    readiness.set(vec!["the server is shutting down".to_owned()]);
+    joined.api.set_serving(false).await;
+    closing.cancel();
+    if let Some(failed) = failed {
+        tracing::error!(why = %failed, "the server stops itself");
+        settling.cancel();
+        return Err(failed);
+    }
+    running.finish_within(&config, &joined, &settling).await;
+    stores.hot.shutdown().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn tell_where(config: &Config, ports: Ports, folder: &Folder) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        grpc = %SocketAddr::new(config.grpc.listen.ip(), ports.grpc),
+        admin = %SocketAddr::new(config.admin.listen.ip(), ports.admin),
+        http = %SocketAddr::new(config.http.listen.ip(), ports.http),
+        data = %folder.path().display(),
+        "serving"
+    );
+}
+
+/// Both stores, opened.
+struct Stores {
+    hot: Arc<EmbeddedStore>,
+    ledger: Arc<SqliteLedger>,
+}
+
+impl Stores {
+    /// Reads what both files have; blocks, so on a thread of its own.
+    async fn open(place: Place) -> Result<(Self, Folder, domain::audience::Pepper), ServeError> {
+        let open = move || {
+            let Place {
+                folder,
+                keys,
+                clock,
+                entropy,
+            } = place;
+            let failed = |file, why: String| ServeError::Open { file, why };
+            let path = folder.path().join(LEDGER_FILE);
+            let ledger = SqliteLedger::open(&path, Arc::clone(&clock), keys.seal, entropy)
+                .map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
+            let path = folder.path().join(HOT_FILE);
+            let hot = EmbeddedStore::open(&path, clock, hot::embedded::Limits::default())
+                .map_err(|e| failed(HOT_FILE, e.to_string()))?;
+            let stores = Self {
+                hot: Arc::new(hot),
+                ledger: Arc::new(ledger),
+            };
+            Ok((stores, folder, keys.pepper))
+        };
+        tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|e| ServeError::Ended(format!("the stores can't be opened: {e}")))?
+    }
+
+    /// Waits until one of them has stopped for good.
+    async fn stopped(&self) -> ServeError {
+        tokio::select! {
+            why = self.hot.stopped() => ServeError::Stopped(format!("the hot store has stopped: {why}")),
+            why = self.ledger.stopped() => ServeError::Stopped(format!("the ledger has stopped: {why}")),
+        }
+    }
+}
+
+/// The rooms between the stores and the sockets.
+struct Joined {
+    api: api::Services,
+    settlement: Arc<Settlement>,
+    clock: Arc<dyn Ledger>,
+}
+
+impl Joined {
+    fn new(
+        config: &Config,
+        stores: &Stores,
+        pepper: domain::audience::Pepper,
+        closing: CancellationToken,
+    ) -> Result<Self, ServeError> {
+        let hot: Arc<dyn HotStore> = Arc::clone(&stores.hot) as _;
+        let ledger: Arc<dyn Ledger> = Arc::clone(&stores.ledger) as _;
+        let amounts = Arc::new(publish::Amounts::new(Arc::clone(&ledger)));
+        let publisher = Arc::new(publish::Publisher::new(
+            Arc::clone(&hot),
+            Arc::clone(&ledger),
+            Arc::clone(&amounts),
+        ));
+        let settlement = Arc::new(Settlement::new(
+            Arc::clone(&hot),
+            Arc::clone(&ledger),
+            Arc::clone(&publisher),
+            Arc::clone(&amounts),
+        ));
+        let currencies = config
+            .currencies()
+            .map_err(|e| ServeError::Ended(e.to_string()))?;
+        let api = api::Services::new(api::Deps {
+            hot,
+            ledger: Arc::clone(&ledger),
+            publisher,
+            amounts,
+            currencies: Arc::new(currencies),
+            pepper,
+            sender_may_grab: config.envelope.sender_may_grab,
+            version: env!("CARGO_PKG_VERSION"),
+            shutdown: closing,
+        });
+        Ok(Self {
+            api,
+            settlement,
+            clock: ledger,
+        })
+    }
+
+    fn settle(&self, shutdown: CancellationToken) -> JoinHandle<Result<(), settle::SettleError>> {
+        let settlement = Arc::clone(&self.settlement);
+        tokio::spawn(async move {
+            let jitter = |max| rand::rng().random_range(0..=max);
+            settlement.run(jitter, shutdown).await
+        })
+    }
+
+    /// Why the process does not want traffic now.
+    fn reasons(&self, stores: &Stores, config: &Config) -> Vec<String> {
+        let mut reasons = Vec::new();
+        reasons.extend(stores.hot.ready().err());
+        reasons.extend(stores.ledger.ready().err());
+        let seen = self.settlement.vitals().seen();
+        let age_ms = seen.oldest_unsettled_age_ms(self.clock.now());
+        if age_ms > config.ready.unsettled_age_max_ms {
+            let why = seen
+                .last_error
+                .map_or_else(String::new, |e| format!(" ({e})"));
+            reasons.push(format!(
+                "the oldest of {} acknowledged grabs has waited {} s for its money{why}",
+                seen.unsettled_records,
+                age_ms / 1_000
+            ));
+        }
+        reasons
+    }
+}
+
+async fn look(joined: &Joined, stores: &Stores, readiness: &probes::Readiness, config: &Config) {
+    let reasons = joined.reasons(stores, config);
+    let ready = reasons.is_empty();
+    let told = reasons.join("; ");
+    if readiness.set(reasons) {
+        joined.api.set_serving(ready).await;
+        if ready {
+            tracing::info!("ready");
+        } else {
+            tracing::warn!(why = told, "not ready");
+        }
+    }
+}
+
+/// Looks again and again; never ends.
+async fn keep_looking(
+    joined: &Joined,
+    stores: &Stores,
+    readiness: &probes::Readiness,
+    config: &Config,
+) {
+    for looks in 1_u64.. {
+        tokio::time::sleep(LOOK_EVERY).await;
+        look(joined, stores, readiness, config).await;
+        if looks.is_multiple_of(LOOKS_PER_UPKEEP) {
+            metrics::upkeep();
+        }
+    }
+}
+
+type Listening = JoinHandle<Result<(), String>>;
+
+fn listen(
+    listener: TcpListener,
+    name: &'static str,
+    routes: api::listen::Routes,
+    transport: &Transport,
+    closing: &CancellationToken,
+) -> Listening {
+    let (transport, closing) = (*transport, closing.clone());
+    tokio::spawn(async move {
+        api::listen::serve(listener, name, routes, &transport, closing)
+            .await
+            .map_err(|e| e.to_string())
+    })
+}
+
+/// What runs while the process serves.
+struct Running {
+    settlement: JoinHandle<Result<(), settle::SettleError>>,
+    grpc: Listening,
+    admin: Listening,
+}
+
+impl Running {
+    /// Waits until something ends that should not.
+    async fn ended(&mut self) -> ServeError {
+        let (which, how) = tokio::select! {
+            end = &mut self.settlement => match end {
+                Ok(Err(error)) => return ServeError::Stopped(error.to_string()),
+                end => ("settlement", format!("{end:?}")),
+            },
+            end = &mut self.grpc => ("the gRPC listener", format!("{end:?}")),
+            end = &mut self.admin => ("the admin listener", format!("{end:?}")),
+        };
+        ServeError::Ended(format!("{which} has ended: {how}"))
+    }
+
+    /// As [`Running::finish`], for as long as the configuration allows.
+    async fn finish_within(
+        &mut self,
+        config: &Config,
+        joined: &Joined,
+        settling: &CancellationToken,
+    ) {
+        let drain_max = Duration::from_millis(config.shutdown.drain_max_ms);
+        let finished = tokio::time::timeout(drain_max, self.finish(joined, settling)).await;
+        if finished.is_err() {
+            tracing::warn!(
+                "calls or settlements outlived shutdown.drain_max_ms: clients repeat them, the \
+                 next start settles"
+            );
+        }
+    }
+
+    /// Waits for the last calls, then for their money.
+    async fn finish(&mut self, joined: &Joined, settling: &CancellationToken) {
+        // A listener that failed now has told its clients by closing their connections.
+        let _calls = tokio::join!(&mut self.grpc, &mut self.admin);
+        settling.cancel();
+        let _loops = (&mut self.settlement).await;
+        loop {
+            match joined.settlement.drain_once().await {
+                Ok(drained) if drained.more || drained.records > 0 => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the last settlement failed: the next start goes on");
+                    break;
+                }
+            }
+        }
+    }
+}

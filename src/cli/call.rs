@@ -173,6 +173,7 @@ async fn channel(url: &str, flag: &str) -> Result<Channel, Failed> {
         ),
         reason: "UNREACHABLE".to_owned(),
         exit: EXIT_UNAVAILABLE,
+        short: None,
     })
 }
 
@@ -222,10 +223,15 @@ pub(super) fn failed(status: &Status) -> Failed {
             )
         }
     };
+    let short = details.error_info().and_then(|info| {
+        let minor = |name: &str| info.metadata.get(name)?.parse().ok();
+        Some((minor("available_minor")?, minor("needed_minor")?))
+    });
     Failed {
         sentence,
         reason,
         exit,
+        short,
     }
 }
 

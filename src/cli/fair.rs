@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::{See, Verify};
 use super::call::Client;
 use super::words::{self, Style, Tone};
-use super::{EXIT_NO, EXIT_NO_INPUT, Failed, Told};
+use super::{EXIT_NO, Failed, Told};
 use crate::config::Environment;
 use crate::domain::fairness::{Proof, Verified};
 use crate::domain::money::{Currencies, print_amount};
@@ -35,17 +35,28 @@ pub(super) async fn proof(args: See, environment: &Environment) -> Result<Told, 
             let mut envelopes = envelopes.clone();
             async move { envelopes.get_fairness_proof(request).await }
         })
-        .await?;
+        .await
+        .map_err(Failed::not_closed_yet)?;
     let json = serde_json::from_str(&reply.proof_json).unwrap_or(Value::Null);
     Ok(Told::ok(format!("{}\n", reply.proof_json.trim_end()), json))
 }
 
+impl Failed {
+    /// A proof too early is the usual case: says how to wait for it.
+    fn not_closed_yet(mut self) -> Self {
+        if self.reason == "NOT_CLOSED" {
+            self.sentence.push_str(
+                ", within seconds of the last share or of the end. `red-envelope watch` waits for \
+                 that",
+            );
+        }
+        self
+    }
+}
+
 pub(super) fn verify(args: &Verify, style: Style) -> Result<Told, Failed> {
-    let text = read(&args.file).map_err(|why| Failed {
-        sentence: format!("{} can't be read: {why}", args.file.display()),
-        reason: "NO_INPUT".to_owned(),
-        exit: EXIT_NO_INPUT,
-    })?;
+    let text = read(&args.file)
+        .map_err(|why| Failed::no_input(format!("{} can't be read: {why}", args.file.display())))?;
     let checked = Proof::from_json(&text).and_then(|proof| {
         let verified = proof.verify()?;
         Ok((proof, verified))
@@ -147,6 +158,7 @@ fn held_words(proof: &Proof, verified: &Verified, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::EXIT_NO_INPUT;
     use super::*;
     use crate::domain::fairness::{BatchSecret, ProofSplit, ProofTerms};
 

@@ -90,6 +90,8 @@ pub struct Failed {
     /// Stable name for programs.
     reason: String,
     exit: u8,
+    /// What an account has and what was asked of it, in minor units, where that is the failure.
+    short: Option<(i64, i64)>,
 }
 
 impl Failed {
@@ -98,6 +100,16 @@ impl Failed {
             sentence: sentence.into(),
             reason: "USAGE".to_owned(),
             exit: EXIT_USAGE,
+            short: None,
+        }
+    }
+
+    fn no_input(sentence: String) -> Self {
+        Self {
+            sentence,
+            reason: "NO_INPUT".to_owned(),
+            exit: EXIT_NO_INPUT,
+            short: None,
         }
     }
 }

@@ -101,7 +101,8 @@ pub(super) async fn withdraw(args: Transfer, environment: &Environment) -> Resul
             async move { accounts.withdraw(request).await }
         })
         .await
-        .map_err(|failed| failed.repeatable_by(&request_id))?;
+        .map_err(|failed| failed.repeatable_by(&request_id))
+        .map_err(|failed| failed.in_currency(&currencies, &amount.currency_code, &args.owner))?;
     let moved = format!(
         "{} from {}",
         words::money(&currencies, &amount),
@@ -224,6 +225,29 @@ fn balance_words(
 }
 
 impl Failed {
+    /// Tells what an account is short of as people write amounts.
+    pub(super) fn in_currency(mut self, currencies: &Currencies, code: &str, owner: &str) -> Self {
+        if let Some((available, needed)) = self.short {
+            let of = |minor_units| {
+                let currency_code = code.to_owned();
+                words::money(
+                    currencies,
+                    &v1::Money {
+                        currency_code,
+                        minor_units,
+                    },
+                )
+            };
+            self.sentence = format!(
+                "{} has {} available, and {} is needed. `red-envelope deposit` brings money in",
+                words::clean(owner),
+                of(available),
+                of(needed)
+            );
+        }
+        self
+    }
+
     /// Adds the key under which the same request may be repeated.
     pub(super) fn repeatable_by(mut self, request_id: &str) -> Self {
         if self.exit == super::EXIT_UNAVAILABLE {
@@ -308,6 +332,20 @@ mod tests {
         assert_eq!(
             balance_words(&currencies, "eve", &[], Style::default()),
             "eve has nothing.\n"
+        );
+    }
+
+    #[test]
+    fn what_an_account_is_short_of_is_told_in_its_currency() {
+        let refused = Failed {
+            short: Some((1_112, 8_888)),
+            ..Failed::usage("1112 minor units are available, 8888 are needed")
+        };
+        assert_eq!(
+            refused
+                .in_currency(&Currencies::default(), "CNY", "alice")
+                .sentence,
+            "alice has 11.12 CNY available, and 88.88 CNY is needed. `red-envelope deposit` brings money in"
         );
     }
 

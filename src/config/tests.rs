@@ -131,7 +131,7 @@ fn a_wrong_value_is_rejected_with_what_to_write() {
     assert!(
         wrong(&[("transport.streams_per_connection_max", "5000000000")]).contains("5000000000")
     );
-    assert!(wrong(&[("settle.publish_patience_ms", "-1")]).contains("between 100 and 86400000"));
+    assert!(wrong(&[("ready.unsettled_age_max_ms", "-1")]).contains("between 1000 and 86400000"));
     assert!(wrong(&[("log.level", "red_envelope=louder")]).starts_with("log.level"));
     assert!(wrong(&[("log.format", "xml")]).contains("xml"));
     assert!(wrong(&[("money.units", "POINTS")]).contains("POINTS=0,STARS=2"));

@@ -13,7 +13,7 @@ use super::args::{Act, KindName, SendEnvelope, SplitName};
 use super::call::Client;
 use super::money::{minor_units, new_request_id, typed_amount};
 use super::words::{self, Style, Tone};
-use super::{EXIT_NO_INPUT, Failed, Told, shapes};
+use super::{Failed, Told, shapes};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Environment;
 use crate::domain::money::Currencies;
@@ -44,7 +44,8 @@ pub(super) async fn send(
             async move { envelopes.create_envelope(request).await }
         })
         .await
-        .map_err(|failed| failed.repeatable_by(&request_id))?;
+        .map_err(|failed| failed.repeatable_by(&request_id))
+        .map_err(|failed| failed.in_currency(&currencies, &code, &args.sender))?;
     let envelope = reply.envelope.unwrap_or_default();
     let json = json!({
         "request_id": request_id,
@@ -302,10 +303,8 @@ fn labels(typed: &[String]) -> Result<std::collections::BTreeMap<String, String>
 /// The first line of a file or of the terminal; empty without either. Never a flag's value, which
 /// other users of the machine could read in the list of processes.
 pub(super) fn passphrase(file: Option<&Path>, prompt: bool) -> Result<String, Failed> {
-    let unreadable = |name: &str, why: std::io::Error| Failed {
-        sentence: format!("the passphrase can't be read from {name}: {why}"),
-        reason: "NO_INPUT".to_owned(),
-        exit: EXIT_NO_INPUT,
+    let unreadable = |name: &str, why: std::io::Error| {
+        Failed::no_input(format!("the passphrase can't be read from {name}: {why}"))
     };
     let text = match file {
         Some(path) => {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::super::EXIT_NO_INPUT;
 use super::super::args::{Ask, Invocation, parse};
 use super::*;
 

@@ -97,6 +97,11 @@ impl SqliteLedger {
         })
     }
 
+    /// Waits until the writer has stopped by itself, and says why. The process must end then.
+    pub async fn stopped(&self) -> String {
+        self.writer.stopped().await
+    }
+
     async fn write<T, F>(&self, work: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,

@@ -164,6 +164,14 @@ impl Writer {
         }
     }
 
+    /// Waits until the thread has ended by itself, and says why.
+    pub async fn stopped(&self) -> String {
+        let queue = self.queue.as_ref().expect("the queue lives until drop");
+        queue.closed().await;
+        let why = self.health.check().err();
+        why.unwrap_or_else(|| "its writer has ended".to_owned())
+    }
+
     /// Runs `work` in a transaction and answers when it is durable.
     pub async fn call<T, F>(&self, cost: u32, work: F) -> Result<T, LedgerError>
     where
