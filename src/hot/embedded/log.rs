@@ -34,7 +34,9 @@ const SCHEMA_VERSION: i32 = 1;
 /// so the WAL is folded back about every 20 batches: 16 MiB, some 20 ms on a common disk.
 const WAL_PAGES_MAX: i32 = 4_096;
 /// Bytes of log that one batch may delete: a slice of 5 ms deletes several MiB.
-const SEGMENT_BYTES: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 1 << 20;
+/// A log is cut by at least so many steps, so that it does not shrink below what snapshots saved.
+const SEGMENTS_MIN: u64 = 16;
 
 const SCHEMA: &str = "-- hot.create
 CREATE TABLE log (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
@@ -117,6 +119,7 @@ pub(super) struct Log {
     conn: Connection,
     last_seq: u64,
     segments: VecDeque<Segment>,
+    segment_bytes: u64,
     bytes: u64,
 }
 
@@ -129,8 +132,9 @@ fn unsql(number: i64) -> rusqlite::Result<u64> {
 }
 
 impl Log {
-    /// Opens the file, or creates it, and keeps every other process out of it.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Opens the file, or creates it, and keeps every other process out of it. The log is meant
+    /// to stay near `log_bytes_max`.
+    pub fn open(path: &Path, log_bytes_max: u64) -> Result<Self, OpenError> {
         let name = path.display().to_string();
         let io = |why: rusqlite::Error| match why.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
@@ -183,6 +187,7 @@ impl Log {
             conn,
             last_seq: 0,
             segments: VecDeque::new(),
+            segment_bytes: SEGMENT_BYTES_MAX.min(log_bytes_max / SEGMENTS_MIN),
             bytes: 0,
         };
         log.fold().map_err(io)?;
@@ -233,7 +238,7 @@ impl Log {
         self.last_seq = seq;
         self.bytes += bytes;
         match self.segments.back_mut() {
-            Some(segment) if segment.bytes < SEGMENT_BYTES => {
+            Some(segment) if segment.bytes < self.segment_bytes => {
                 segment.last_seq = seq;
                 segment.bytes += bytes;
             }

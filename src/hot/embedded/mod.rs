@@ -114,7 +114,7 @@ impl EmbeddedStore {
     /// # Errors
     /// The file is in use, unreadable, another program's, or damaged. Nothing is served then.
     pub fn open(path: &Path, clock: Arc<dyn Clock>, limits: Limits) -> Result<Self, OpenError> {
-        let mut log = log::Log::open(path)?;
+        let mut log = log::Log::open(path, limits.log_bytes_max)?;
         let (index, outbox) = restart::restart(&mut log)?;
         Ok(Self::start(log, index, outbox, clock, limits))
     }

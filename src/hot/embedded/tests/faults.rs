@@ -8,7 +8,7 @@ use super::super::index::{Batch, Index};
 use super::super::log::{HeaderRow, Log, OpenError};
 use super::super::record::{Change, Row, What, encode};
 use super::super::restart::restart;
-use super::super::{EmbeddedStore, Limits};
+use super::super::{EmbeddedStore, LOG_BYTES_MAX, Limits};
 use super::{Embedded, beside};
 use crate::clock::ManualClock;
 use crate::domain::envelope::shares_checksum;
@@ -47,7 +47,7 @@ async fn a_full_disk_stops_the_store_and_keeps_what_was_acknowledged() {
     let path = folder.path().join("hot.db");
     let cast = played(&path, 3).await;
 
-    let mut log = Log::open(&path).unwrap();
+    let mut log = Log::open(&path, LOG_BYTES_MAX).unwrap();
     let (index, outbox) = restart(&mut log).unwrap();
     log.fill_disk().unwrap();
     let clock = Arc::new(ManualClock::at(NEW_YEAR_MS));
@@ -179,7 +179,7 @@ fn a_log_that_gives_a_share_or_a_grabber_twice_is_refused_by_name() {
         };
         let mut body = Vec::new();
         encode(1, &row, &mut body);
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, LOG_BYTES_MAX).unwrap();
         log.begin().unwrap();
         log.append(1, &body).unwrap();
         log.commit().unwrap();
@@ -195,7 +195,7 @@ async fn a_snapshot_beyond_the_end_of_the_log_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hot.db");
     let cast = played(&path, 1).await;
-    let log = Log::open(&path).unwrap();
+    let log = Log::open(&path, LOG_BYTES_MAX).unwrap();
     log.begin().unwrap();
     log.put_header(&HeaderRow {
         born: 1,

@@ -1,6 +1,9 @@
 //! The embedded store against the door's conformance suite, a model, and a bad disk.
 
+mod cuts;
 mod faults;
+mod model;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
