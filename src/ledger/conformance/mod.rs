@@ -6,6 +6,8 @@
 pub mod close;
 pub mod fund;
 pub mod listings;
+#[cfg(test)]
+pub mod model;
 pub mod money;
 pub mod operators;
 pub mod settle;
@@ -229,10 +231,10 @@ pub fn assert_insufficient<T: std::fmt::Debug>(
 
 /// Expands to one test a case, each on books of its own from `$open`, a function that answers a
 /// [`World`] and whatever must outlive it.
-#[macro_export]
+#[cfg(test)]
 macro_rules! ledger_conformance {
     ($open:path) => {
-        $crate::ledger_conformance! { $open;
+        $crate::ledger::conformance::ledger_conformance! { $open;
             money::a_deposit_is_made_once_however_often_it_is_asked_for,
             money::a_withdrawal_is_made_once_and_never_overdraws,
             money::one_request_id_is_not_two_transfers,
@@ -282,3 +284,5 @@ macro_rules! ledger_conformance {
         )+
     };
 }
+#[cfg(test)]
+pub(crate) use ledger_conformance;

@@ -1,5 +1,6 @@
 //! The suite of the door, on SQLite; what only this implementation promises is in the files below.
 
+mod against_model;
 mod attacks;
 mod reopening;
 
@@ -12,7 +13,7 @@ use rand::rngs::StdRng;
 use super::{OpenError, SqliteLedger};
 use crate::clock::ManualClock;
 use crate::domain::fairness::{SealKey, SealKeys};
-use crate::ledger::conformance::{NOON_MS, World};
+use crate::ledger::conformance::{NOON_MS, World, ledger_conformance};
 
 pub(super) fn keys(byte: u8) -> SealKeys {
     SealKeys::new(vec![SealKey::new(1, [byte; 32])]).unwrap()
@@ -35,4 +36,4 @@ pub(super) fn world() -> (World, tempfile::TempDir) {
     (world, folder)
 }
 
-crate::ledger_conformance!(world);
+ledger_conformance!(world);

@@ -112,8 +112,11 @@ async fn another_number_of_partitions_is_refused() {
     let clock = ManualClock::at(NOON_MS);
     drop(open_at(&path, &clock).unwrap());
     let db = Connection::open(&path).unwrap();
-    db.execute("UPDATE book SET partition_count = 64", [])
-        .unwrap();
+    db.execute(
+        "-- ledger.other_partitions\nUPDATE book SET partition_count = 64",
+        [],
+    )
+    .unwrap();
     drop(db);
     let refused = open_at(&path, &clock).err().unwrap();
     assert!(

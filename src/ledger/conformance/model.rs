@@ -1,0 +1,341 @@
+//! The books as a page of arithmetic, and lists of operations that both must agree on.
+//!
+//! The model knows the rules and nothing of rows: accounts are numbers, an envelope is what was
+//! put in and who took what. After every operation each balance, each envelope and the audit are
+//! compared.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{World, act, decline, draft, fund, pay, transfer};
+use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::id::EnvelopeId;
+use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
+
+const PEOPLE: [&str; 4] = ["ann", "ben", "cho", "dan"];
+
+/// One operation. Envelopes are named by their order of funding, modulo how many there are.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// By (owner, amount, request).
+    Deposit(usize, i64, u8),
+    /// By (owner, amount, request).
+    Withdraw(usize, i64, u8),
+    /// By (sender, total, shares, request).
+    Fund(usize, i64, u32, u8),
+    /// Of one envelope: (share, grabber, amount, declined).
+    Settle(usize, Vec<(u32, usize, i64, bool)>),
+    /// An operator's mark.
+    Freeze(usize, bool),
+    /// What waited for the mark to go.
+    SettleParked,
+    /// No more grabs.
+    BeginClose(usize),
+    /// With how many shares taken beyond those that are claimed.
+    FinishClose(usize, u32),
+}
+
+/// Lists of operations that get in each other's way often.
+pub fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let item = (
+        0..5_u32,
+        0..PEOPLE.len(),
+        1..40_i64,
+        prop::bool::weighted(0.2),
+    );
+    let op = prop_oneof![
+        2 => (0..PEOPLE.len(), 1..200_i64, 0..6_u8).prop_map(|(w, m, r)| Op::Deposit(w, m, r)),
+        1 => (0..PEOPLE.len(), 1..200_i64, 0..6_u8).prop_map(|(w, m, r)| Op::Withdraw(w, m, r)),
+        3 => (0..PEOPLE.len(), 4..100_i64, 1..5_u32, 0..6_u8)
+            .prop_map(|(w, m, n, r)| Op::Fund(w, m, n, r)),
+        6 => (0..8_usize, prop::collection::vec(item, 1..6)).prop_map(|(e, i)| Op::Settle(e, i)),
+        1 => (0..8_usize, any::<bool>()).prop_map(|(e, f)| Op::Freeze(e, f)),
+        1 => Just(Op::SettleParked),
+        2 => (0..8_usize).prop_map(Op::BeginClose),
+        2 => (0..8_usize, prop_oneof![4 => Just(0_u32), 1 => Just(1)])
+            .prop_map(|(e, n)| Op::FinishClose(e, n)),
+    ];
+    prop::collection::vec(op, 1..40)
+}
+
+type Claim = (usize, i64, bool);
+
+#[derive(Clone, Debug)]
+struct Sheet {
+    id: EnvelopeId,
+    sender: usize,
+    total: i64,
+    shares: u32,
+    claims: BTreeMap<u32, Claim>,
+    remainder: i64,
+    parked: Vec<(u32, Claim)>,
+    letters: Vec<(u32, Claim)>,
+    frozen: bool,
+    closing: bool,
+    closed: bool,
+}
+
+impl Sheet {
+    fn left(&self) -> i64 {
+        self.total - self.remainder - self.claims.values().map(|claim| claim.1).sum::<i64>()
+    }
+}
+
+/// What must be so.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    accounts: [i64; 4],
+    requests: BTreeMap<(&'static str, usize, u8), (i64, u32)>,
+    sheets: Vec<Sheet>,
+}
+
+/// What a request id makes of a call.
+enum Key {
+    New,
+    Replay,
+    Reused,
+}
+
+impl Model {
+    fn key(&self, method: &'static str, who: usize, request: u8, body: (i64, u32)) -> Key {
+        match self.requests.get(&(method, who, request)) {
+            None => Key::New,
+            Some(before) if *before == body => Key::Replay,
+            Some(_) => Key::Reused,
+        }
+    }
+
+    fn verdict(&mut self, envelope: usize, (share, claim): (u32, Claim)) -> Settled {
+        let sheet = &mut self.sheets[envelope];
+        let of_grabber = sheet.claims.values().any(|other| other.0 == claim.0);
+        if sheet.claims.get(&share) == Some(&claim) {
+            return Settled::Duplicate;
+        }
+        let set_aside = |list: &mut Vec<_>| {
+            if !list.contains(&(share, claim)) {
+                list.push((share, claim));
+            }
+        };
+        if sheet.claims.contains_key(&share) || of_grabber {
+            Settled::Superseded
+        } else if sheet.closed
+            || (!sheet.frozen && (share >= sheet.shares || claim.1 > sheet.left()))
+        {
+            set_aside(&mut sheet.letters);
+            Settled::DeadLetter
+        } else if sheet.frozen {
+            set_aside(&mut sheet.parked);
+            Settled::Parked
+        } else {
+            sheet.claims.insert(share, claim);
+            let to = if claim.2 { sheet.sender } else { claim.0 };
+            self.accounts[to] += claim.1;
+            Settled::Paid
+        }
+    }
+
+    /// Does one operation on both, and compares the answers.
+    pub async fn step(&mut self, world: &World, op: Op) {
+        match op {
+            Op::Deposit(who, minor, request) => self.deposit(world, who, minor, request).await,
+            Op::Withdraw(who, minor, request) => self.withdraw(world, who, minor, request).await,
+            Op::Fund(who, total, shares, request) => {
+                self.fund(world, who, (total, shares), request).await;
+            }
+            Op::SettleParked => self.settle_parked(world).await,
+            _ if self.sheets.is_empty() => {}
+            Op::Settle(which, items) => self.settle(world, self.pick(which), items).await,
+            Op::Freeze(which, frozen) => self.freeze(world, self.pick(which), frozen).await,
+            Op::BeginClose(which) => self.begin_close(world, self.pick(which)).await,
+            Op::FinishClose(which, more) => self.finish_close(world, self.pick(which), more).await,
+        }
+        self.compare(world).await;
+    }
+
+    fn pick(&self, which: usize) -> usize {
+        which % self.sheets.len()
+    }
+
+    async fn deposit(&mut self, world: &World, who: usize, minor: i64, request: u8) {
+        let asked = transfer(PEOPLE[who], minor, &request.to_string());
+        let answer = world.ledger.deposit(asked).await;
+        match self.key("deposit", who, request, (minor, 0)) {
+            Key::New => {
+                assert!(!answer.unwrap().replayed);
+                self.accounts[who] += minor;
+                self.requests.insert(("deposit", who, request), (minor, 0));
+            }
+            Key::Replay => assert!(answer.unwrap().replayed),
+            Key::Reused => assert!(matches!(answer, Err(LedgerError::RequestIdReused))),
+        }
+    }
+
+    async fn withdraw(&mut self, world: &World, who: usize, minor: i64, request: u8) {
+        let asked = transfer(PEOPLE[who], minor, &request.to_string());
+        let answer = world.ledger.withdraw(asked).await;
+        match self.key("withdraw", who, request, (minor, 0)) {
+            Key::New if self.accounts[who] < minor => {
+                super::assert_insufficient(answer, self.accounts[who], minor);
+            }
+            Key::New => {
+                assert!(!answer.unwrap().replayed);
+                self.accounts[who] -= minor;
+                self.requests.insert(("withdraw", who, request), (minor, 0));
+            }
+            Key::Replay => assert!(answer.unwrap().replayed),
+            Key::Reused => assert!(matches!(answer, Err(LedgerError::RequestIdReused))),
+        }
+    }
+
+    async fn fund(&mut self, world: &World, who: usize, body: (i64, u32), request: u8) {
+        let asked = fund(draft(PEOPLE[who], body.0, body.1), &request.to_string());
+        let answer = world.ledger.fund(asked).await;
+        match self.key("fund", who, request, body) {
+            Key::New if self.accounts[who] < body.0 => {
+                super::assert_insufficient(answer, self.accounts[who], body.0);
+            }
+            Key::New => {
+                let funded = answer.unwrap();
+                assert!(!funded.replayed);
+                self.accounts[who] -= body.0;
+                self.requests.insert(("fund", who, request), body);
+                self.sheets.push(Sheet {
+                    id: funded.envelope.id,
+                    sender: who,
+                    total: body.0,
+                    shares: body.1,
+                    claims: BTreeMap::new(),
+                    remainder: 0,
+                    parked: Vec::new(),
+                    letters: Vec::new(),
+                    frozen: false,
+                    closing: false,
+                    closed: false,
+                });
+            }
+            Key::Replay => assert!(answer.unwrap().replayed),
+            Key::Reused => assert!(matches!(answer, Err(LedgerError::RequestIdReused))),
+        }
+    }
+
+    async fn settle(&mut self, world: &World, which: usize, items: Vec<(u32, usize, i64, bool)>) {
+        let id = self.sheets[which].id;
+        let batch: Vec<SettleItem> = items
+            .iter()
+            .map(|(share, who, minor, declined)| {
+                let item = if *declined { decline } else { pay };
+                item(id, *share, PEOPLE[*who], *minor)
+            })
+            .collect();
+        let verdicts = world.settle(batch).await;
+        for ((share, who, minor, declined), verdict) in items.into_iter().zip(verdicts) {
+            let expected = self.verdict(which, (share, (who, minor, declined)));
+            assert_eq!(verdict, expected, "share {share} of {which} to {who}");
+        }
+    }
+
+    async fn settle_parked(&mut self, world: &World) {
+        let mut paid = 0;
+        for which in 0..self.sheets.len() {
+            if self.sheets[which].frozen {
+                continue;
+            }
+            for record in std::mem::take(&mut self.sheets[which].parked) {
+                paid += usize::from(self.verdict(which, record) == Settled::Paid);
+            }
+        }
+        assert_eq!(world.ledger.settle_parked(1_000).await.unwrap(), paid);
+    }
+
+    async fn freeze(&mut self, world: &World, which: usize, frozen: bool) {
+        let sheet = &mut self.sheets[which];
+        let answer = if frozen {
+            world.ledger.freeze(sheet.id, act("freeze", sheet.id)).await
+        } else {
+            world
+                .ledger
+                .unfreeze(sheet.id, act("unfreeze", sheet.id))
+                .await
+        };
+        if sheet.closed {
+            assert!(matches!(answer, Err(LedgerError::AlreadyOver(_))));
+        } else {
+            assert_eq!(answer.unwrap(), sheet.frozen == frozen);
+            sheet.frozen = frozen;
+        }
+    }
+
+    async fn begin_close(&mut self, world: &World, which: usize) {
+        let sheet = &mut self.sheets[which];
+        let answer = world
+            .ledger
+            .begin_close(sheet.id, CloseReason::Expired)
+            .await;
+        if sheet.frozen && !sheet.closing {
+            assert!(matches!(answer, Err(LedgerError::Frozen)));
+        } else {
+            answer.unwrap();
+            sheet.closing = true;
+        }
+    }
+
+    async fn finish_close(&mut self, world: &World, which: usize, more: u32) {
+        let sheet = &mut self.sheets[which];
+        let claimed = u32::try_from(sheet.claims.len()).unwrap();
+        let answer = world
+            .ledger
+            .finish_close(sheet.id, CloseReason::Expired, claimed + more)
+            .await;
+        if !sheet.closing {
+            assert!(matches!(answer, Err(LedgerError::Broken(_))));
+        } else if sheet.frozen {
+            assert!(matches!(answer, Err(LedgerError::Frozen)));
+        } else if !sheet.closed
+            && (more > 0 || !sheet.parked.is_empty() || !sheet.letters.is_empty())
+        {
+            let waiting = matches!(answer, Ok(CloseProgress::Waiting { claimed_count, .. })
+                if claimed_count == claimed);
+            assert!(waiting, "{answer:?}");
+        } else {
+            assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
+            let remainder = sheet.left();
+            sheet.remainder += remainder;
+            sheet.closed = true;
+            self.accounts[sheet.sender] += remainder;
+        }
+    }
+
+    async fn compare(&self, world: &World) {
+        for (who, available) in self.accounts.iter().enumerate() {
+            let mine = self.sheets.iter().filter(|s| s.sender == who && !s.closed);
+            let held: i64 = mine.map(Sheet::left).sum();
+            assert_eq!(world.has(PEOPLE[who]).await, (*available, held));
+        }
+        for sheet in &self.sheets {
+            let envelope = world.envelope(sheet.id).await;
+            let out = envelope.settled_minor + envelope.refunded_minor;
+            assert_eq!(sheet.total - out, sheet.left());
+            assert_eq!(envelope.frozen, sheet.frozen);
+            let closed = matches!(envelope.state, BookState::Closed(_));
+            assert_eq!(closed, sheet.closed);
+            let claims = world.ledger.claims(sheet.id, 0, 100).await.unwrap();
+            let told: BTreeMap<u32, (&str, i64, bool)> = claims
+                .iter()
+                .map(|c| {
+                    (
+                        c.grant.share,
+                        (c.grabber.as_str(), c.grant.amount_minor, c.declined),
+                    )
+                })
+                .collect();
+            let expected: BTreeMap<u32, (&str, i64, bool)> = sheet
+                .claims
+                .iter()
+                .map(|(share, claim)| (*share, (PEOPLE[claim.0], claim.1, claim.2)))
+                .collect();
+            assert_eq!(told, expected);
+        }
+        world.audit().await;
+    }
+}

@@ -1,0 +1,284 @@
+//! What goes through the door of the books: requests, rows, verdicts.
+
+use std::sync::Arc;
+
+use crate::domain::books::Discrepancy;
+use crate::domain::envelope::{BookState, Draft, Terms};
+use crate::domain::grab::{HeldShare, OutboxRecord};
+use crate::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
+use crate::domain::money::{Currency, Money};
+use crate::domain::posting::PostingKind;
+
+/// Money in or out.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    /// Whose books.
+    pub tenant: TenantId,
+    /// Whose account.
+    pub owner: PersonId,
+    /// The key of idempotency, 1…64 bytes, per owner and direction.
+    pub request_id: PersonId,
+    /// How much, 1…`AMOUNT_MINOR_MAX`.
+    pub amount: Money,
+    /// The payment's name outside.
+    pub reference: String,
+}
+
+/// A transfer that stands in the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// The posting.
+    pub posting: i64,
+    /// It stood there before this call.
+    pub replayed: bool,
+}
+
+/// What an owner has in one currency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalanceRow {
+    /// Which.
+    pub currency: Currency,
+    /// To spend.
+    pub available_minor: i64,
+    /// In own envelopes that are not closed: funded − settled − refunded.
+    pub held_minor: i64,
+}
+
+/// One movement of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Ascending.
+    pub entry: i64,
+    /// What balances it.
+    pub posting: i64,
+    /// Why.
+    pub kind: PostingKind,
+    /// Signed.
+    pub amount: Money,
+    /// By the ledger's clock.
+    pub posted_at: UnixMs,
+    /// For fund, settle, refund and make-good.
+    pub envelope: Option<EnvelopeId>,
+    /// For settle and make-good.
+    pub share: Option<u32>,
+    /// Of a deposit or withdrawal.
+    pub reference: String,
+}
+
+/// An envelope to be funded.
+#[derive(Clone, Debug)]
+pub struct Fund {
+    /// The key of idempotency, per (tenant, sender).
+    pub request_id: PersonId,
+    /// SHA-256 of the request's canonical form: tells a replay from another request.
+    pub request_hash: [u8; 32],
+    /// What was asked for.
+    pub draft: Draft,
+}
+
+/// An envelope that is funded.
+#[derive(Clone, Debug)]
+pub struct Funded {
+    /// As it stands.
+    pub envelope: EnvelopeRow,
+    /// It stood there before this call.
+    pub replayed: bool,
+}
+
+/// An envelope in the books.
+#[derive(Clone, Debug)]
+pub struct EnvelopeRow {
+    /// Which.
+    pub id: EnvelopeId,
+    /// Ascending in the order of funding: the key of paging.
+    pub row: i64,
+    /// The terms it lives under.
+    pub terms: Arc<Terms>,
+    /// Where it stands.
+    pub state: BookState,
+    /// Stopped by an operator or by a broken invariant.
+    pub frozen: bool,
+    /// Shares that were paid.
+    pub settled_count: u32,
+    /// What they are worth.
+    pub settled_minor: i64,
+    /// Declined shares that went back to the sender (not part of `settled_count`).
+    pub declined_count: u32,
+    /// What went back to the sender: declined shares and the remainder.
+    pub refunded_minor: i64,
+    /// Paid from the reserve.
+    pub made_good_minor: i64,
+    /// When the books were balanced.
+    pub closed_at: Option<UnixMs>,
+}
+
+/// One record of a batch, and what the plan makes of it.
+#[derive(Clone, Debug)]
+pub enum SettleItem {
+    /// Pay it: (share, amount) is what the envelope's seed says.
+    Pay(OutboxRecord),
+    /// Set it aside, with a stable reason: it can't be paid as it stands.
+    SetAside(OutboxRecord, &'static str),
+}
+
+/// What became of one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Paid (or refunded, if declined) by this call.
+    Paid,
+    /// The same claim stood there before.
+    Duplicate,
+    /// The share or the grabber has another claim: paid once already, nothing moved.
+    Superseded,
+    /// Kept in the books for later: the envelope is frozen.
+    Parked,
+    /// In the dead letters; the envelope can't close.
+    DeadLetter,
+}
+
+/// How far a close has come.
+#[derive(Clone, Debug)]
+pub enum CloseProgress {
+    /// Settled and refunded add up to what was funded.
+    Closed(EnvelopeRow),
+    /// What was granted is not settled yet, or dead letters stand in the way.
+    Waiting {
+        /// Shares with a claim.
+        claimed_count: u32,
+        /// Dead letters of the envelope.
+        dead_letters: u32,
+    },
+}
+
+/// Work for the sweeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Funded for more than the sweeper's patience and not known to be Live.
+    Unpublished(EnvelopeId),
+    /// Past its expiry, by the ledger's clock, and still Live (or Funding).
+    Expired(EnvelopeId),
+    /// Every share has a claim and the envelope is still Live.
+    Empty(EnvelopeId),
+    /// Closing: the refund is due as soon as all that was granted is settled.
+    Closing(EnvelopeId),
+}
+
+/// A share that was paid, for the grabber's history.
+#[derive(Clone, Debug)]
+pub struct ReceivedRow {
+    /// Ascending in the order of settlement: the key of paging.
+    pub row: i64,
+    /// From which envelope.
+    pub envelope: EnvelopeId,
+    /// Its sender.
+    pub sender: PersonId,
+    /// Its currency.
+    pub currency: Currency,
+    /// The share.
+    pub share: HeldShare,
+}
+
+/// A published batch of seed leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafBatch {
+    /// Consecutive per tenant.
+    pub batch_number: u64,
+    /// The Merkle root.
+    pub batch_root: [u8; 32],
+    /// When it was committed to.
+    pub committed_at: UnixMs,
+}
+
+/// An act of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminAct {
+    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`.
+    pub act: String,
+    /// Which envelope.
+    pub envelope: Option<EnvelopeId>,
+    /// Who.
+    pub operator: PersonId,
+    /// Why.
+    pub reason: String,
+    /// When. Filled by the ledger.
+    pub at: UnixMs,
+    /// `done`, or why it was refused.
+    pub result: String,
+}
+
+/// A record that could not be paid.
+#[derive(Clone, Debug)]
+pub struct DeadLetterRow {
+    /// Ascending: the key of paging.
+    pub row: i64,
+    /// Whose envelope; `None` where the envelope is unknown.
+    pub tenant: Option<TenantId>,
+    /// Currency of the envelope; `None` where it is unknown.
+    pub currency: Option<Currency>,
+    /// What was promised.
+    pub record: OutboxRecord,
+    /// Why it can't be paid. Stable.
+    pub reason: String,
+    /// How often it was tried.
+    pub tries: u32,
+    /// When it was set aside.
+    pub created_at: UnixMs,
+}
+
+/// A posting that touched an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnvelopePosting {
+    /// Which.
+    pub posting: i64,
+    /// Why.
+    pub kind: PostingKind,
+    /// What moved: positive into the escrow, negative out of it.
+    pub amount_minor: i64,
+    /// How many shares it paid.
+    pub shares: u32,
+    /// When.
+    pub posted_at: UnixMs,
+}
+
+/// An envelope as the auditor reads it: the row beside what its entries and claims sum to, all
+/// from one snapshot.
+#[derive(Clone, Debug)]
+pub struct AuditRow {
+    /// The row.
+    pub envelope: EnvelopeRow,
+    /// Sum of the escrow's credits.
+    pub entries_in_minor: i64,
+    /// Sum of the escrow's debits, as a positive amount.
+    pub entries_out_minor: i64,
+    /// Claims of shares that were paid: count and sum.
+    pub paid: (u32, i64),
+    /// Claims of shares that were declined: count and sum.
+    pub declined: (u32, i64),
+    /// Dead letters and parked records.
+    pub dead_letters: u32,
+}
+
+/// What the books say as a whole, all from one snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct AuditTotals {
+    /// One a currency.
+    pub currencies: Vec<CurrencyTotals>,
+    /// Postings that don't sum to zero, accounts whose balance is not the sum of their entries,
+    /// rows that contradict each other; at most `PAGE_ROWS_MAX`.
+    pub discrepancies: Vec<Discrepancy>,
+}
+
+/// Sums of one currency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrencyTotals {
+    /// Which.
+    pub currency: Currency,
+    /// Brought in less taken out.
+    pub outside_minor: i64,
+    /// On the accounts of owners.
+    pub available_minor: i64,
+    /// In escrow.
+    pub escrow_minor: i64,
+    /// Paid from the reserve.
+    pub made_good_minor: i64,
+}
