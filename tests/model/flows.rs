@@ -1,0 +1,291 @@
+//! Money from the sender's hold to the last entry.
+
+use red_envelope::domain::books::DiscrepancyKind;
+use red_envelope::domain::envelope::{BookState, CloseReason, HotState};
+use red_envelope::domain::grab::{GrabReply, Outcome};
+use red_envelope::domain::id::Partition;
+use red_envelope::hot::DeclineReply;
+use red_envelope::ledger::{SettleItem, Settled};
+use red_envelope::settle::{CLOSED_KEPT_MS, PUBLISH_PATIENCE_MS};
+
+use crate::world::{EXPIRES_IN_MS, World, equal, exclusive, lucky};
+
+#[tokio::test]
+async fn an_envelope_is_paid_out_and_closes_when_it_is_empty() {
+    let mut world = World::new();
+    let id = world.live(lucky("alice", 1_000, 3)).await;
+    assert_eq!(world.available("alice").await, 0);
+    let mut won = 0;
+    for who in ["bob", "carol", "dave"] {
+        let grant = world.win(id, who).await;
+        world.is_clean().await;
+        world.drain().await;
+        assert_eq!(world.available(who).await, grant.amount_minor);
+        won += grant.amount_minor;
+    }
+    assert_eq!(won, 1_000);
+    world.sweep().await;
+    assert_eq!(
+        world.row(id).await.state,
+        BookState::Closed(CloseReason::Empty)
+    );
+    let report = world.is_clean().await;
+    assert!(report.quiet);
+    assert_eq!((report.claim_count, report.grant_count), (3, 3));
+    assert_eq!(report.totals[0].settled_minor, 1_000);
+    assert_eq!(report.totals[0].outside_minor, 1_000);
+}
+
+#[tokio::test]
+async fn what_nobody_took_goes_back_to_the_sender_at_the_expiry() {
+    let mut world = World::new();
+    let id = world.live(lucky("alice", 1_000, 5)).await;
+    let grant = world.win(id, "bob").await;
+    world.clock.advance_ms(EXPIRES_IN_MS - 1);
+    world.settle().await;
+    assert_eq!(world.row(id).await.state, BookState::Live);
+    world.clock.advance_ms(1);
+    world.settle().await;
+    let row = world.row(id).await;
+    assert_eq!(row.state, BookState::Closed(CloseReason::Expired));
+    assert_eq!(row.refunded_minor, 1_000 - grant.amount_minor);
+    assert_eq!(world.available("bob").await, grant.amount_minor);
+    assert_eq!(world.available("alice").await, 1_000 - grant.amount_minor);
+    let late = world.grab(id, "carol").await;
+    assert_eq!(late, GrabReply::Outcome(Outcome::Expired));
+    assert!(world.is_clean().await.quiet);
+}
+
+#[tokio::test]
+async fn the_refund_waits_for_what_was_won_and_not_yet_settled() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 3)).await;
+    world.win(id, "bob").await;
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    let swept = world.sweep().await;
+    assert_eq!((swept.closed, swept.waiting), (0, 1));
+    assert_eq!(world.available("alice").await, 0);
+    world.is_clean().await;
+    world.settle().await;
+    assert_eq!(world.available("alice").await, 200);
+    assert_eq!(world.available("bob").await, 100);
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_recalled_envelope_keeps_its_winners_and_refunds_the_others() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 3)).await;
+    world.win(id, "bob").await;
+    world.recall(id).await;
+    world.is_clean().await;
+    world.settle().await;
+    let row = world.row(id).await;
+    assert_eq!(row.state, BookState::Closed(CloseReason::Recalled));
+    assert_eq!(world.available("alice").await, 200);
+    assert_eq!(world.available("bob").await, 100);
+    let late = world.grab(id, "carol").await;
+    assert_eq!(late, GrabReply::Outcome(Outcome::Recalled));
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_declined_share_goes_back_to_the_sender() {
+    let mut world = World::new();
+    let id = world
+        .live(exclusive("alice", &[("bob", 30), ("carol", 70)]))
+        .await;
+    assert!(matches!(
+        world.decline(id, "carol").await,
+        DeclineReply::Declined { .. }
+    ));
+    world.is_clean().await;
+    assert_eq!(world.win(id, "bob").await.amount_minor, 30);
+    world.settle().await;
+    let row = world.row(id).await;
+    assert_eq!(row.state, BookState::Closed(CloseReason::Empty));
+    assert_eq!((row.settled_count, row.declined_count), (1, 1));
+    assert_eq!(world.available("alice").await, 70);
+    assert_eq!(world.available("carol").await, 0);
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_frozen_envelope_stands_still_and_goes_on_where_it_stood() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 3)).await;
+    world.win(id, "bob").await;
+    world.freeze(id).await;
+    assert_eq!(world.drain().await.parked, 1);
+    assert_eq!(world.available("bob").await, 0);
+    world.is_clean().await;
+    world.clock.advance_ms(EXPIRES_IN_MS + 60_001);
+    world.settle().await;
+    assert_eq!(world.row(id).await.state, BookState::Live);
+    // Stuck is listed, whoever froze it, and so is the promise that waits.
+    world
+        .is_wrong_by(&[DiscrepancyKind::Stuck, DiscrepancyKind::GrantWithoutClaim])
+        .await;
+    world.unfreeze(id).await;
+    world.settle().await;
+    assert_eq!(world.available("bob").await, 100);
+    assert_eq!(world.available("alice").await, 200);
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn an_envelope_frozen_before_its_publish_stays_unpublished() {
+    let mut world = World::new();
+    world.deposit("alice", 300).await;
+    let id = world.fund(equal("alice", 100, 3)).await;
+    world.freeze(id).await;
+    assert!(world.publisher().publish(id).await.is_err());
+    assert_eq!(world.grab(id, "bob").await, GrabReply::Missing);
+    world.unfreeze(id).await;
+    world.publish(id).await;
+    world.win(id, "bob").await;
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_poisoned_record_is_set_aside_and_the_others_settle() {
+    let mut world = World::new();
+    let poisoned = world.live(equal("alice", 100, 2)).await;
+    let healthy = world.live(equal("alice", 50, 2)).await;
+    // The ledger has paid the share to somebody else: planted, no door of ours would.
+    let grant = world.win(healthy, "bob").await;
+    world.win(poisoned, "bob").await;
+    let record = world.hot().outbox(Partition::ZERO, None, 10).await.unwrap();
+    let mut record = record[0].records[0].clone();
+    record.envelope = poisoned;
+    record.grant.share = 1;
+    record.grant.amount_minor = 101;
+    let aside = SettleItem::SetAside(record, "amount_mismatch");
+    let verdicts = world.ledger().settle(vec![aside]).await.unwrap();
+    assert_eq!(verdicts, [Settled::DeadLetter]);
+    world.settle().await;
+    assert_eq!(world.available("bob").await, 100 + grant.amount_minor);
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    world.settle().await;
+    // The healthy one is refunded, the other one waits for an operator.
+    assert_eq!(world.available("alice").await, 50);
+    assert!(matches!(
+        world.row(poisoned).await.state,
+        BookState::Closing(_)
+    ));
+    world.is_wrong_by(&[DiscrepancyKind::DeadLetter]).await;
+}
+
+#[tokio::test]
+async fn a_create_that_died_is_published_by_the_sweeper() {
+    let mut world = World::new();
+    world.deposit("alice", 300).await;
+    let id = world.fund(equal("alice", 100, 3)).await;
+    world.sweep().await;
+    assert_eq!(world.row(id).await.state, BookState::Funding);
+    world.clock.advance_ms(PUBLISH_PATIENCE_MS + 1);
+    world.sweep().await;
+    assert_eq!(world.row(id).await.state, BookState::Live);
+    world.win(id, "bob").await;
+    world.settle().await;
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_create_that_died_for_good_is_refunded_at_the_expiry() {
+    let mut world = World::new();
+    world.deposit("alice", 300).await;
+    let id = world.fund(equal("alice", 100, 3)).await;
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    world.sweep().await;
+    assert_eq!(world.available("alice").await, 300);
+    // The tombstone keeps a late publisher out.
+    let state = world.publisher().publish(id).await.unwrap();
+    assert_eq!(state, HotState::Over(CloseReason::Expired));
+    let late = world.grab(id, "bob").await;
+    assert_eq!(late, GrabReply::Outcome(Outcome::Expired));
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn publishing_and_closing_at_once_never_leaves_a_closed_envelope_live() {
+    let mut world = World::new();
+    for round in 0..20 {
+        world.deposit("alice", 5_000).await;
+        let id = world.fund(equal("alice", 1, 5_000)).await;
+        let recall = async {
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            world.recall(id).await;
+            world.settle().await;
+        };
+        let (published, ()) = tokio::join!(world.publisher().publish(id), recall);
+        published.unwrap();
+        world.settle().await;
+        let late = world.grab(id, "bob").await;
+        assert_eq!(late, GrabReply::Outcome(Outcome::Recalled));
+        assert_eq!(world.available("alice").await, 5_000 * (round + 1));
+        world.is_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_closed_envelope_is_forgotten_after_its_retention_and_not_before() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 1)).await;
+    let open = world.live(equal("alice", 100, 1)).await;
+    world.win(id, "bob").await;
+    world.settle().await;
+    world.clock.advance_ms(CLOSED_KEPT_MS - 1);
+    assert_eq!(world.settlement().forget_once().await.unwrap(), 0);
+    world.clock.advance_ms(1);
+    world.settlement().forget_once().await.unwrap();
+    world.settlement().forget_once().await.unwrap();
+    assert_eq!(world.grab(id, "carol").await, GrabReply::Missing);
+    world.is_clean().await;
+    world.win(open, "carol").await;
+}
+
+#[tokio::test]
+async fn many_drainers_over_the_same_records_pay_each_once() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 10, 50)).await;
+    for n in 0..50 {
+        world.win(id, &format!("p{n}")).await;
+    }
+    let others = [world.second_settlement(), world.second_settlement()];
+    let (a, b, c) = tokio::join!(
+        world.settlement().drain_once(),
+        others[0].drain_once(),
+        others[1].drain_once()
+    );
+    let drained = [a.unwrap(), b.unwrap(), c.unwrap()];
+    assert_eq!(drained.iter().map(|d| d.paid).sum::<usize>(), 50);
+    assert!(drained.iter().all(|d| d.superseded + d.dead_letters == 0));
+    for n in 0..50 {
+        assert_eq!(world.available(&format!("p{n}")).await, 10);
+    }
+    world.settle().await;
+    assert!(world.is_clean().await.quiet);
+}
+
+#[tokio::test]
+async fn a_blocked_page_does_not_hide_the_envelopes_behind_it() {
+    let mut world = World::new();
+    let mut frozen = Vec::new();
+    for _ in 0..5 {
+        let id = world.live(equal("alice", 100, 2)).await;
+        world.win(id, "bob").await;
+        frozen.push(id);
+    }
+    let last = world.live(equal("carol", 100, 1)).await;
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    // No drain: the first five wait for their grabs, the last one is refunded in the same tick.
+    let swept = world.sweep().await;
+    assert_eq!((swept.closed, swept.waiting), (1, 5));
+    assert_eq!(world.available("carol").await, 100);
+    assert!(matches!(world.row(last).await.state, BookState::Closed(_)));
+    world.settle().await;
+    world.is_clean().await;
+}

@@ -1,0 +1,19 @@
+//! Money through the real stores, in one process: the flows, the crashes, the audit, and a model.
+//!
+//! # Shape
+//! | file | holds |
+//! |---|---|
+//! | `world` | both stores in a folder of their own, settlement between them, a clock that is moved |
+//! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
+//! | `crashes` | settlement and publish die at each crash point and go on |
+//! | `audits` | planted wrongs, each named by the audit; none where there is none |
+//! | `random` | `enum Op`: random days, and the promises after each operation |
+//!
+//! # Not here
+//! The server, the wire, kill -9 and power cuts: `tests/it`.
+
+mod audits;
+mod crashes;
+mod flows;
+mod random;
+mod world;
