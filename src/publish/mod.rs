@@ -5,7 +5,7 @@
 //! | step | door | crash point before it |
 //! |---|---|---|
 //! | 1. read | `ledger.envelopes`: funded, not over, not frozen | |
-//! | 2. look | `hot.view`: loaded already? then go to 5 | |
+//! | 2. look | `hot.view`, if it is large: loaded already? then go to 5 | |
 //! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
@@ -52,6 +52,16 @@ use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
 /// together with one fsync and Redis hides its round trip; four chunks of 1,000 shares delay a
 /// grab behind them by at most 25 ms on Redis.
 pub const LOADS_IN_FLIGHT_MAX: usize = 4;
+
+/// [`LOAD_CHUNK_SHARES_MAX`] as a number of shares.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "checked when it is compiled"
+)]
+const ONE_CHUNK_SHARES: u32 = {
+    assert!(LOAD_CHUNK_SHARES_MAX <= u32::MAX as usize);
+    LOAD_CHUNK_SHARES_MAX as u32
+};
 
 /// Shares of the envelopes of 1,001 to 100,000 shares that are published at once: 100 of the
 /// largest, 80 MB. Smaller ones pass without a permit, so they never wait behind these.
@@ -158,8 +168,12 @@ impl Publisher {
         if row.frozen {
             return Err(PublishError::Frozen);
         }
-        // 2. look
-        let views = self.hot.view(vec![id]).await?;
+        // 2. look: one chunk is loaded again faster than it is looked for.
+        let large = row.terms.share_count > ONE_CHUNK_SHARES;
+        let views = match large {
+            true => self.hot.view(vec![id]).await?,
+            false => Vec::new(),
+        };
         let stands = views.into_iter().flatten().next().map(|view| view.state);
         // 3. load, 4. open
         let state = match stands {
@@ -215,7 +229,6 @@ impl Publisher {
 
     async fn load(&self, row: &EnvelopeRow, amounts: &[i64]) -> Result<(), HotError> {
         let epoch = self.epoch(row.id);
-        let per_chunk = u32::try_from(LOAD_CHUNK_SHARES_MAX).unwrap_or(u32::MAX);
         let chunks = amounts.len().div_ceil(LOAD_CHUNK_SHARES_MAX);
         stream::iter((0..chunks).zip(0_u32..))
             .map(|(index, number)| {
@@ -224,7 +237,7 @@ impl Publisher {
                 let chunk = LoadChunk {
                     envelope: row.id,
                     terms: Arc::clone(&row.terms),
-                    offset: number * per_chunk,
+                    offset: number * ONE_CHUNK_SHARES,
                     amounts_minor: amounts[from..to].to_vec(),
                 };
                 self.load_chunk(epoch, chunk).boxed()
@@ -248,10 +261,9 @@ impl Publisher {
 
     /// Leave to hold a vector of so many shares.
     async fn permit(&self, shares: u32) -> Result<Option<SemaphorePermit<'_>>, PublishError> {
-        let one_chunk = u32::try_from(LOAD_CHUNK_SHARES_MAX).unwrap_or(u32::MAX);
         let (permits, shares_max) = match shares {
-            _ if shares <= one_chunk => return Ok(None),
-            ..=SYNCHRONOUS_SHARES_MAX => (&self.middle, MIDDLE_SHARES_MAX),
+            ..=ONE_CHUNK_SHARES => return Ok(None),
+            _ if shares <= SYNCHRONOUS_SHARES_MAX => (&self.middle, MIDDLE_SHARES_MAX),
             _ => (&self.large, LARGE_SHARES_MAX),
         };
         let permit = permits.acquire_many(shares.min(shares_max)).await;

@@ -6,6 +6,7 @@ use std::sync::Once;
 
 use futures_util::FutureExt;
 use red_envelope::domain::envelope::{BookState, CloseReason};
+use red_envelope::ledger::Fund;
 
 use crate::world::{EXPIRES_IN_MS, World, equal};
 
@@ -112,6 +113,34 @@ async fn a_publish_that_dies_at_any_point_is_finished_by_a_retry() {
         assert_eq!(world.available("bob").await, 1);
         assert_eq!(world.available("alice").await, 0);
         world.is_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_is_repeated_after_any_step_has_one_envelope_and_one_debit() {
+    let points = POINTS.iter().filter(|point| point.starts_with("publish::"));
+    // Inside the publish, and right after the hold.
+    for point in points.map(Some).chain([None]) {
+        let mut world = World::new();
+        world.deposit("alice", 6_000).await;
+        let request = Fund {
+            request_id: world.request_id(),
+            request_hash: [7; 32],
+            draft: equal("alice", 1, 3_000),
+        };
+        let first = world.ledger().fund(request.clone()).await.unwrap();
+        let id = first.envelope.id;
+        if let Some(point) = point {
+            dies_at(point, world.publisher().publish(id)).await;
+        }
+        let world = world.reopen().await;
+        let again = world.ledger().fund(request).await.unwrap();
+        assert_eq!((again.replayed, again.envelope.id), (true, id), "{point:?}");
+        world.publish(id).await;
+        world.publish(id).await;
+        assert_eq!(world.available("alice").await, 3_000);
+        assert_eq!(world.row(id).await.state, BookState::Live);
+        assert_eq!(world.is_clean().await.envelope_count, 1);
     }
 }
 

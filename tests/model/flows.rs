@@ -1,12 +1,13 @@
 //! Money from the sender's hold to the last entry.
 
 use red_envelope::domain::books::DiscrepancyKind;
-use red_envelope::domain::envelope::{BookState, CloseReason, HotState};
+use red_envelope::domain::envelope::{BookState, CloseReason, HotState, shares_checksum};
 use red_envelope::domain::grab::{GrabReply, Outcome};
 use red_envelope::domain::id::Partition;
-use red_envelope::hot::DeclineReply;
-use red_envelope::ledger::{SettleItem, Settled};
-use red_envelope::settle::{CLOSED_KEPT_MS, PUBLISH_PATIENCE_MS};
+use red_envelope::hot::{DeclineReply, LoadChunk};
+use red_envelope::ledger::SETTLE_TRIES_MAX;
+use red_envelope::settle::{CLOSED_KEPT_MS, Drained, PUBLISH_PATIENCE_MS};
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{EXPIRES_IN_MS, World, equal, exclusive, lucky};
 
@@ -60,8 +61,9 @@ async fn what_nobody_took_goes_back_to_the_sender_at_the_expiry() {
 async fn the_refund_waits_for_what_was_won_and_not_yet_settled() {
     let mut world = World::new();
     let id = world.live(equal("alice", 100, 3)).await;
+    world.clock.advance_ms(EXPIRES_IN_MS - 1);
     world.win(id, "bob").await;
-    world.clock.advance_ms(EXPIRES_IN_MS);
+    world.clock.advance_ms(1);
     let swept = world.sweep().await;
     assert_eq!((swept.closed, swept.waiting), (0, 1));
     assert_eq!(world.available("alice").await, 0);
@@ -148,32 +150,102 @@ async fn an_envelope_frozen_before_its_publish_stays_unpublished() {
 }
 
 #[tokio::test]
-async fn a_poisoned_record_is_set_aside_and_the_others_settle() {
+async fn a_grant_that_the_seed_denies_is_set_aside_and_the_others_settle() {
     let mut world = World::new();
-    let poisoned = world.live(equal("alice", 100, 2)).await;
     let healthy = world.live(equal("alice", 50, 2)).await;
-    // The ledger has paid the share to somebody else: planted, no door of ours would.
-    let grant = world.win(healthy, "bob").await;
+    // The hot store was loaded with amounts that the seed does not say.
+    world.deposit("alice", 200).await;
+    let poisoned = world.fund(equal("alice", 100, 2)).await;
+    let chunk = LoadChunk {
+        envelope: poisoned,
+        terms: world.row(poisoned).await.terms,
+        offset: 0,
+        amounts_minor: vec![150, 50],
+    };
+    let epoch = world.hot().epoch(Partition::ZERO);
+    world.hot().load(epoch, chunk).await.unwrap();
+    let checksum = shares_checksum(&[150, 50]);
+    world.hot().open(epoch, poisoned, checksum).await.unwrap();
     world.win(poisoned, "bob").await;
-    let record = world.hot().outbox(Partition::ZERO, None, 10).await.unwrap();
-    let mut record = record[0].records[0].clone();
-    record.envelope = poisoned;
-    record.grant.share = 1;
-    record.grant.amount_minor = 101;
-    let aside = SettleItem::SetAside(record, "amount_mismatch");
-    let verdicts = world.ledger().settle(vec![aside]).await.unwrap();
-    assert_eq!(verdicts, [Settled::DeadLetter]);
-    world.settle().await;
-    assert_eq!(world.available("bob").await, 100 + grant.amount_minor);
+    world.win(healthy, "bob").await;
+    let drained = world.drain().await;
+    assert_eq!((drained.paid, drained.dead_letters), (1, 1));
+    assert_eq!(world.available("bob").await, 50);
+    assert_eq!(world.drain().await.records, 0);
+    // Its close is blocked, the other one's is not.
     world.clock.advance_ms(EXPIRES_IN_MS);
     world.settle().await;
-    // The healthy one is refunded, the other one waits for an operator.
     assert_eq!(world.available("alice").await, 50);
     assert!(matches!(
         world.row(poisoned).await.state,
         BookState::Closing(_)
     ));
-    world.is_wrong_by(&[DiscrepancyKind::DeadLetter]).await;
+    let letters = world.ledger().dead_letters(None, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason, "amount_mismatch");
+}
+
+#[tokio::test]
+async fn a_record_that_the_books_refuse_is_set_aside_after_five_tries() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 10, 60)).await;
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
+        BEGIN SELECT RAISE(ABORT, 'poison'); END";
+    world.ledger_file().execute_batch(poison).unwrap();
+    for n in 0..50 {
+        world.win(id, &format!("p{n}")).await;
+    }
+    world.win(id, "mallory").await;
+    // The others are paid in the first round.
+    for round in 0..SETTLE_TRIES_MAX {
+        let drained = world.drain().await;
+        assert_eq!(drained.refused, 1, "round {round}");
+        assert!(drained.refusal.is_some());
+        for n in 0..50 {
+            assert_eq!(world.available(&format!("p{n}")).await, 10);
+        }
+    }
+    assert_eq!(world.drain().await.dead_letters, 1);
+    assert_eq!(world.drain().await, Drained::default());
+    assert_eq!(world.available("mallory").await, 0);
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    world.settle().await;
+    let state = world.row(id).await.state;
+    assert_eq!(state, BookState::Closing(CloseReason::Expired));
+    world
+        .is_wrong_by(&[
+            DiscrepancyKind::DeadLetter,
+            DiscrepancyKind::GrantWithoutClaim,
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn the_loops_pay_publish_and_refund_and_end_when_they_are_told() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 2)).await;
+    let unpublished = world.fund_for(equal("carol", 100, 1)).await;
+    world.win(id, "bob").await;
+    let shutdown = CancellationToken::new();
+    let day = async {
+        while world.available("bob").await != 100 {
+            tokio::task::yield_now().await;
+        }
+        world.clock.advance_ms(PUBLISH_PATIENCE_MS + 1);
+        while world.row(unpublished).await.state != BookState::Live {
+            tokio::task::yield_now().await;
+        }
+        world.clock.advance_ms(EXPIRES_IN_MS);
+        while world.available("alice").await != 100 || world.available("carol").await != 100 {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+    };
+    let run = world.settlement().run(|max| max / 2, shutdown.clone());
+    let (ended, ()) = tokio::join!(run, day);
+    ended.unwrap();
+    assert_eq!(world.settlement().vitals().seen().last_error, None);
+    assert!(world.is_clean().await.quiet);
 }
 
 #[tokio::test]
@@ -204,6 +276,19 @@ async fn a_create_that_died_for_good_is_refunded_at_the_expiry() {
     assert_eq!(state, HotState::Over(CloseReason::Expired));
     let late = world.grab(id, "bob").await;
     assert_eq!(late, GrabReply::Outcome(Outcome::Expired));
+    world.is_clean().await;
+}
+
+#[tokio::test]
+async fn an_envelope_recalled_before_its_publish_never_goes_live() {
+    let mut world = World::new();
+    let id = world.fund_for(equal("alice", 100, 3)).await;
+    world.recall(id).await;
+    let state = world.publisher().publish(id).await.unwrap();
+    assert_eq!(state, HotState::Over(CloseReason::Recalled));
+    assert_eq!(world.grab(id, "bob").await, GrabReply::Missing);
+    world.settle().await;
+    assert_eq!(world.available("alice").await, 300);
     world.is_clean().await;
 }
 

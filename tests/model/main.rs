@@ -12,6 +12,8 @@
 //! # Not here
 //! The server, the wire, kill -9 and power cuts: `tests/it`.
 
+#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 mod audits;
 mod crashes;
 mod flows;

@@ -242,11 +242,16 @@ impl World {
         &self.stores.publisher
     }
 
-    /// An envelope that is live; its sender is given the money for it.
-    pub async fn live(&mut self, draft: Draft) -> EnvelopeId {
+    /// Holds money that its sender is given for it.
+    pub async fn fund_for(&mut self, draft: Draft) -> EnvelopeId {
         let (sender, total) = (draft.sender.clone(), draft.total_minor);
         self.deposit(sender.as_str(), total).await;
-        let id = self.fund(draft).await;
+        self.fund(draft).await
+    }
+
+    /// An envelope that is live; its sender is given the money for it.
+    pub async fn live(&mut self, draft: Draft) -> EnvelopeId {
+        let id = self.fund_for(draft).await;
         self.publish(id).await;
         id
     }
