@@ -389,7 +389,7 @@ mod tests {
         let slow = |record: &mut Record, _: &mut Findings, _: &mut v1::AuditResponse| {
             for _ in 0..100 {
                 record.left(Duration::ZERO, Duration::ZERO);
-                record.answered(Duration::ZERO, Duration::from_secs(2), 1, "won");
+                record.answered(Duration::ZERO, Duration::from_secs(20), 1, "won");
             }
         };
         assert!(!report(slow).passed());
