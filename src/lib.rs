@@ -207,7 +207,7 @@ pub async fn serve(
         () = shutdown.cancelled() => None,
         failed = stores.stopped() => Some(failed),
         failed = running.ended() => Some(failed),
-        () = keep_looking(&joined, &stores, &readiness, &config) => None,
+        () = keep_looking(&joined, &stores, &readiness, &config, &folder) => None,
     };
 
     folder.forget_ports();
@@ -377,14 +377,26 @@ async fn keep_looking(
     stores: &Stores,
     readiness: &probes::Readiness,
     config: &Config,
+    folder: &Folder,
 ) {
     for looks in 1_u64.. {
         tokio::time::sleep(LOOK_EVERY).await;
         look(joined, stores, readiness, config).await;
         if looks.is_multiple_of(LOOKS_PER_UPKEEP) {
             metrics::upkeep();
+            for (store, file) in [("hot", HOT_FILE), ("ledger", LEDGER_FILE)] {
+                metrics::store_holds(store, bytes_of(&folder.path().join(file)));
+            }
         }
     }
+}
+
+/// A store's file with its write-ahead log; 0 for what can't be looked at.
+fn bytes_of(file: &std::path::Path) -> u64 {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    size(file) + size(log.as_ref())
 }
 
 type Listening = JoinHandle<Result<(), String>>;
@@ -458,5 +470,27 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::Sources;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_told_by_its_setting_with_what_to_do() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let mut config = Config::load(&Sources::default()).unwrap().0;
+        config.grpc.listen = "127.0.0.1:0".parse().unwrap();
+        config.admin.listen = address;
+        let why = Listeners::bind(&config).await.unwrap_err().to_string();
+        let begins = format!("admin.listen can't listen on {address}: ");
+        assert!(why.starts_with(&begins), "{why}");
+        assert!(
+            why.contains("--admin-listen 127.0.0.1:0 takes a free one"),
+            "{why}"
+        );
     }
 }

@@ -38,6 +38,7 @@ use super::record::{Row, encode};
 use super::snapshot;
 use crate::clock::Clock;
 use crate::hot::HotError;
+use crate::telemetry::{Stopwatch, metrics};
 
 /// Log bytes per envelope that a start reads before snapshots pay: each header dirties a share of
 /// a page, so that many envelopes want a longer log.
@@ -185,7 +186,13 @@ impl Writer {
         self.marks.append(&mut settled);
 
         // ── commit, publish ──
+        let changed = !batch.changes.is_empty();
+        let watch = Stopwatch::start();
         let done = self.commit(batch, removed);
+        if changed && done.is_ok() {
+            let grabs = grabbed.iter().map(|(_, replies)| replies.len()).sum();
+            metrics::batch_committed(grabs, watch.seconds());
+        }
 
         // ── answer ──
         let failed = done.as_ref().err().map(|why| {
