@@ -139,3 +139,6 @@ impl Api {
         self.hot.epoch(id.partition(self.hot.partitions()))
     }
 }
+
+#[cfg(test)]
+mod tests;

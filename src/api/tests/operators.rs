@@ -1,0 +1,218 @@
+//! Operators: freeze, trace, audit, and the record of every act.
+
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+use super::*;
+
+fn freeze(id: &str) -> v1::FreezeEnvelopeRequest {
+    v1::FreezeEnvelopeRequest {
+        envelope_id: id.into(),
+        operator: "olga".into(),
+        reason: "ticket 7".into(),
+        ..Default::default()
+    }
+}
+
+fn unfreeze(id: &str) -> v1::UnfreezeEnvelopeRequest {
+    v1::UnfreezeEnvelopeRequest {
+        envelope_id: id.into(),
+        operator: "olga".into(),
+        reason: "all is well".into(),
+        ..Default::default()
+    }
+}
+
+async fn trace(world: &World, id: &str) -> v1::TraceEnvelopeResponse {
+    let request = v1::TraceEnvelopeRequest {
+        envelope_id: id.into(),
+        operator: "oscar".into(),
+        ..Default::default()
+    };
+    let traced = world.operators.clone().trace_envelope(request).await;
+    traced.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn a_frozen_envelope_stands_still_and_goes_on_where_it_stood() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let mut operators = world.operators.clone();
+    let frozen = operators
+        .freeze_envelope(freeze(&id))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(!frozen.replayed);
+    assert_eq!(frozen.envelope.unwrap().state(), v1::EnvelopeState::Frozen);
+    let again = operators.freeze_envelope(freeze(&id)).await.unwrap();
+    assert!(again.into_inner().replayed);
+    let grab = world.grab(&id, "bob").await;
+    let told = grab.as_ref().unwrap_err().get_details_retry_info();
+    assert!(told.is_some());
+    let unavailable = (Code::Unavailable, "ENVELOPE_FROZEN".to_owned());
+    assert_eq!(failure(grab), unavailable);
+    assert_eq!(failure(world.recall(&id, "alice").await), unavailable);
+    let thawed = operators
+        .unfreeze_envelope(unfreeze(&id))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(thawed.envelope.unwrap().state(), v1::EnvelopeState::Live);
+    world.wins(&id, "bob").await;
+}
+
+#[tokio::test]
+async fn every_act_is_on_record_also_a_refused_one() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 1)).await;
+    world.wins(&id, "bob").await;
+    world.close(&id).await;
+    let closed = world.operators.clone().freeze_envelope(freeze(&id)).await;
+    assert_eq!(failure(closed), refused("ALREADY_OVER"));
+    trace(&world, &id).await;
+    let acts = trace(&world, &id).await.acts;
+    let told: Vec<_> = acts
+        .iter()
+        .map(|act| (act.act.as_str(), act.operator.as_str(), act.result.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("freeze", "olga", "ALREADY_OVER"),
+            ("trace", "oscar", "done"),
+            ("trace", "oscar", "done"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_act_says_who_and_why() {
+    let world = World::new().await;
+    let nameless = v1::FreezeEnvelopeRequest::default();
+    let status = world
+        .operators
+        .clone()
+        .freeze_envelope(nameless)
+        .await
+        .unwrap_err();
+    let named = status.get_details_bad_request().unwrap().field_violations;
+    let fields: Vec<_> = named.into_iter().map(|v| v.field).collect();
+    assert_eq!(fields, ["envelope_id", "reason", "operator"]);
+    let unknown = EnvelopeId::from_parts(20_000, [1; 14]).to_string();
+    let missing = world
+        .operators
+        .clone()
+        .freeze_envelope(freeze(&unknown))
+        .await;
+    assert_eq!(failure(missing), not_found());
+}
+
+#[tokio::test]
+async fn a_trace_follows_the_money_from_the_hold_to_the_last_entry() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 3)).await;
+    world.wins(&id, "bob").await;
+    world.recall(&id, "alice").await.unwrap();
+    world.close(&id).await;
+    let traced = trace(&world, &id).await;
+    let kinds: Vec<_> = traced.postings.iter().map(|p| p.kind.as_str()).collect();
+    assert_eq!(kinds, ["fund", "settle", "refund"]);
+    let moved: i64 = traced.postings.iter().map(|p| p.amount_minor).sum();
+    assert_eq!(moved, 0);
+    assert_eq!(traced.shares.len(), 1);
+    assert!(traced.shares[0].settled && traced.shares[0].amount.is_some());
+    assert!(!traced.truncated);
+}
+
+#[tokio::test]
+async fn an_audit_of_sound_books_is_clean() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 3)).await;
+    world.wins(&id, "bob").await;
+    let audit = || v1::AuditRequest::default();
+    let mut operators = world.operators.clone();
+    let live = operators.audit(audit()).await.unwrap().into_inner();
+    assert!(live.clean && !live.quiet, "{live:?}");
+    assert_eq!(live.in_flight_count, 1);
+    world.settle().await;
+    let quiet = operators.audit(audit()).await.unwrap().into_inner();
+    assert!(quiet.clean && quiet.quiet, "{quiet:?}");
+    assert_eq!(quiet.totals[0].funded_minor, 1_000);
+    let letters = v1::ListDeadLettersRequest::default();
+    let letters = operators.list_dead_letters(letters).await.unwrap();
+    assert_eq!(letters.into_inner().dead_letters, []);
+    let replay = v1::ReplayDeadLetterRequest {
+        dead_letter_id: "5".into(),
+        operator: "olga".into(),
+        reason: "ticket 8".into(),
+    };
+    let none = operators.replay_dead_letter(replay).await;
+    let told = (Code::NotFound, "DEAD_LETTER_NOT_FOUND".to_owned());
+    assert_eq!(failure(none), told);
+}
+
+#[tokio::test]
+async fn what_operators_may_do_is_not_on_the_public_listener() {
+    let world = World::new().await;
+    let public = world.public.clone();
+    let mut strayed = AdminServiceClient::new(public.clone());
+    let answer = strayed.audit(v1::AuditRequest::default()).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        listed(public).await,
+        [
+            "grpc.health.v1.Health",
+            "redenvelope.v1.AccountService",
+            "redenvelope.v1.EnvelopeService",
+            "redenvelope.v1.InfoService",
+        ]
+    );
+    assert_eq!(
+        listed(world.admin.clone()).await,
+        ["grpc.health.v1.Health", "redenvelope.v1.AdminService"]
+    );
+}
+
+#[tokio::test]
+async fn reflection_describes_the_details_of_errors() {
+    let world = World::new().await;
+    let symbol = "google.rpc.ErrorInfo".to_owned();
+    let asked = MessageRequest::FileContainingSymbol(symbol);
+    let told = reflect(world.public.clone(), asked).await;
+    let Some(MessageResponse::FileDescriptorResponse(files)) = told.message_response else {
+        panic!("{told:?}");
+    };
+    let text = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
+    assert!(text.contains("google/rpc/error_details.proto"));
+}
+
+async fn reflect(channel: Channel, asked: MessageRequest) -> ServerReflectionResponse {
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(asked),
+    };
+    let mut client = ServerReflectionClient::new(channel);
+    let stream = client
+        .server_reflection_info(tokio_stream::once(request))
+        .await;
+    stream
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+async fn listed(channel: Channel) -> Vec<String> {
+    let told = reflect(channel, MessageRequest::ListServices(String::new())).await;
+    let Some(MessageResponse::ListServicesResponse(list)) = told.message_response else {
+        panic!("{told:?}");
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|s| s.name).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,195 @@
+//! GrabStream: tags, bad messages, deadlines, streams that are not read.
+
+use std::collections::HashMap;
+
+use red_envelope_proto::v1::grab_stream_response::Result as Answer;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::*;
+use crate::api::grab_stream::IN_FLIGHT_MAX;
+
+type Sending = mpsc::Sender<v1::GrabStreamRequest>;
+
+async fn open(world: &World, queue: usize) -> (Sending, Streaming<v1::GrabStreamResponse>) {
+    let (sending, messages) = mpsc::channel(queue);
+    let stream = ReceiverStream::new(messages);
+    let answers = world.envelopes.clone().grab_stream(stream).await.unwrap();
+    (sending, answers.into_inner())
+}
+
+fn message(tag: u64, id: &str, grabber: &str) -> v1::GrabStreamRequest {
+    v1::GrabStreamRequest {
+        tag,
+        timeout_ms: 0,
+        grab: Some(v1::GrabRequest {
+            envelope_id: id.into(),
+            grabber: grabber.into(),
+            ..Default::default()
+        }),
+    }
+}
+
+/// Every answer by its tag; a tag that comes twice fails the test.
+async fn all(mut answers: Streaming<v1::GrabStreamResponse>) -> HashMap<u64, Answer> {
+    let mut by_tag = HashMap::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let twice = by_tag.insert(answer.tag, answer.result.unwrap());
+        assert!(twice.is_none(), "tag {} was answered twice", answer.tag);
+    }
+    by_tag
+}
+
+fn outcome(answer: &Answer) -> v1::GrabOutcome {
+    match answer {
+        Answer::Outcome(outcome) => outcome.outcome(),
+        Answer::Status(status) => panic!("{status:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_grab_of_a_stream_is_answered_once_under_its_tag() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 10)).await;
+    let (sending, answers) = open(&world, 4_000).await;
+    for tag in 0..3_000 {
+        let grabber = format!("g{}", tag % 1_000);
+        sending.try_send(message(tag, &id, &grabber)).unwrap();
+    }
+    drop(sending);
+    let answers = all(answers).await;
+    assert_eq!(answers.len(), 3_000);
+    let count = |wanted| answers.values().filter(|a| outcome(a) == wanted).count();
+    assert_eq!(count(v1::GrabOutcome::Won), 10);
+    assert_eq!(count(v1::GrabOutcome::AlreadyGrabbed), 20);
+    assert_eq!(count(v1::GrabOutcome::Empty), 2_970);
+}
+
+#[tokio::test]
+async fn a_bad_message_is_answered_with_a_status_and_the_stream_goes_on() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 10)).await;
+    let unknown = EnvelopeId::from_parts(20_000, [1; 14]).to_string();
+    let (sending, answers) = open(&world, 10).await;
+    let bad_timeout = v1::GrabStreamRequest {
+        timeout_ms: 60_001,
+        ..message(4, &id, "bob")
+    };
+    let no_grab = v1::GrabStreamRequest {
+        tag: 5,
+        ..Default::default()
+    };
+    for message in [
+        message(1, "no id", "bob"),
+        message(2, &unknown, "bob"),
+        message(3, &id, ""),
+        bad_timeout,
+        no_grab,
+        message(6, &id, "bob"),
+    ] {
+        sending.send(message).await.unwrap();
+    }
+    drop(sending);
+    let answers = all(answers).await;
+    let code = |tag: u64| match &answers[&tag] {
+        Answer::Status(status) => {
+            assert!(!status.details.is_empty());
+            Code::from_i32(status.code)
+        }
+        Answer::Outcome(_) => Code::Ok,
+    };
+    let codes: Vec<_> = (1..=6).map(code).collect();
+    let invalid = Code::InvalidArgument;
+    assert_eq!(
+        codes,
+        [invalid, Code::NotFound, invalid, invalid, invalid, Code::Ok]
+    );
+    assert_eq!(outcome(&answers[&6]), v1::GrabOutcome::Won);
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_stops_itself_and_nobody_else() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 10)).await;
+    let (sending, answers) = open(&world, 1).await;
+    // More than is ever in flight, and more than the windows of HTTP/2 hold.
+    let count = 40 * IN_FLIGHT_MAX as u64;
+    let grabbed = id.clone();
+    let pusher = tokio::spawn(async move {
+        for tag in 0..count {
+            let grabber = format!("{tag:064}");
+            sending
+                .send(message(tag, &grabbed, &grabber))
+                .await
+                .unwrap();
+        }
+    });
+    for grabber in ["x", "y", "z"] {
+        let outcome = world.grab(&id, grabber).await.unwrap().outcome();
+        assert_ne!(outcome, v1::GrabOutcome::Unspecified);
+    }
+    assert!(!pusher.is_finished(), "the server read on without a reader");
+    let answers = all(answers).await;
+    pusher.await.unwrap();
+    assert_eq!(answers.len() as u64, count);
+}
+
+#[tokio::test]
+async fn an_unpublished_envelope_is_published_by_a_stream_too() {
+    let world = World::with_alice().await;
+    let template = world.send(lucky("r1", 1_000, 4)).await;
+    let rows = world
+        .ledger
+        .envelopes(vec![template.parse().unwrap()])
+        .await;
+    let terms = rows.unwrap().remove(0).unwrap().terms;
+    let fund = crate::ledger::Fund {
+        request_id: crate::domain::id::PersonId::parse("died").unwrap(),
+        request_hash: [1; 32],
+        draft: terms.draft.clone(),
+    };
+    let id = world
+        .ledger
+        .fund(fund)
+        .await
+        .unwrap()
+        .envelope
+        .id
+        .to_string();
+    // Who meets the envelope while its shares are loaded is told to come again, and does.
+    let mut asking: Vec<u64> = (0..100).collect();
+    let mut won = 0;
+    while !asking.is_empty() {
+        let (sending, answers) = open(&world, 200).await;
+        for tag in &asking {
+            let grabber = format!("g{tag}");
+            sending.send(message(*tag, &id, &grabber)).await.unwrap();
+        }
+        drop(sending);
+        asking.clear();
+        for (tag, answer) in all(answers).await {
+            match answer {
+                Answer::Status(status) => {
+                    assert_eq!(Code::from_i32(status.code), Code::Unavailable, "{status:?}");
+                    asking.push(tag);
+                }
+                Answer::Outcome(outcome) => {
+                    won += u32::from(outcome.outcome() == v1::GrabOutcome::Won);
+                }
+            }
+        }
+    }
+    assert_eq!(won, 4);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_server_does() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let (sending, mut answers) = open(&world, 10).await;
+    sending.send(message(1, &id, "bob")).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().tag, 1);
+    world.shutdown.cancel();
+    assert_eq!(answers.message().await.unwrap(), None);
+}
