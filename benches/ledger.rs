@@ -1,0 +1,142 @@
+//! Measures how fast the books settle, in grabs a second, at small and at full batches.
+//!
+//! `make bench` or `cargo bench --bench ledger`. Every batch is a call through the door, so it
+//! includes the queue, the fsync of its commit and both unique keys, two entries and the balances.
+//!
+//! **Bounds**: each size settles [`GRABS`] grabs of [`ENVELOPES`] envelopes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use red_envelope::clock::SystemClock;
+use red_envelope::domain::audience::Audience;
+use red_envelope::domain::envelope::{Draft, Kind, Reveal};
+use red_envelope::domain::fairness::{SealKey, SealKeys};
+use red_envelope::domain::grab::{Grant, OutboxRecord};
+use red_envelope::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
+use red_envelope::domain::money::{Currency, Money};
+use red_envelope::domain::split::Split;
+use red_envelope::ledger::sqlite::SqliteLedger;
+use red_envelope::ledger::{Fund, Ledger, SettleItem, Settled, Transfer};
+
+/// Enough for seconds of work at each size.
+const GRABS: u32 = 200_000;
+/// A busy evening: 1,000 shares each.
+const ENVELOPES: u32 = 200;
+/// A drain that keeps up, and one that catches up.
+const BATCHES: [usize; 2] = [200, 5_000];
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    println!("{:>8}  {:>10}  {:>12}", "a batch", "grabs/s", "ms a batch");
+    for batch in BATCHES {
+        let (grabs_per_s, batch_ms) = measure(batch).await?;
+        println!("{batch:>8}  {grabs_per_s:>10.0}  {batch_ms:>12.2}");
+    }
+    Ok(())
+}
+
+async fn measure(batch: usize) -> anyhow::Result<(f64, f64)> {
+    let folder = tempfile::tempdir()?;
+    let keys = SealKeys::new(vec![SealKey::new(1, [1; 32])])?;
+    let ledger = SqliteLedger::open(
+        &folder.path().join("ledger.sqlite"),
+        Arc::new(SystemClock),
+        keys,
+        Box::new(StdRng::seed_from_u64(1)),
+    )?;
+    let envelopes = fund(&ledger).await?;
+    let items = grabs(&envelopes)?;
+    let started = Instant::now();
+    let mut batches = 0_u32;
+    for chunk in items.chunks(batch) {
+        let verdicts = ledger.settle(chunk.to_vec()).await?;
+        ensure!(verdicts.iter().all(|v| *v == Settled::Paid), "all are paid");
+        batches += 1;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let found = ledger.audit_totals(None).await?.discrepancies;
+    ensure!(found.is_empty(), "the books must balance: {found:?}");
+    Ok((
+        f64::from(GRABS) / seconds,
+        seconds * 1_000.0 / f64::from(batches),
+    ))
+}
+
+async fn fund(ledger: &SqliteLedger) -> anyhow::Result<Vec<EnvelopeId>> {
+    let share_count = GRABS / ENVELOPES;
+    let draft = draft(share_count)?;
+    let transfer = Transfer {
+        tenant: draft.tenant.clone(),
+        owner: draft.sender.clone(),
+        request_id: PersonId::parse("d")?,
+        amount: Money {
+            currency: draft.currency,
+            minor: i64::from(GRABS),
+        },
+        reference: String::new(),
+    };
+    ledger.deposit(transfer).await?;
+    let mut envelopes = Vec::new();
+    for number in 0..ENVELOPES {
+        let funded = ledger.fund(Fund {
+            request_id: PersonId::parse(&format!("f{number}"))?,
+            request_hash: [0; 32],
+            draft: draft.clone(),
+        });
+        let id = funded.await?.envelope.id;
+        ledger.mark_live(id).await?;
+        envelopes.push(id);
+    }
+    Ok(envelopes)
+}
+
+/// Consecutive grabs are of different envelopes, as when many groups grab at midnight.
+fn grabs(envelopes: &[EnvelopeId]) -> anyhow::Result<Vec<SettleItem>> {
+    let mut items = Vec::new();
+    for share in 0..GRABS / ENVELOPES {
+        for (number, envelope) in envelopes.iter().enumerate() {
+            // Neighbours in time are strangers in the index of accounts, and each comes twice.
+            let stranger = (u64::from(share / 2) * 1_009 + number as u64 * 7_919) % 100_003;
+            items.push(SettleItem::Pay(OutboxRecord {
+                envelope: *envelope,
+                grabber: PersonId::parse(&format!("grabber-{stranger:06}-{}", share % 2))?,
+                grant: Grant {
+                    share,
+                    amount_minor: 1,
+                    at: UnixMs(1),
+                },
+                declined: false,
+            }));
+        }
+    }
+    Ok(items)
+}
+
+fn draft(share_count: u32) -> anyhow::Result<Draft> {
+    Ok(Draft {
+        tenant: TenantId::parse("")?,
+        sender: PersonId::parse("sender")?,
+        kind: Kind::Equal,
+        currency: Currency::from_code("CNY").context("a code")?,
+        total_minor: i64::from(share_count),
+        share_count,
+        min_minor: 1,
+        max_minor: 1,
+        split: Some(Split::Even),
+        exclusive: Vec::new(),
+        audience: Audience::Anyone,
+        passphrase: None,
+        greeting: String::new(),
+        cover_id: String::new(),
+        reveal: Reveal::AfterGrab,
+        labels: BTreeMap::new(),
+        opens_at: None,
+        expires_in_ms: 3_600_000,
+        client_nonce: Vec::new(),
+    })
+}
