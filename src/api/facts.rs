@@ -9,8 +9,9 @@
 //!
 //! # Bounds
 //! [`FACTS_BYTES_MAX`], [`UNKNOWN_IDS_MAX`], [`LOOK_UPS_QUEUED_MAX`]. One look-up runs at a time and
-//! takes what has queued up meanwhile, so a million random ids are ten thousand statements one
-//! after another, never a million at once; what does not fit the queue is shed.
+//! takes what has queued up meanwhile, up to a hundred ids, so a flood of random ids costs one
+//! statement a hundred, one after another (`random_ids_are_looked_up_by_the_hundred`); what does
+//! not fit the queue is shed.
 //!
 //! # If it crashes here
 //! Nothing is kept.

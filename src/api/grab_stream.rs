@@ -138,6 +138,7 @@ impl Session {
         let mut grabs = Vec::new();
         let mut waiting = Vec::new();
         let mut moved = false;
+        let now = timer_now();
         while self.in_flight < IN_FLIGHT_MAX && grabs.len() < GRABS_PER_CALL_MAX {
             let Some(inbound) = &mut self.inbound else {
                 break;
@@ -146,7 +147,7 @@ impl Session {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(message))) => {
                     self.in_flight += 1;
-                    if let Some((grab, wait)) = self.admit(message) {
+                    if let Some((grab, wait)) = self.admit(message, now) {
                         grabs.push(grab);
                         waiting.push(wait);
                     }
@@ -171,7 +172,7 @@ impl Session {
 
     /// Checks one message. A grab whose terms are in memory joins the batch; every other message is
     /// answered, now or after a look.
-    fn admit(&mut self, message: v1::GrabStreamRequest) -> Option<(Grab, Waiting)> {
+    fn admit(&mut self, message: v1::GrabStreamRequest, now: Instant) -> Option<(Grab, Waiting)> {
         let tag = message.tag;
         let (asked, timeout) = match read(message) {
             Ok(read) => read,
@@ -180,7 +181,7 @@ impl Session {
                 return None;
             }
         };
-        let deadline = timer_now() + timeout;
+        let deadline = now + timeout;
         if let Some(terms) = self.api.facts.known(&asked.envelope) {
             match self.api.prepare(&asked, &terms) {
                 Ok(Prepared::Ask(grab)) => {

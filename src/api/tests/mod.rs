@@ -6,6 +6,7 @@
 
 mod accounts;
 mod endings;
+mod gated;
 mod grabs;
 mod operators;
 mod sights;
@@ -30,6 +31,8 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use gated::Gated;
+
 use super::{Deps, Services};
 use crate::clock::ManualClock;
 use crate::domain::audience::Pepper;
@@ -49,7 +52,7 @@ type EnvelopeClient = EnvelopeServiceClient<Channel>;
 
 struct World {
     clock: ManualClock,
-    hot: Arc<EmbeddedStore>,
+    hot: Arc<Gated>,
     ledger: Arc<SqliteLedger>,
     envelopes: EnvelopeClient,
     accounts: AccountServiceClient<Channel>,
@@ -80,7 +83,8 @@ impl World {
         let clock = ManualClock::at(NOON_MS);
         let ticking = || Arc::new(clock.clone());
         let hot = folder.path().join("hot.sqlite");
-        let hot = Arc::new(EmbeddedStore::open(&hot, ticking(), Limits::default()).unwrap());
+        let hot = EmbeddedStore::open(&hot, ticking(), Limits::default()).unwrap();
+        let hot = Arc::new(Gated::open(Arc::new(hot)));
         let keys = SealKeys::new(vec![SealKey::new(1, [7; 32])]).unwrap();
         let rng = Box::new(StdRng::seed_from_u64(8));
         let books = folder.path().join("ledger.sqlite");

@@ -193,3 +193,61 @@ async fn a_stream_ends_when_the_server_does() {
     world.shutdown.cancel();
     assert_eq!(answers.message().await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn a_grab_whose_time_is_over_says_so_and_takes_effect_once() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let (sending, mut answers) = open(&world, 10).await;
+    world.hot.set_open(false);
+    let hurried = v1::GrabStreamRequest {
+        timeout_ms: 20,
+        ..message(7, &id, "bob")
+    };
+    sending.send(hurried).await.unwrap();
+    let late = answers.message().await.unwrap().unwrap();
+    let Some(Answer::Status(status)) = late.result else {
+        panic!("{late:?}");
+    };
+    assert_eq!(
+        (late.tag, Code::from_i32(status.code)),
+        (7, Code::DeadlineExceeded)
+    );
+    world.hot.set_open(true);
+    let repeated = world.grab(&id, "bob").await.unwrap();
+    assert!(repeated.share.is_some(), "{repeated:?}");
+    // The first attempt is through, too: the stream's next answer comes after it.
+    sending.send(message(8, &id, "bob")).await.unwrap();
+    let next = answers.message().await.unwrap().unwrap();
+    let Some(Answer::Outcome(next)) = next.result else {
+        panic!("{next:?}");
+    };
+    assert_eq!(next.outcome(), v1::GrabOutcome::AlreadyGrabbed);
+    assert_eq!(next.share, repeated.share);
+    drop(sending);
+    assert_eq!(answers.message().await.unwrap(), None);
+    let seen = world.get(&id, "alice").await.unwrap().envelope.unwrap();
+    assert_eq!(seen.progress.unwrap().taken_count, 1);
+}
+
+#[tokio::test]
+async fn random_ids_are_looked_up_by_the_hundred() {
+    let world = World::with_alice().await;
+    let (sending, answers) = open(&world, 2_000).await;
+    let before = world.hot.views();
+    for tag in 0..2_000_u64 {
+        let mut random = [0; 14];
+        random[..8].copy_from_slice(&tag.to_be_bytes());
+        let id = EnvelopeId::from_parts(20_000, random).to_string();
+        sending.try_send(message(tag, &id, "eve")).unwrap();
+    }
+    drop(sending);
+    for answer in all(answers).await.into_values() {
+        let Answer::Status(status) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(Code::from_i32(status.code), Code::NotFound);
+    }
+    let looks = world.hot.views() - before;
+    assert!(looks <= 400, "{looks} look-ups for 2,000 ids");
+}

@@ -1,0 +1,168 @@
+//! The embedded store behind a gate: a test holds grabs back and counts look-ups.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::domain::envelope::{CloseReason, HotState, Terms};
+use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
+use crate::hot::embedded::EmbeddedStore;
+use crate::hot::{
+    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, PendingShare,
+};
+
+pub(super) struct Gated {
+    inner: Arc<EmbeddedStore>,
+    open: watch::Sender<bool>,
+    views: AtomicU64,
+}
+
+impl Gated {
+    pub(super) fn open(inner: Arc<EmbeddedStore>) -> Self {
+        Self {
+            inner,
+            open: watch::Sender::new(true),
+            views: AtomicU64::new(0),
+        }
+    }
+
+    /// Grabs wait before the store until the gate opens.
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// How often `view` was called.
+    pub(super) fn views(&self) -> u64 {
+        self.views.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl HotStore for Gated {
+    fn partitions(&self) -> PartitionCount {
+        self.inner.partitions()
+    }
+
+    fn epoch(&self, partition: Partition) -> Epoch {
+        self.inner.epoch(partition)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.inner.ready()
+    }
+
+    async fn vitals(&self) -> Result<HotVitals, HotError> {
+        self.inner.vitals().await
+    }
+
+    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+        self.inner.load(epoch, chunk).await
+    }
+
+    async fn open(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        checksum: u32,
+    ) -> Result<HotState, HotError> {
+        self.inner.open(epoch, envelope, checksum).await
+    }
+
+    async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
+        let mut gate = self.open.subscribe();
+        let opened = gate.wait_for(|open| *open).await;
+        opened.map_err(|_| HotError::Shed)?;
+        self.inner.grab(grabs).await
+    }
+
+    async fn decline(
+        &self,
+        epoch: Epoch,
+        tenant: TenantId,
+        envelope: EnvelopeId,
+        grabber: PersonId,
+    ) -> Result<DeclineReply, HotError> {
+        self.inner.decline(epoch, tenant, envelope, grabber).await
+    }
+
+    async fn view(&self, envelopes: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError> {
+        self.views.fetch_add(1, Ordering::SeqCst);
+        self.inner.view(envelopes).await
+    }
+
+    async fn held(
+        &self,
+        grabber: PersonId,
+        envelopes: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<HeldShare>>, HotError> {
+        self.inner.held(grabber, envelopes).await
+    }
+
+    async fn grants(
+        &self,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+        self.inner.grants(envelope, from, limit).await
+    }
+
+    async fn pending(
+        &self,
+        tenant: TenantId,
+        grabber: PersonId,
+    ) -> Result<Vec<PendingShare>, HotError> {
+        self.inner.pending(tenant, grabber).await
+    }
+
+    async fn close(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        terms: Arc<Terms>,
+        reason: CloseReason,
+    ) -> Result<CloseReply, HotError> {
+        self.inner.close(epoch, envelope, terms, reason).await
+    }
+
+    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+        self.inner.freeze(epoch, envelope).await
+    }
+
+    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+        self.inner.unfreeze(epoch, envelope).await
+    }
+
+    async fn outbox(
+        &self,
+        partition: Partition,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, HotError> {
+        self.inner.outbox(partition, after, limit).await
+    }
+
+    async fn settled(
+        &self,
+        epoch: Epoch,
+        partition: Partition,
+        entries: Vec<(u64, u64)>,
+    ) -> Result<u64, HotError> {
+        self.inner.settled(epoch, partition, entries).await
+    }
+
+    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
+        self.inner.remove(epoch, envelopes).await
+    }
+
+    async fn envelopes(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError> {
+        self.inner.envelopes(after, limit).await
+    }
+}
