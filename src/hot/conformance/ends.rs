@@ -41,6 +41,7 @@ pub async fn an_envelope_expires_once_even_if_the_clock_steps_back(stage: &mut d
         outcome(cast.grab(&*stage.store(), "bob").await),
         Outcome::Expired
     );
+    cast.settle_all(&*stage.store()).await;
     stage.crash().await;
     assert_eq!(
         outcome(cast.grab(&*stage.store(), "bob").await),

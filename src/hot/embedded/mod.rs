@@ -69,8 +69,11 @@ pub const QUEUED_GRABS_MAX: usize = 65_536;
 /// and a log of 120 MiB; the ledger's 100,000/s work it off in 40 s.
 pub const UNSETTLED_RECORDS_MAX: usize = 4_000_000;
 /// The log grows to this before snapshots let it be cut: 2 M grabs, which a start replays in
-/// about a second. It grows beyond while the ledger is behind, and with many envelopes.
+/// one to four seconds, by how busy the machine is. It grows beyond while the ledger is behind, and with many envelopes.
 pub const LOG_BYTES_MAX: u64 = 64 << 20;
+/// With many envelopes the log grows to so much for each before snapshots pay: a header dirties
+/// its share of a page.
+pub const LOG_BYTES_PER_ENVELOPE: u64 = 256;
 /// Envelopes that one page of `envelopes` holds.
 pub const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
 /// Envelopes that one turn removes.
@@ -87,6 +90,8 @@ pub struct Limits {
     pub unsettled_records_max: usize,
     /// See [`LOG_BYTES_MAX`].
     pub log_bytes_max: u64,
+    /// See [`LOG_BYTES_PER_ENVELOPE`].
+    pub log_bytes_per_envelope: u64,
 }
 
 impl Default for Limits {
@@ -95,6 +100,7 @@ impl Default for Limits {
             queued_grabs_max: QUEUED_GRABS_MAX,
             unsettled_records_max: UNSETTLED_RECORDS_MAX,
             log_bytes_max: LOG_BYTES_MAX,
+            log_bytes_per_envelope: LOG_BYTES_PER_ENVELOPE,
         }
     }
 }
@@ -108,7 +114,7 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens or creates the file at `path` and reads what it has. Blocks for about a second per
+    /// Opens or creates the file at `path` and reads what it has. Blocks for a few seconds per
     /// two million grabs since the last snapshots.
     ///
     /// # Errors

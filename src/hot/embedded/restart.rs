@@ -9,7 +9,7 @@
 //! | 4 | every envelope | uniqueness held on the way (`Envelope::give`), the end is where it must be |
 //!
 //! # Bounds
-//! The log is kept below `LOG_BYTES_MAX` while the ledger keeps up: about a second.
+//! The log is kept below `LOG_BYTES_MAX` while the ledger keeps up: a few seconds.
 //!
 //! # If it crashes here
 //! Nothing was changed but runs that no header counts: start again.

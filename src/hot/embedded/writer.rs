@@ -40,9 +40,6 @@ use crate::clock::Clock;
 use crate::hot::HotError;
 use crate::telemetry::{Stopwatch, metrics};
 
-/// Log bytes per envelope that a start reads before snapshots pay: each header dirties a share of
-/// a page, so that many envelopes want a longer log.
-const LOG_BYTES_PER_ENVELOPE: u64 = 256;
 /// Holders of a removed envelope that a turn frees: 8,192 names, below 1 ms.
 const BURIED_HOLDERS_MAX: usize = 8_192;
 /// Parts of a removed envelope that a turn deletes: at most 5 MiB of pages go to the free list.
@@ -263,7 +260,7 @@ impl Writer {
     /// Whether a start would read more than it should.
     fn log_is_long(&self) -> bool {
         let envelopes = u64::try_from(self.index.len()).unwrap_or(u64::MAX);
-        let wide = LOG_BYTES_PER_ENVELOPE.saturating_mul(envelopes);
+        let wide = self.limits.log_bytes_per_envelope.saturating_mul(envelopes);
         self.log.bytes() > self.limits.log_bytes_max.max(wide)
     }
 

@@ -15,11 +15,12 @@ use crate::clock::ManualClock;
 use crate::hot::HotStore;
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 
-/// A log so short that every few batches are copied out of it.
+/// A log so short that every batch is copied out of it and cut away as soon as it is settled.
 pub(super) const CRAMPED: Limits = Limits {
     queued_grabs_max: 65_536,
     unsettled_records_max: 1_000_000,
-    log_bytes_max: 1_000,
+    log_bytes_max: 0,
+    log_bytes_per_envelope: 0,
 };
 
 /// An embedded store in a folder that goes with it.

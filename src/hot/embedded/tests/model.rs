@@ -30,6 +30,7 @@ enum Op {
     Freeze(usize, bool),
     MoveClock(i64),
     SettleOne,
+    SettleAll,
     SettleAllAndRemove(usize),
     Crash,
     Restart,
@@ -63,7 +64,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (which(), reason).prop_map(|(which, reason)| Op::Close(which, reason)),
         1 => (which(), any::<bool>()).prop_map(|(which, on)| Op::Freeze(which, on)),
         2 => steps.prop_map(Op::MoveClock),
-        1 => Just(Op::SettleOne),
+        2 => Just(Op::SettleOne),
+        3 => Just(Op::SettleAll),
         1 => which().prop_map(Op::SettleAllAndRemove),
         2 => Just(Op::Crash),
         1 => Just(Op::Restart),
@@ -304,6 +306,7 @@ impl World {
             }
             Op::MoveClock(ms) => self.stage.clock.advance_ms(*ms),
             Op::SettleOne => self.settle(&*store, 1).await,
+            Op::SettleAll => self.settle(&*store, usize::MAX).await,
             Op::SettleAllAndRemove(which) => {
                 self.settle(&*store, usize::MAX).await;
                 let ids = vec![self.casts[*which].id];
