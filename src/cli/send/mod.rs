@@ -52,13 +52,12 @@ pub(super) async fn send(
         "replayed": reply.replayed,
         "envelope": shapes::envelope(&currencies, &envelope),
     });
-    let mut text = sent_words(&currencies, &envelope, now_ms, style);
-    let rest = if reply.replayed {
+    let key = if reply.replayed {
         format!("{request_id} (sent before: this is the same envelope)")
     } else {
         request_id
     };
-    text.push_str(&words::pairs(&[("request id", rest)]));
+    let text = sent_words(&currencies, &envelope, key, now_ms, style);
     Ok(Told::ok(text, json))
 }
 
@@ -337,6 +336,7 @@ fn first_line(from: impl std::io::Read) -> std::io::Result<String> {
 fn sent_words(
     currencies: &Currencies,
     envelope: &v1::Envelope,
+    request_id: String,
     now_ms: i64,
     style: Style,
 ) -> String {
@@ -366,6 +366,7 @@ fn sent_words(
                 fairness.leaf_number, fairness.batch_number
             ),
         ),
+        ("request id", request_id),
         ("grab it", format!("red-envelope grab {id} --as NAME")),
     ]));
     text

@@ -199,9 +199,17 @@ fn a_sent_envelope_is_told_with_what_to_do_next() {
         }),
         ..v1::Envelope::default()
     };
+    let key = "f00d".to_owned();
     assert_eq!(
-        sent_words(&Currencies::default(), &envelope, NOW_MS, Style::default()),
-        "alice sent 88.88 CNY in 10 shares: 恭喜发财\n  envelope  abc\n  state     live\n  \
-         expires   in 1 d\n  seed      leaf 0 of batch 0\n  grab it   red-envelope grab abc --as NAME\n"
+        sent_words(
+            &Currencies::default(),
+            &envelope,
+            key,
+            NOW_MS,
+            Style::default()
+        ),
+        "alice sent 88.88 CNY in 10 shares: 恭喜发财\n  envelope    abc\n  state       live\n  \
+         expires     in 1 d\n  seed        leaf 0 of batch 0\n  request id  f00d\n  \
+         grab it     red-envelope grab abc --as NAME\n"
     );
 }
