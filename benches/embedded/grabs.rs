@@ -34,6 +34,8 @@ const SHARES: u32 = 10_000;
 const TOTAL_MINOR: i64 = 10_000_000;
 /// How long settlement may take after the last grab before the stage fails.
 const DRAIN_MAX: Duration = Duration::from_secs(90);
+/// Answers that take longer than two minutes are recorded as that.
+const LATENCY_NS_MAX: u64 = 120_000_000_000;
 /// How often the stage looks whether its envelopes have closed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Ids in one BatchGetEnvelopes.
@@ -111,7 +113,7 @@ pub async fn run(server: &ServerProcess, stage: Stage, label: &str) -> anyhow::R
             stage.in_flight / CONNECTIONS,
         ));
     }
-    let mut latencies = Histogram::<u64>::new(3)?;
+    let mut latencies = Histogram::new_with_max(LATENCY_NS_MAX, 3)?;
     while let Some(ended) = streams.join_next().await {
         latencies.add(ended.context("a stream's task panicked")??)?;
     }
@@ -281,7 +283,7 @@ async fn drive(
         .await
         .context("GrabStream failed")?
         .into_inner();
-    let mut latencies = Histogram::<u64>::new(3)?;
+    let mut latencies = Histogram::new_with_max(LATENCY_NS_MAX, 3)?;
     while let Some(answer) = answers.message().await.context("the stream broke")? {
         // Whatever has arrived by now is taken before new requests are let go: frames stay full.
         let mut taken = 1;
