@@ -4,7 +4,7 @@
 //! | phase | what |
 //! |---|---|
 //! | queue | a call waits for its turn; a full queue answers `Unavailable` at once |
-//! | group | what has arrived runs in one transaction, each call in a savepoint of its own |
+//! | group | what has arrived runs in one transaction, each call in a savepoint of its own; a large call runs alone and needs none |
 //! | commit | one fsync for the whole group |
 //! | answer | every call hears its own result |
 //!
@@ -44,6 +44,12 @@ pub(super) const QUEUE_CALLS_MAX: usize = 4_096;
 /// calls (about 25 ms) share an fsync; a larger group delays everybody in it and saves nothing,
 /// since an fsync is about 1 ms.
 const GROUP_COST_MAX: u32 = 5_000;
+
+/// A call that costs so much runs in a transaction of its own. In a savepoint every page that it
+/// touches is first copied into a journal for the savepoint, and every statement that may abort
+/// (claims have a trigger) walks that journal when it ends: a third of a settle batch's time. From
+/// this size on that costs more than the fsync (about 1 ms) that a shared transaction saves.
+const ALONE_COST_MIN: u32 = 200;
 
 /// What a call costs that posts no batch: it takes about as long as 20 records of a batch.
 pub(super) const CALL_COST: u32 = 20;
@@ -248,12 +254,16 @@ impl Desk {
         let mut cost = 0;
         let mut run = begun.map_err(Lost::Failed);
         while let Some(mut call) = next.take() {
+            let alone = group.is_empty() && call.cost() >= ALONE_COST_MIN;
             if run.is_ok() {
-                run = self.run_in_savepoint(call.as_mut());
+                run = match alone {
+                    true => self.run_alone(call.as_mut()),
+                    false => self.run_in_savepoint(call.as_mut()),
+                };
             }
             cost += call.cost();
             group.push(call);
-            if cost < GROUP_COST_MAX {
+            if cost < GROUP_COST_MAX && !alone {
                 next = calls.try_recv().ok();
             }
         }
@@ -270,6 +280,24 @@ impl Desk {
     /// An error here is about the connection, not about the call: the group is lost.
     fn run_in_savepoint(&mut self, call: &mut dyn Queued) -> Result<(), Lost> {
         step(&self.db, "-- ledger.savepoint\nSAVEPOINT one_call")?;
+        if !self.run(call)? {
+            step(&self.db, "-- ledger.undo_call\nROLLBACK TO one_call")?;
+        }
+        step(&self.db, "-- ledger.release\nRELEASE one_call")?;
+        Ok(())
+    }
+
+    /// The whole transaction is the call's: taking it back takes nothing of others back.
+    fn run_alone(&mut self, call: &mut dyn Queued) -> Result<(), Lost> {
+        if !self.run(call)? {
+            step(&self.db, "-- ledger.undo_alone\nROLLBACK")?;
+            step(&self.db, "-- ledger.begin\nBEGIN IMMEDIATE")?;
+        }
+        Ok(())
+    }
+
+    /// Whether the call's effects are to be kept.
+    fn run(&mut self, call: &mut dyn Queued) -> Result<bool, Lost> {
         let mut books = Books {
             db: &self.db,
             now: self.clock.now(),
@@ -280,11 +308,7 @@ impl Desk {
         if self.db.is_autocommit() {
             return Err(Lost::RolledBack);
         }
-        if !keep {
-            step(&self.db, "-- ledger.undo_call\nROLLBACK TO one_call")?;
-        }
-        step(&self.db, "-- ledger.release\nRELEASE one_call")?;
-        Ok(())
+        Ok(keep)
     }
 }
 

@@ -3,6 +3,7 @@
 mod against_model;
 mod attacks;
 mod reopening;
+mod undone;
 
 use std::path::Path;
 use std::sync::Arc;
