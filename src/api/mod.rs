@@ -1,4 +1,4 @@
-//! All that knows protobuf or a status code: the five services of `redenvelope.v1`.
+//! All that knows protobuf or a status code: the four services of `redenvelope.v1`.
 //!
 //! # Shape
 //! | part | what |

@@ -41,7 +41,7 @@ struct Public(Arc<Api>);
 #[derive(Clone)]
 struct Operators(Arc<Api>);
 
-/// All five services over one pair of stores.
+/// All four services over one pair of stores.
 pub struct Services {
     api: Arc<Api>,
     health: HealthReporter,

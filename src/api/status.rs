@@ -74,7 +74,7 @@ pub enum ApiError {
     },
     /// The account can't hold so much.
     BalanceTooLarge,
-    /// The envelope is over for another reason.
+    /// The envelope is over, and not by this call.
     AlreadyOver(CloseReason),
     /// The share was grabbed and can't be declined.
     AlreadyGrabbed,
@@ -175,7 +175,7 @@ impl ApiError {
                 "this request_id was used before with another request: choose a new one"
             }
             Self::BalanceTooLarge => "the account can't hold so much money",
-            Self::AlreadyOver(_) => "the envelope is over for another reason",
+            Self::AlreadyOver(_) => "the envelope is over already",
             Self::AlreadyGrabbed => "the share was grabbed and can no longer be declined",
             Self::NotExclusive => "only shares of EXCLUSIVE envelopes can be declined",
             Self::NotClosed => "the proof is out once the books are closed",
@@ -247,7 +247,7 @@ impl Full {
             Self::LookUps => "too many unknown envelopes are asked for: try again later",
             Self::Watchers => "too many watch: look again later, or read the envelope instead",
             Self::Publishes => "too many envelopes are being published: try again later",
-            Self::Audits => "an audit is running: its answer will be this one's too",
+            Self::Audits => "an audit is running: ask again when it has ended",
         }
     }
 
