@@ -1,7 +1,7 @@
 //! Opens the file of the books: checks that it is ours, brings its schema up to date, sets every
 //! connection up alike.
 //!
-//! *Ordering.* Application id, schema version, migrations (each in one transaction together with
+//! *Ordering.* Application id, schema version, the log folded, migrations (each in one transaction together with
 //! its number), partition count, seal key. Nothing is written to a file that is not understood.
 //!
 //! *If it crashes here.* A migration and its number commit together, so the next start goes on
@@ -83,6 +83,7 @@ pub(super) fn writing(
     db.busy_timeout(BUSY_WAIT)?;
     check_origin(&db, path)?;
     set_up(&db)?;
+    fold(&db)?;
     migrate(&mut db, partitions, now)?;
     check_partitions(&db, partitions)?;
     Ok(db)
@@ -139,6 +140,23 @@ fn set_up(db: &Connection) -> Result<(), OpenError> {
          PRAGMA wal_autocheckpoint = 8192;
          PRAGMA journal_size_limit = 67108864;",
     )?;
+    Ok(())
+}
+
+/// Folds the log that the last process left into the file, and syncs both.
+///
+/// Where a commit ended that process because its fsync failed, its frames may be in the page cache
+/// only: they read back well, and the kernel does not write them again. Answers would rest on them,
+/// and new frames would be appended behind them; a power cut would then break the log's chain of
+/// checksums at the old frame and take every later commit with it. Folded, their pages are written
+/// and synced anew, and the log begins again.
+fn fold(db: &Connection) -> Result<(), OpenError> {
+    let busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let why = "another process reads the ledger's file: end it".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(code, Some(why)).into());
+    }
     Ok(())
 }
 

@@ -60,6 +60,31 @@ async fn reopening_keeps_everything() {
 }
 
 #[tokio::test]
+async fn a_log_that_a_crash_left_is_folded_before_it_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, log) = ("ledger.sqlite", "ledger.sqlite-wal");
+    let world = world_at(&folder.path().join(file));
+    let id = world.live(100, 4, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 40)]).await;
+    // What the disk has while the process still runs is what a crash leaves.
+    let crashed = tempfile::tempdir().unwrap();
+    for name in [file, log] {
+        std::fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
+    }
+    let bytes = || std::fs::metadata(crashed.path().join(log)).unwrap().len();
+    assert!(bytes() > 0, "the crash left a log");
+
+    let world = world_at(&crashed.path().join(file));
+    assert_eq!(
+        bytes(),
+        0,
+        "nothing is appended behind frames of unknown fate"
+    );
+    assert_eq!(world.has("bob").await, (40, 0));
+    world.audit().await;
+}
+
+#[tokio::test]
 async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.sqlite");
