@@ -247,7 +247,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Tries a dead letter again and records the act: `None` when it is paid now, else the row as
     /// it stands. `amount_minor` is what the envelope's seed says of the share, `None` where it
-    /// says nothing.
+    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing.
     async fn replay_dead_letter(
         &self,
         row: i64,

@@ -267,6 +267,7 @@ macro_rules! ledger_conformance {
             operators::freezing_is_recorded_with_who_and_why,
             operators::a_frozen_envelope_neither_closes_nor_is_due,
             operators::a_dead_letter_that_was_paid_meanwhile_no_longer_blocks,
+            operators::a_replay_pays_nobody_to_whom_the_terms_give_nothing,
             listings::entries_tell_the_whole_history_of_an_account,
             listings::sent_and_received_page_from_the_newest,
             listings::pending_shares_are_those_without_a_claim,

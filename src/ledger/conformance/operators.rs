@@ -1,7 +1,9 @@
 //! What operators do.
 
-use super::{NOON_MS, World, act, pay, person, record};
-use crate::domain::envelope::CloseReason;
+use super::{NOON_MS, World, act, draft, fund, pay, person, record};
+use crate::domain::audience::Audience;
+use crate::domain::envelope::{CloseReason, Draft, ExclusiveShare, Kind};
+use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{EnvelopeId, UnixMs};
 use crate::ledger::{CloseProgress, LedgerError, SettleItem};
 
@@ -126,4 +128,47 @@ pub async fn a_dead_letter_that_was_paid_meanwhile_no_longer_blocks(world: &Worl
     assert_eq!(world.has("carol").await, (0, 0));
     let done = world.ledger.finish_close(id, CloseReason::Expired, 1).await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_replay_pays_nobody_to_whom_the_terms_give_nothing(world: &World) {
+    world.deposit("alice", 200, "d1").await;
+    let share = |name: &str, amount_minor| ExclusiveShare {
+        grabber: person(name),
+        amount_minor,
+    };
+    let named = Draft {
+        kind: Kind::Exclusive,
+        split: None,
+        exclusive: vec![share("bob", 40), share("carol", 60)],
+        audience: Audience::Named([person("bob"), person("carol")].into()),
+        ..draft("alice", 100, 2)
+    };
+    let named = world.ledger.fund(fund(named, "named")).await;
+    let named = named.expect("there is money").envelope.id;
+    let lucky = world
+        .ledger
+        .fund(fund(draft("alice", 100, 2), "lucky"))
+        .await;
+    let lucky = lucky.expect("there is money").envelope.id;
+    let declined = OutboxRecord {
+        declined: true,
+        ..record(lucky, 0, "bob", 40)
+    };
+    let aside = [
+        (record(named, 0, "carol", 40), "wrong_grabber"),
+        (declined, "not_declinable"),
+    ];
+    let items = aside.clone().map(|(r, why)| SettleItem::SetAside(r, why));
+    world.settle(items.to_vec()).await;
+    let letters = world.ledger.dead_letters(None, 0, 10).await;
+    for (letter, (_, why)) in letters.expect("letters").into_iter().zip(aside) {
+        // The amount is right: it is all that the caller looks up.
+        let act = act("replay", letter.record.envelope);
+        let left = world.ledger.replay_dead_letter(letter.row, Some(40), act);
+        let left = left.await.expect("an answer").expect("nobody is paid");
+        assert_eq!((left.reason.as_str(), left.tries), (why, 2));
+    }
+    assert_eq!(world.has("carol").await, (0, 0));
+    assert_eq!(world.has("alice").await, (0, 200));
 }
