@@ -35,7 +35,8 @@ use crate::domain::grab::{GRABS_PER_CALL_MAX, OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{HotStore, SETTLED_PER_CALL_MAX};
 use crate::ledger::{
-    Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, SETTLE_TRIES_MAX, SettleItem, Settled,
+    EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, SETTLE_TRIES_MAX,
+    SettleItem, Settled,
 };
 use crate::publish::{Amounts, PublishError};
 use crate::telemetry::metrics;
@@ -191,9 +192,16 @@ impl Drain {
         }
         for page in unseen.chunks(PAGE_ROWS_MAX) {
             let ids = page.iter().map(|(id, _)| *id).collect();
-            let rows = self.ledger.envelopes(ids).await?;
-            for ((id, shares), row) in page.iter().zip(rows) {
-                let Some(row) = row else { continue };
+            for ((id, shares), row) in page.iter().zip(self.rows(ids).await?) {
+                let row = match row {
+                    Ok(Some(row)) => row,
+                    Ok(None) => continue,
+                    Err(why) => {
+                        tracing::error!(envelope = %id, why, "an envelope's row can't be read");
+                        known.insert(*id, Known::Broken);
+                        continue;
+                    }
+                };
                 let made = match self.amounts.of(*id, &row.terms).await {
                     Ok(vector) => {
                         let at = |share: u32| vector.get(usize::try_from(share).ok()?).copied();
@@ -212,6 +220,28 @@ impl Drain {
             }
         }
         Ok(known)
+    }
+
+    /// Rows of at most a page of envelopes, in their order, or why one can't be read. A damaged row
+    /// fails the whole page, so then they are read one by one: the others must be paid.
+    async fn rows(
+        &self,
+        ids: Vec<EnvelopeId>,
+    ) -> Result<Vec<Result<Option<EnvelopeRow>, String>>, SettleError> {
+        match self.ledger.envelopes(ids.clone()).await {
+            Ok(rows) => return Ok(rows.into_iter().map(Ok).collect()),
+            Err(LedgerError::Broken(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.push(match self.ledger.envelopes(vec![id]).await {
+                Ok(row) => Ok(row.into_iter().flatten().next()),
+                Err(LedgerError::Broken(why)) => Err(why),
+                Err(error) => return Err(error.into()),
+            });
+        }
+        Ok(rows)
     }
 
     /// Records that the books refused `SETTLE_TRIES_MAX` times are not tried again.

@@ -30,7 +30,7 @@ pub const SHARE_OUT_OF_RANGE: &str = "share_out_of_range";
 pub const WRONG_GRABBER: &str = "wrong_grabber";
 /// Only a share of an EXCLUSIVE envelope may be declined.
 pub const NOT_DECLINABLE: &str = "not_declinable";
-/// The envelope's row makes no shares: it is damaged.
+/// The envelope's row can't be read or makes no shares: it is damaged.
 pub const BROKEN_TERMS: &str = "broken_terms";
 /// The ledger refused the record `SETTLE_TRIES_MAX` times.
 pub const REFUSED_BY_THE_BOOKS: &str = "refused_by_the_books";
@@ -40,7 +40,7 @@ pub const REFUSED_BY_THE_BOOKS: &str = "refused_by_the_books";
 pub enum Known {
     /// Its terms, and the amounts of the shares that the batch names and that exist.
     Shares(Arc<Terms>, BTreeMap<u32, i64>),
-    /// There is a row, but it makes no shares.
+    /// There is a row, but it can't be read or makes no shares.
     Broken,
 }
 

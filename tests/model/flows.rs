@@ -186,6 +186,29 @@ async fn a_grant_that_the_seed_denies_is_set_aside_and_the_others_settle() {
 }
 
 #[tokio::test]
+async fn an_envelope_whose_row_is_damaged_is_set_aside_and_the_others_settle() {
+    let mut world = World::new();
+    let damaged = world.live(equal("alice", 100, 2)).await;
+    let healthy = world.live(equal("alice", 50, 2)).await;
+    world.win(damaged, "bob").await;
+    world.win(healthy, "carol").await;
+    // A restart remembers no terms.
+    let world = world.reopen().await;
+    let file = world.ledger_file();
+    let unguard = "DROP TRIGGER envelope_keeps_its_terms";
+    file.execute_batch(unguard).unwrap();
+    let damage = "UPDATE envelope SET terms = '{' WHERE id = ?1";
+    assert_eq!(file.execute(damage, [damaged.to_bytes()]).unwrap(), 1);
+    let drained = world.drain().await;
+    assert_eq!((drained.paid, drained.dead_letters), (1, 1));
+    assert_eq!(world.available("carol").await, 50);
+    assert_eq!(world.available("bob").await, 0);
+    assert_eq!(world.drain().await, Drained::default());
+    let letters = world.ledger().dead_letters(None, 0, 10).await.unwrap();
+    assert_eq!(letters[0].reason, "broken_terms");
+}
+
+#[tokio::test]
 async fn a_record_that_the_books_refuse_is_set_aside_after_five_tries() {
     let mut world = World::new();
     let id = world.live(equal("alice", 10, 60)).await;
