@@ -65,7 +65,7 @@ pub struct Swept {
     pub unparked: usize,
     /// To be published.
     pub unpublished: Vec<EnvelopeId>,
-    /// Envelopes that could not be closed for now.
+    /// Envelopes that could not be closed for now, and batches of parked records that were refused.
     pub failed: usize,
     /// Why, of one of them.
     pub failure: Option<String>,
@@ -102,7 +102,15 @@ impl Sweep {
     pub async fn once(&self) -> Result<Swept, SettleError> {
         let mut swept = Swept::default();
         for _ in 0..PARKED_BATCHES_MAX {
-            let posted = self.ledger.settle_parked(SETTLE_BATCH_MAX).await?;
+            let posted = match self.ledger.settle_parked(SETTLE_BATCH_MAX).await {
+                Ok(posted) => posted,
+                Err(error) => {
+                    // One record that the books refuse must not keep the others' refunds.
+                    swept.failed += 1;
+                    swept.failure.get_or_insert(error.to_string());
+                    break;
+                }
+            };
             swept.unparked += posted;
             if posted < SETTLE_BATCH_MAX {
                 break;

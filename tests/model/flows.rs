@@ -209,6 +209,25 @@ async fn an_envelope_whose_row_is_damaged_is_set_aside_and_the_others_settle() {
 }
 
 #[tokio::test]
+async fn a_parked_record_that_the_books_refuse_does_not_stop_the_refunds() {
+    let mut world = World::new();
+    let poisoned = world.live(equal("alice", 10, 2)).await;
+    world.live(equal("dave", 10, 2)).await;
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
+        BEGIN SELECT RAISE(ABORT, 'poison'); END";
+    world.ledger_file().execute_batch(poison).unwrap();
+    world.win(poisoned, "mallory").await;
+    world.freeze(poisoned).await;
+    assert_eq!(world.drain().await.parked, 1);
+    world.unfreeze(poisoned).await;
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    let swept = world.settlement().sweep_once().await.unwrap();
+    assert_eq!((swept.failed, swept.closed), (1, 1));
+    assert!(swept.failure.unwrap().contains("poison"));
+    assert_eq!(world.available("dave").await, 20);
+}
+
+#[tokio::test]
 async fn a_record_that_the_books_refuse_is_set_aside_after_five_tries() {
     let mut world = World::new();
     let id = world.live(equal("alice", 10, 60)).await;
