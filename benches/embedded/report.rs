@@ -13,6 +13,9 @@ use crate::{Round, STAGES};
 const GOALS_OVER_T: [f64; 3] = [1.0, 2.0, 2.0];
 /// Wanted of grabs/s over D × grabs per sync, where the disk is what holds everything up.
 const GOAL_OVER_D: f64 = 0.8;
+/// D may differ by this factor between rounds. Beyond it other work held the disk while D was
+/// counted or while grabs ran, and a share of D says nothing.
+const D_SPREAD_MAX: f64 = 2.0;
 
 /// One stage's medians, under the names that they have in the summary.
 struct Row {
@@ -79,7 +82,7 @@ pub fn tell(rounds: &[Round], audit: &v1::AuditResponse, summary: &Path) -> anyh
     for (name, rate) in yardsticks {
         println!("  {name:20} {rate:>12.0}");
     }
-    table(&rows);
+    table(&rows, disk_was_steady(rounds));
     println!(
         "money audit: clean and quiet, {} envelopes, {} grants, {} claims",
         audit.envelope_count, audit.grant_count, audit.claim_count
@@ -108,7 +111,17 @@ pub fn tell(rounds: &[Round], audit: &v1::AuditResponse, summary: &Path) -> anyh
     write(summary, keys)
 }
 
-fn table(rows: &[Row]) {
+/// Whether the disk was the same one for all rounds, as far as figures go.
+fn disk_was_steady(rounds: &[Round]) -> bool {
+    let rates = rounds.iter().map(|round| round.d_per_s);
+    let (least, most) = rates.fold((f64::INFINITY, 0.0_f64), |(least, most), rate| {
+        (least.min(rate), most.max(rate))
+    });
+    println!("  D from round to round {least:>11.0} to {most:.0}");
+    most <= least * D_SPREAD_MAX
+}
+
+fn table(rows: &[Row], disk_was_steady: bool) {
     println!();
     println!(
         "{:>9} {:>10} {:>6} {:>6} {:>7} {:>7} {:>7} {:>8} {:>8} {:>10} {:>8}",
@@ -147,6 +160,8 @@ fn table(rows: &[Row]) {
         let over_d = row.figure("embedded_fsync_{}_over_D");
         let verdict = if over_t >= goal {
             "met"
+        } else if !disk_was_steady {
+            "MISSED (the disk was too unsteady to judge by it)"
         } else if over_d >= GOAL_OVER_D {
             "met (the disk is the limit)"
         } else {
