@@ -37,6 +37,15 @@ use crate::config::Transport;
 use crate::telemetry::metrics;
 use crate::telemetry::rpc::MeasureRpcs;
 
+/// Unread bytes that one stream may send ahead: a GrabStream's 1,024 grabs of 64 bytes. What HTTP/2
+/// gives by default.
+const STREAM_WINDOW_BYTES: u32 = 65_535;
+
+/// Unread bytes that one connection may send ahead: 64 streams that are not read on, because their
+/// clients don't take their answers, leave room for the others. With a window no larger than a
+/// stream's, one deaf GrabStream would stop every call of its connection.
+const CONNECTION_WINDOW_BYTES: u32 = 65 * STREAM_WINDOW_BYTES;
+
 /// The head of one request. gRPC's own fields take about 300 bytes; tokens of later releases 4 KB.
 pub const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// Between two accepts that failed because the process is out of file descriptors.
@@ -66,6 +75,8 @@ pub async fn serve(
     };
     Server::builder()
         .max_concurrent_streams(transport.streams_per_connection_max)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(ms(transport.keepalive_interval_ms)))
         .http2_keepalive_timeout(Some(ms(transport.keepalive_timeout_ms)))
         .max_connection_age(ms(transport.connection_age_max_ms))
