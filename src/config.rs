@@ -36,7 +36,14 @@ pub const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "RED_ENVELOPE_";
 
 /// Variables of the client commands and of tests, which are no settings of the server.
-const OTHER_VARIABLES: [&str; 5] = ["CONFIG", "SERVER", "ADMIN", "TENANT", "TEST_CLOCK"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "CONFIG",
+    "SERVER",
+    "ADMIN",
+    "TENANT",
+    "TEST_CLOCK",
+    "TEST_ABORT_AT",
+];
 
 /// Bytes of a configuration file: far above what every setting with its comment takes (4 KB).
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -83,7 +83,7 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
     let (config, unread) = Config::load(sources)?;
     let clock = clock(&sources.environment)?;
     #[cfg(feature = "test-hooks")]
-    let _crash_points = fail::FailScenario::setup();
+    let _crash_points = crash_points(&sources.environment)?;
     let json = match config.log.format {
         LogFormat::Auto => !sources.environment.terminal,
         LogFormat::Human => false,
@@ -113,6 +113,18 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(LEFTOVERS_MAX);
     served
+}
+
+/// What FAILPOINTS orders, and an abort at the point that RED_ENVELOPE_TEST_ABORT_AT names: the
+/// process is gone as by kill -9, at that line.
+#[cfg(feature = "test-hooks")]
+fn crash_points(environment: &Environment) -> Result<fail::FailScenario<'static>, ConfigError> {
+    let scenario = fail::FailScenario::setup();
+    if let Some(point) = environment.get("TEST_ABORT_AT") {
+        fail::cfg_callback(point, || std::process::abort())
+            .map_err(|e| ConfigError(format!("RED_ENVELOPE_TEST_ABORT_AT: {e}")))?;
+    }
+    Ok(scenario)
 }
 
 /// One worker a core; two at the least, so that one that computes (a large envelope's shares, an

@@ -24,7 +24,11 @@ async fn a_large_batch_that_fails_half_way_leaves_nothing() {
     .unwrap();
     world.ledger.settle(batch.clone()).await.unwrap_err();
     let claims: i64 = db
-        .query_row("SELECT count(*) FROM claim", [], |row| row.get(0))
+        .query_row(
+            "-- ledger.count_claims\nSELECT count(*) FROM claim",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
     assert_eq!(claims, 0);
 
