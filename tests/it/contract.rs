@@ -1,0 +1,45 @@
+//! Clients that know nothing but the proto files: Python's gRPC, reflection, health.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::World;
+
+/// The Python that `make test` prepared (grpcio, grpcio-tools), or the one on the PATH.
+fn python() -> PathBuf {
+    let named = std::env::var_os("RED_ENVELOPE_PYTHON").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_written_from_the_proto_files_alone_sends_grabs_streams_and_watches() {
+    let mut world = World::new().await;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let ports = world.server.ports;
+    let run = Command::new(python())
+        .arg(here.join("tests/it/client.py"))
+        .arg(here.join("proto"))
+        .args([ports.grpc.to_string(), ports.admin.to_string()])
+        .output()
+        .expect("`make test` prepares a Python with grpcio");
+    let said = String::from_utf8_lossy(&run.stdout);
+    let complained = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{said}\n{complained}");
+    for step in [
+        "deposited",
+        "sent",
+        "grabbed",
+        "streamed",
+        "watched",
+        "refused",
+        "reflected",
+        "healthy",
+        "audited",
+    ] {
+        assert!(
+            said.lines().any(|line| line == step),
+            "{step} is missing:\n{said}\n{complained}"
+        );
+    }
+    world.audit_when_quiet().await;
+}

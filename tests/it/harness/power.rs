@@ -1,0 +1,130 @@
+//! Takes back what a killed server had written and not synced: the power cut that kill -9 is not.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rand::{RngExt, SeedableRng};
+
+/// A disk sector: the unit in which an unsynced write may reach the disk or not.
+const SECTOR_BYTES: usize = 512;
+
+/// One change that the shim wrote down.
+struct Change {
+    path: PathBuf,
+    offset: u64,
+    old_size: u64,
+    old: Vec<u8>,
+    fresh: Vec<u8>,
+    truncate: bool,
+}
+
+/// How much of what was not synced is lost.
+#[derive(Clone, Copy, Debug)]
+pub enum Loss {
+    /// All of it.
+    Everything,
+    /// Each sector of each unsynced write reaches the disk or not, by this seed.
+    SomeSectors(u64),
+}
+
+/// Compiles the shim into `folder`.
+pub fn build_shim(folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/shim/power_cut.c");
+    let shim = folder.join("power_cut.so");
+    let built = Command::new("cc")
+        .args(["-O2", "-shared", "-fPIC", "-o"])
+        .args([shim.as_os_str(), source.as_os_str()])
+        .arg("-lpthread")
+        .status()
+        .expect("a C compiler is installed by `make test`");
+    assert!(built.success(), "the power-cut shim does not compile");
+    shim
+}
+
+/// Applies the power cut to the files below the watched folder. Answers how many changes had not
+/// been synced.
+pub fn cut(log: &Path, loss: Loss) -> usize {
+    let mut unsynced: BTreeMap<PathBuf, Vec<Change>> = BTreeMap::new();
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let mut rest = bytes.as_slice();
+    while let Some((kind, change)) = next_record(&mut rest) {
+        let of_file = unsynced.entry(change.path.clone()).or_default();
+        if kind == 3 {
+            of_file.clear();
+        } else {
+            of_file.push(change);
+        }
+    }
+    let count = unsynced.values().map(Vec::len).sum();
+    for (path, changes) in &unsynced {
+        if changes.is_empty() || !path.exists() {
+            continue;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        for change in changes.iter().rev() {
+            file.set_len(change.old_size).unwrap();
+            file.write_all_at(&change.old, change.offset).unwrap();
+        }
+        if let Loss::SomeSectors(seed) = loss {
+            redo_some(&file, changes, seed);
+        }
+    }
+    // The next life of the server starts with a new log.
+    let _gone = std::fs::remove_file(log);
+    count
+}
+
+fn redo_some(file: &File, changes: &[Change], seed: u64) {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    for change in changes {
+        if change.truncate {
+            if rng.random_bool(0.5) {
+                file.set_len(change.offset).unwrap();
+            }
+            continue;
+        }
+        for (index, sector) in change.fresh.chunks(SECTOR_BYTES).enumerate() {
+            if rng.random_bool(0.5) {
+                let at = change.offset + (index * SECTOR_BYTES) as u64;
+                file.write_all_at(sector, at).unwrap();
+            }
+        }
+    }
+}
+
+/// The next whole record; a torn one at the end is where the kill struck, before the change.
+fn next_record(rest: &mut &[u8]) -> Option<(u8, Change)> {
+    let mut cursor = *rest;
+    let kind = take(&mut cursor, 1)?[0];
+    let path_len = u16::from_le_bytes(take(&mut cursor, 2)?.try_into().ok()?);
+    let path = std::str::from_utf8(take(&mut cursor, path_len.into())?).ok()?;
+    let offset = u64::from_le_bytes(take(&mut cursor, 8)?.try_into().ok()?);
+    let old_size = u64::from_le_bytes(take(&mut cursor, 8)?.try_into().ok()?);
+    let old_len = u32::from_le_bytes(take(&mut cursor, 4)?.try_into().ok()?);
+    let old = take(&mut cursor, old_len as usize)?.to_vec();
+    let fresh_len = u32::from_le_bytes(take(&mut cursor, 4)?.try_into().ok()?);
+    let fresh = take(&mut cursor, fresh_len as usize)?.to_vec();
+    let change = Change {
+        path: PathBuf::from(path),
+        offset,
+        old_size,
+        old,
+        fresh,
+        truncate: kind == 2,
+    };
+    *rest = cursor;
+    Some((kind, change))
+}
+
+fn take<'a>(cursor: &mut &'a [u8], n: usize) -> Option<&'a [u8]> {
+    let (head, tail) = cursor.split_at_checked(n)?;
+    *cursor = tail;
+    Some(head)
+}

@@ -1,0 +1,235 @@
+//! One `red-envelope serve` process: started on free ports, killed by its id.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::power::{self, Loss};
+
+/// How often the harness looks whether the server has announced its ports.
+const POLL: Duration = Duration::from_millis(10);
+/// Looks before a start counts as failed: 30 s, for a machine that compiles beside the test.
+const POLLS_MAX: u32 = 3_000;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_red-envelope");
+
+/// Under what circumstances a server starts.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// On a disk that can lose power.
+    pub power_cut: bool,
+    /// On a disk that lies about syncs as well.
+    pub no_sync: bool,
+    /// The crash point at which it dies, such as `publish::before_open`.
+    pub abort_at: Option<String>,
+    /// More flags.
+    pub flags: Vec<String>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Ports {
+    /// Clients.
+    pub grpc: u16,
+    /// Operators.
+    pub admin: u16,
+    /// Probes and metrics.
+    pub http: u16,
+}
+
+/// A server process and its folder.
+pub struct Server {
+    child: Child,
+    folder: Arc<TempDir>,
+    /// Where it listens.
+    pub ports: Ports,
+}
+
+impl Server {
+    /// On a new folder.
+    pub async fn start(start: Start) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("red-envelope-it-")
+            .tempdir()
+            .unwrap();
+        Self::on(Arc::new(folder), start).await
+    }
+
+    /// On the same folder, after this process has ended.
+    pub async fn again(mut self, start: Start) -> Self {
+        self.kill();
+        Self::on(Arc::clone(&self.folder), start).await
+    }
+
+    async fn on(folder: Arc<TempDir>, start: Start) -> Self {
+        let mut child = spawn(folder.path(), &start);
+        for _ in 0..POLLS_MAX {
+            if let Some(ports) = announced(folder.path()) {
+                return Self {
+                    child,
+                    folder,
+                    ports,
+                };
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", log_of(folder.path()));
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        let _ended = child.kill();
+        panic!("no ports were announced:\n{}", log_of(folder.path()));
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _already_gone = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, as an operator stops it; answers how it ended.
+    pub async fn stop(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        self.ended().await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        for _ in 0..POLLS_MAX {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        self.kill();
+        panic!("the server did not end:\n{}", self.log());
+    }
+
+    /// Whether it died of a signal (a crash point aborts the process).
+    pub async fn crashed(&mut self) -> bool {
+        self.ended().await.signal().is_some()
+    }
+
+    /// kill -9, then the disk loses what was not synced. Answers how many changes were unsynced.
+    pub fn lose_power(&mut self, loss: Loss) -> usize {
+        self.kill();
+        power::cut(&self.folder.path().join("power.log"), loss)
+    }
+
+    /// Orders a fault of the disk ("write EIO", "sync EIO", "write ENOSPC", "write TORN").
+    pub fn break_disk(&self, fault: &str) {
+        std::fs::write(self.folder.path().join("fault"), fault).unwrap();
+    }
+
+    /// Takes the order back.
+    pub fn mend_disk(&self) {
+        std::fs::remove_file(self.folder.path().join("fault")).unwrap();
+    }
+
+    /// Moves the server's clock: so many milliseconds beside the machine's.
+    pub fn set_clock_ms(&self, offset_ms: i64) {
+        set_clock(self.folder.path(), offset_ms);
+    }
+
+    /// The folder in which it keeps its data.
+    pub fn data_folder(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What it said.
+    pub fn log(&self) -> String {
+        log_of(self.folder.path())
+    }
+
+    /// The address of a listener, for clients that are programs.
+    pub fn url(&self, port: u16) -> String {
+        format!("http://127.0.0.1:{port}")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("---- the server's log ----\n{}", tail(&self.log(), 60));
+        }
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn log_of(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("log")).unwrap_or_default()
+}
+
+/// Written beside, then renamed: the server never reads half a number.
+fn set_clock(folder: &Path, offset_ms: i64) {
+    std::fs::write(folder.join("clock.new"), offset_ms.to_string()).unwrap();
+    std::fs::rename(folder.join("clock.new"), folder.join("clock")).unwrap();
+}
+
+fn announced(folder: &Path) -> Option<Ports> {
+    let text = std::fs::read_to_string(folder.join("data/ports.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn spawn(folder: &Path, start: &Start) -> Child {
+    let data = folder.join("data");
+    let _none_yet = std::fs::remove_file(data.join("ports.json"));
+    if !folder.join("clock").exists() {
+        set_clock(folder, 0);
+    }
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .unwrap();
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("serve")
+        .args(["--data-dir".as_ref(), data.as_os_str()])
+        .args(["--grpc-listen", "127.0.0.1:0"])
+        .args(["--admin-listen", "127.0.0.1:0"])
+        .args(["--http-listen", "127.0.0.1:0"])
+        .args(&start.flags)
+        .envs(circumstances(folder, start))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
+    command.spawn().expect("the program under test starts")
+}
+
+fn circumstances(folder: &Path, start: &Start) -> BTreeMap<String, String> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mut variables = BTreeMap::new();
+    variables.insert("RED_ENVELOPE_TEST_CLOCK".to_owned(), at("clock"));
+    if start.power_cut {
+        let shim = power::build_shim(folder);
+        variables.insert("LD_PRELOAD".to_owned(), shim.display().to_string());
+        variables.insert("POWER_CUT_DIR".to_owned(), at("data"));
+        variables.insert("POWER_CUT_LOG".to_owned(), at("power.log"));
+        variables.insert("POWER_CUT_FAULT".to_owned(), at("fault"));
+    }
+    if start.no_sync {
+        variables.insert("POWER_CUT_NO_SYNC".to_owned(), "1".to_owned());
+    }
+    if let Some(point) = &start.abort_at {
+        variables.insert("RED_ENVELOPE_TEST_ABORT_AT".to_owned(), point.clone());
+    }
+    variables
+}

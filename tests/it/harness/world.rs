@@ -1,0 +1,254 @@
+//! A server and the people around it.
+
+use std::time::Duration;
+
+use red_envelope_proto::v1::account_service_client::AccountServiceClient;
+use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
+use red_envelope_proto::v1::create_envelope_request::Amount;
+use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
+use red_envelope_proto::v1::{
+    AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DepositRequest, Envelope,
+    EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
+    GrabRequest, GrabResponse, ListGrabsRequest, Money, Share,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::server::{Server, Start};
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(20);
+/// Looks before a condition counts as never met: a minute, the bound that the promises name.
+const POLLS_MAX: u32 = 3_000;
+
+/// Minor units of renminbi.
+pub fn cny(minor_units: i64) -> Money {
+    Money {
+        currency_code: "CNY".to_owned(),
+        minor_units,
+    }
+}
+
+/// A LUCKY envelope of a sender.
+pub fn lucky(sender: &str, total: Money, share_count: u32) -> CreateEnvelopeRequest {
+    CreateEnvelopeRequest {
+        sender: sender.to_owned(),
+        request_id: format!("{sender}-{:016x}", rand::random::<u64>()),
+        kind: EnvelopeKind::Lucky.into(),
+        amount: Some(Amount::Total(total)),
+        share_count,
+        client_nonce: b"a nonce of mine!".to_vec(),
+        ..CreateEnvelopeRequest::default()
+    }
+}
+
+/// An EQUAL envelope of a sender.
+pub fn equal(sender: &str, per_share: Money, share_count: u32) -> CreateEnvelopeRequest {
+    CreateEnvelopeRequest {
+        kind: EnvelopeKind::Equal.into(),
+        amount: Some(Amount::PerShare(per_share)),
+        ..lucky(sender, cny(0), share_count)
+    }
+}
+
+/// An EXCLUSIVE envelope of a sender.
+pub fn exclusive(sender: &str, shares: &[(&str, i64)]) -> CreateEnvelopeRequest {
+    CreateEnvelopeRequest {
+        kind: EnvelopeKind::Exclusive.into(),
+        amount: None,
+        share_count: 0,
+        exclusive_currency_code: "CNY".to_owned(),
+        exclusive_shares: shares
+            .iter()
+            .map(|(grabber, amount_minor)| ExclusiveShare {
+                grabber: (*grabber).to_owned(),
+                amount_minor: *amount_minor,
+            })
+            .collect(),
+        ..lucky(sender, cny(0), 0)
+    }
+}
+
+/// A server and clients of its services.
+pub struct World {
+    /// The process.
+    pub server: Server,
+    /// Sending and grabbing.
+    pub envelopes: EnvelopeServiceClient<Channel>,
+    /// Money in and out.
+    pub accounts: AccountServiceClient<Channel>,
+    /// What operators do.
+    pub admin: AdminServiceClient<Channel>,
+}
+
+impl World {
+    /// A new server on an empty folder.
+    pub async fn new() -> Self {
+        Self::start(Start::default()).await
+    }
+
+    /// A new server on an empty folder, under these circumstances.
+    pub async fn start(start: Start) -> Self {
+        Self::around(Server::start(start).await).await
+    }
+
+    async fn around(server: Server) -> Self {
+        let public = channel(server.ports.grpc).await;
+        let admin = channel(server.ports.admin).await;
+        Self {
+            server,
+            envelopes: EnvelopeServiceClient::new(public.clone()),
+            accounts: AccountServiceClient::new(public),
+            admin: AdminServiceClient::new(admin),
+        }
+    }
+
+    /// The same folder, another process. The one before must be gone.
+    pub async fn restarted(self, start: Start) -> Self {
+        Self::around(self.server.again(start).await).await
+    }
+
+    /// Brings money in.
+    pub async fn fund(&mut self, owner: &str, amount: Money) {
+        let request = DepositRequest {
+            owner: owner.to_owned(),
+            request_id: format!("fund-{:016x}", rand::random::<u64>()),
+            amount: Some(amount),
+            ..DepositRequest::default()
+        };
+        self.accounts.deposit(request).await.unwrap();
+    }
+
+    /// Sends an envelope and answers it, Live.
+    pub async fn send(&mut self, request: CreateEnvelopeRequest) -> Envelope {
+        let reply = self.envelopes.create_envelope(request).await.unwrap();
+        let envelope = reply.into_inner().envelope.unwrap();
+        assert_eq!(envelope.state(), EnvelopeState::Live);
+        envelope
+    }
+
+    /// Grabs, for somebody.
+    pub async fn grab(&mut self, envelope_id: &str, grabber: &str) -> GrabResponse {
+        self.try_grab(grab_of(envelope_id, grabber)).await.unwrap()
+    }
+
+    /// Grabs, whatever the answer.
+    pub async fn try_grab(&mut self, request: GrabRequest) -> Result<GrabResponse, Status> {
+        Ok(self.envelopes.grab(request).await?.into_inner())
+    }
+
+    /// The envelope as a viewer sees it.
+    pub async fn look(&mut self, envelope_id: &str, viewer: &str) -> Envelope {
+        let request = GetEnvelopeRequest {
+            envelope_id: envelope_id.to_owned(),
+            viewer: viewer.to_owned(),
+            ..GetEnvelopeRequest::default()
+        };
+        let reply = self.envelopes.get_envelope(request).await.unwrap();
+        reply.into_inner().envelope.unwrap()
+    }
+
+    /// Every share that was taken, as a viewer sees it, page by page.
+    pub async fn shares(&mut self, envelope_id: &str, viewer: &str) -> Vec<Share> {
+        let mut shares = Vec::new();
+        let mut request = ListGrabsRequest {
+            envelope_id: envelope_id.to_owned(),
+            viewer: viewer.to_owned(),
+            page_size: 37,
+            ..ListGrabsRequest::default()
+        };
+        loop {
+            let page = self.envelopes.list_grabs(request.clone()).await.unwrap();
+            let page = page.into_inner();
+            shares.extend(page.shares);
+            if page.next_page_token.is_empty() {
+                return shares;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// What somebody has of CNY.
+    pub async fn balance(&mut self, owner: &str) -> (i64, i64, i64) {
+        let request = GetBalanceRequest {
+            owner: owner.to_owned(),
+            currency_code: "CNY".to_owned(),
+            ..GetBalanceRequest::default()
+        };
+        let reply = self.accounts.get_balance(request).await.unwrap();
+        let balance = reply
+            .into_inner()
+            .balances
+            .pop()
+            .unwrap_or_else(Balance::default);
+        let minor = |money: Option<Money>| money.map_or(0, |m| m.minor_units);
+        (
+            minor(balance.available),
+            minor(balance.pending),
+            minor(balance.held),
+        )
+    }
+
+    /// What somebody can spend of CNY.
+    pub async fn available(&mut self, owner: &str) -> i64 {
+        self.balance(owner).await.0
+    }
+
+    /// The books of both stores, now.
+    pub async fn audit(&mut self) -> AuditResponse {
+        let reply = self.admin.audit(AuditRequest::default()).await.unwrap();
+        reply.into_inner()
+    }
+
+    /// Waits until nothing is in flight; then the books must be clean.
+    pub async fn audit_when_quiet(&mut self) -> AuditResponse {
+        for _ in 0..POLLS_MAX {
+            let report = self.audit().await;
+            assert!(report.clean, "{:#?}", report.discrepancies);
+            if report.quiet {
+                return report;
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("the stores never became quiet");
+    }
+
+    /// Waits until the envelope is in this state.
+    pub async fn until(
+        &mut self,
+        envelope_id: &str,
+        viewer: &str,
+        state: EnvelopeState,
+    ) -> Envelope {
+        for _ in 0..POLLS_MAX {
+            let envelope = self.look(envelope_id, viewer).await;
+            if envelope.state() == state {
+                return envelope;
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("the envelope never became {state:?}");
+    }
+}
+
+/// A grab by its two names.
+pub fn grab_of(envelope_id: &str, grabber: &str) -> GrabRequest {
+    GrabRequest {
+        envelope_id: envelope_id.to_owned(),
+        grabber: grabber.to_owned(),
+        ..GrabRequest::default()
+    }
+}
+
+/// A connection of its own.
+pub async fn channel(port: u16) -> Channel {
+    Endpoint::from_shared(format!("http://127.0.0.1:{port}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}

@@ -1,0 +1,24 @@
+//! The service as its users meet it: a real process, real stores, real kills. One binary.
+//!
+//! Every test starts a server of its own on free ports in a folder of its own, and ends with the
+//! money audit where money moved.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed step is a failed test; the clock asked here is the people's, not the server's"
+)]
+
+mod harness;
+
+mod audiences;
+mod bad_input;
+mod burst;
+mod command_line;
+mod contract;
+mod crash;
+mod create_dies;
+mod endings;
+mod listeners;
+mod streams;
+mod watching;
