@@ -1,6 +1,6 @@
 //! What every ledger must do, asked through the door: one suite for all implementations.
 //!
-//! An implementation's tests open a [`World`] of their own and expand [`ledger_conformance`]; the
+//! An implementation's tests open a [`World`] of their own and expand `ledger_conformance!`; the
 //! books are audited after every case.
 
 pub mod close;
