@@ -32,7 +32,7 @@ use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 
-/// Records that one `settle` posts: 5,000 take about 50 ms of one PostgreSQL, 20 ms of SQLite;
+/// Records that one `settle` posts: 5,000 take about 50 ms of one PostgreSQL, 60 ms of SQLite;
 /// more gain little and hold the writer longer.
 pub const SETTLE_BATCH_MAX: usize = 5_000;
 /// Rows of one page of any listing.

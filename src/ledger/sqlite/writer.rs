@@ -40,7 +40,7 @@ use crate::ledger::LedgerError;
 /// longer than the first; more would only be answered after their callers gave up.
 pub(super) const QUEUE_CALLS_MAX: usize = 4_096;
 
-/// What one group may cost, in records posted: one full settle batch (about 50 ms) or 250 small
+/// What one group may cost, in records posted: one full settle batch (about 60 ms) or 250 small
 /// calls (about 25 ms) share an fsync; a larger group delays everybody in it and saves nothing,
 /// since an fsync is about 1 ms.
 const GROUP_COST_MAX: u32 = 5_000;
