@@ -18,6 +18,9 @@ const STEPS: [&str; 6] = [
 /// Past expiry (24 h) by less than the promised 60 s.
 const JUST_PAST_EXPIRY_MS: i64 = 24 * 3_600_000 + 30_000;
 
+/// The promise: refunded so many seconds after expiry at the latest.
+const REFUND_LATE_S_MAX: i64 = 60;
+
 async fn died_at(step: &str, request: &red_envelope_proto::v1::CreateEnvelopeRequest) -> World {
     let deadly = Start {
         abort_at: Some(step.to_owned()),
@@ -66,7 +69,12 @@ async fn without_a_retry_the_money_is_back_by_expiry_and_a_minute() {
         };
         let sent = world.envelopes.list_sent_envelopes(request).await.unwrap();
         let id = sent.into_inner().envelopes[0].envelope_id.clone();
-        world.until(&id, "alice", EnvelopeState::Closed).await;
+        let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
+        let late_s = closed.close_time.unwrap().seconds - closed.expire_time.unwrap().seconds;
+        assert!(
+            (0..=REFUND_LATE_S_MAX).contains(&late_s),
+            "{step}: {late_s} s"
+        );
         assert_eq!(world.balance("alice").await, (10_000, 0, 0), "{step}");
         world.audit_when_quiet().await;
     }
