@@ -240,6 +240,14 @@ impl PartitionCount {
     /// The embedded store is one process on one disk: one partition.
     pub const ONE: Self = Self(1);
 
+    /// The most that a hot store may have: a process holds something for each.
+    pub const MAX: u16 = 1_024;
+
+    /// 1…[`PartitionCount::MAX`]; `None` for another number.
+    pub fn new(count: u16) -> Option<Self> {
+        (1..=Self::MAX).contains(&count).then_some(Self(count))
+    }
+
     /// How many.
     pub fn get(self) -> u16 {
         self.0
@@ -258,6 +266,11 @@ pub struct Partition(u16);
 impl Partition {
     /// The only partition of an embedded store.
     pub const ZERO: Self = Self(0);
+
+    /// By its number below [`PartitionCount::MAX`]; `None` for another one.
+    pub fn new(index: u16) -> Option<Self> {
+        (index < PartitionCount::MAX).then_some(Self(index))
+    }
 
     /// 0…count − 1.
     pub fn index(self) -> u16 {

@@ -9,6 +9,8 @@
 //! | `view`, `held`, `grants`, `pending` | reads | nothing that is not yet durable is shown |
 //! | `outbox`, `settled` | settle | what is owed to the ledger, until the ledger has it |
 //! | `close`, `freeze`, `unfreeze`, `remove` | the end | no grab after it |
+//! | `standing`, `register` | a store process is new | it grants nothing before the ledger accepted it |
+//! | `owes`, `repair` | the store may have lost something | what the books have paid is taken for ever |
 //!
 //! # Ordering
 //! Every function takes the epoch under which the caller believes the partition to stand, and
@@ -92,6 +94,30 @@ pub struct HotView {
     /// The largest share that was taken and not declined, ties to the lowest number. `None`
     /// before the end.
     pub best: Option<HeldShare>,
+    /// It was last seen in an older epoch: it grants nothing before [`HotStore::repair`].
+    pub stale: bool,
+}
+
+/// Who stands behind the door, before it is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which process: another one after each start, whatever data it starts with.
+    pub server: String,
+    /// By partition: the epoch that its data carry; `None` where there are none.
+    pub epochs: Vec<Option<Epoch>>,
+}
+
+/// What the books know of an envelope, for a store that may have lost some of it.
+#[derive(Clone, Debug)]
+pub struct Repair {
+    /// Which envelope.
+    pub envelope: EnvelopeId,
+    /// The terms it lives under.
+    pub terms: Arc<Terms>,
+    /// What every share is worth, by number.
+    pub amounts_minor: Arc<[i64]>,
+    /// Every share that the books have paid or given back, read after the epoch began.
+    pub claims: Vec<HeldShare>,
 }
 
 /// The answer to a close. Closing what is closed answers the same.
@@ -263,6 +289,29 @@ pub trait HotStore: Send + Sync + 'static {
 
     /// Forgets envelopes that are over, closed in the ledger and out of the outbox; skips others.
     async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError>;
+
+    /// Who stands behind the door; `None`: a store that nothing replaces under a process, which
+    /// needs no registration.
+    async fn standing(&self) -> Result<Option<Standing>, HotError>;
+
+    /// Lets partitions grant under these epochs, after the ledger accepted `server` for them.
+    async fn register(
+        &self,
+        server: String,
+        epochs: Vec<(Partition, Epoch)>,
+    ) -> Result<(), HotError>;
+
+    /// Waits until the store must be registered: it has not been, or its process is another one.
+    /// Returns at once while that is so; never where no registration is needed.
+    async fn unregistered(&self);
+
+    /// Whether the outbox holds a record of this envelope.
+    async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
+
+    /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the
+    /// store still holds stays taken, the rest can be grabbed. Answers where it stands. An envelope
+    /// that stands in this epoch stays as it is.
+    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError>;
 
     /// Ids of envelopes above `after`, ascending, at most `limit`: how an audit walks the store.
     async fn envelopes(

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{Proof, ServerSeed};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 
 /// Records that one `settle` posts: 5,000 take about 50 ms of one PostgreSQL, 60 ms of SQLite;
@@ -71,6 +71,9 @@ pub enum LedgerError {
     /// Too busy, or out of reach for now: repeat the call.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+    /// The partition stands in another epoch: what was read under the caller's may be void.
+    #[error("the partition stands in epoch {0:?}")]
+    Epoch(Epoch),
     /// The books are not as they must be, or a statement is wrong: our bug or a damaged file.
     #[error("the ledger is broken: {0}")]
     Broken(String),
@@ -126,7 +129,12 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- settle ----
 
     /// Posts at most [`SETTLE_BATCH_MAX`] records in one transaction: one verdict each, in order.
-    async fn settle(&self, items: Vec<SettleItem>) -> Result<Vec<Settled>, LedgerError>;
+    /// Nothing is posted unless the partition stands in the epoch under which they were read.
+    async fn settle(
+        &self,
+        under: Under,
+        items: Vec<SettleItem>,
+    ) -> Result<Vec<Settled>, LedgerError>;
 
     /// Posts what was parked while an envelope was frozen. Answers how many records it settled.
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError>;
@@ -215,6 +223,24 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The proof of a Closed envelope; `None` before.
     async fn proof(&self, envelope: EnvelopeId) -> Result<Option<Proof>, LedgerError>;
+
+    // ---- the hot store's incarnations ----
+
+    /// How the hot store is laid out: recorded the first time. Answers what is on record.
+    async fn hot_layout(&self, layout: HotLayout) -> Result<HotLayout, LedgerError>;
+
+    /// Which server each partition was registered for, and in which epoch; partitions that never
+    /// were are missing, and stand in [`Epoch::FIRST`](crate::domain::id::Epoch::FIRST).
+    async fn partitions(&self) -> Result<Vec<PartitionRow>, LedgerError>;
+
+    /// Compare and set, each by itself: a partition that stands in the epoch of its pair goes to
+    /// the next one, on `server`. Answers the rows of these partitions as they stand then. What
+    /// `settle` posts after it was read after it.
+    async fn advance_epochs(
+        &self,
+        from: Vec<(Partition, Epoch)>,
+        server: String,
+    ) -> Result<Vec<PartitionRow>, LedgerError>;
 
     // ---- operators ----
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::books::Discrepancy;
 use crate::domain::envelope::{BookState, Draft, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
-use crate::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::{Currency, Money};
 use crate::domain::posting::PostingKind;
 
@@ -110,6 +110,37 @@ pub struct EnvelopeRow {
     pub made_good_minor: i64,
     /// When the books were balanced.
     pub closed_at: Option<UnixMs>,
+}
+
+/// Where a batch was read: it is posted only while the partition still stands there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Under {
+    /// Whose outbox.
+    pub partition: Partition,
+    /// The epoch in which it was read.
+    pub epoch: Epoch,
+}
+
+/// How a hot store is laid out. Fixed at first start: grabs would be looked for in another place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotLayout {
+    /// `embedded` or `redis`.
+    pub store: String,
+    /// The number of its set of keys or rows.
+    pub layout: u16,
+    /// How many partitions.
+    pub partitions: u16,
+}
+
+/// A partition's registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionRow {
+    /// Which.
+    pub partition: Partition,
+    /// In which epoch it stands.
+    pub epoch: Epoch,
+    /// On which process of the hot store.
+    pub server: String,
 }
 
 /// One record of a batch, and what the plan makes of it.

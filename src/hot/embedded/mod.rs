@@ -59,7 +59,8 @@ use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, Outbox
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
     CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
-    LoadChunk, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, SETTLED_PER_CALL_MAX, VIEWS_PER_CALL_MAX,
+    LoadChunk, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX, Standing,
+    VIEWS_PER_CALL_MAX,
 };
 
 /// Grabs that may wait for the writer: a third of a second at 200,000/s, which is what a caller
@@ -462,6 +463,51 @@ impl HotStore for EmbeddedStore {
             self.ask(REMOVED_PER_CALL_MAX, remove).await?;
         }
         Ok(())
+    }
+
+    async fn standing(&self) -> Result<Option<Standing>, HotError> {
+        Ok(None)
+    }
+
+    async fn register(
+        &self,
+        _server: String,
+        _epochs: Vec<(Partition, Epoch)>,
+    ) -> Result<(), HotError> {
+        Ok(())
+    }
+
+    async fn unregistered(&self) {
+        std::future::pending().await
+    }
+
+    async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError> {
+        let mut after = 0;
+        loop {
+            let (entries, next) = self.shared.outbox.window(after, PENDING_WINDOW_ENTRIES);
+            let mut records = entries.iter().flat_map(|entry| entry.records.iter());
+            if records.any(|record| record.envelope == envelope) {
+                return Ok(true);
+            }
+            match next {
+                Some(next) => after = next,
+                None => return Ok(false),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+        Self::stands(epoch)?;
+        let views = self.view(vec![repair.envelope]).await?;
+        match views.into_iter().flatten().next() {
+            Some(view) => Ok(view.state),
+            // The file was put back to an older point than the books: half of it can't be told.
+            None => Err(HotError::Mismatch(
+                "the hot store's file is older than the ledger's: restore both from one backup"
+                    .into(),
+            )),
+        }
     }
 
     async fn envelopes(

@@ -223,6 +223,7 @@ impl Index {
             taken_minor: envelope.taken_minor,
             declined_count: u32::try_from(envelope.declined.len()).unwrap_or(u32::MAX),
             best: envelope.best(),
+            stale: false,
         })
     }
 
