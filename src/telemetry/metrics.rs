@@ -22,8 +22,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::catalogue::{
     CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, GRABS, GRABS_FAILED,
     HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY,
-    REFUNDED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
-    STORE_BYTES, STREAMS, TURNED_AWAY, WATCHERS,
+    REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED,
+    SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -51,6 +51,8 @@ struct Meters {
     settle_records: Histogram,
     refunded: Counter,
     set_aside: Counter,
+    unreadable: Counter,
+    repaired: Counter,
     outbox: Gauge,
     outbox_age: Gauge,
     held: Gauge,
@@ -76,6 +78,8 @@ impl Meters {
             settle_records: metrics::histogram!(SETTLE_RECORDS),
             refunded: metrics::counter!(REFUNDED),
             set_aside: metrics::counter!(SET_ASIDE),
+            unreadable: metrics::counter!(UNREADABLE),
+            repaired: metrics::counter!(REPAIRED),
             outbox: metrics::gauge!(OUTBOX),
             outbox_age: metrics::gauge!(OUTBOX_AGE),
             held: metrics::gauge!(HELD),
@@ -223,6 +227,20 @@ pub fn envelope_created(kind: Kind) {
             Kind::Exclusive => 2,
         };
         meters.created[index].increment(1);
+    }
+}
+
+/// An entry of the outbox that nobody can read was set aside.
+pub fn outbox_unreadable() {
+    if let Some(meters) = meters() {
+        meters.unreadable.increment(1);
+    }
+}
+
+/// An envelope that the hot store had lost was rebuilt from the books.
+pub fn envelope_repaired() {
+    if let Some(meters) = meters() {
+        meters.repaired.increment(1);
     }
 }
 

@@ -212,16 +212,21 @@ impl Packed {
         });
         let (command, partitions) = command(core, &asks, &order);
         let unanswered = |ask: &Ask| {
-            let others = ask.grabs.iter().map(|grab| {
-                match core.epoch(core.partition(grab.envelope)) {
-                    epoch if epoch == grab.epoch => GrabReply::Missing,
-                    epoch => GrabReply::Epoch(epoch),
-                }
-            });
+            let others =
+                ask.grabs
+                    .iter()
+                    .map(|grab| match core.epoch(core.partition(grab.envelope)) {
+                        epoch if epoch == grab.epoch => GrabReply::Missing,
+                        epoch => GrabReply::Epoch(epoch),
+                    });
             others.collect()
         };
         let replies: Vec<Vec<GrabReply>> = asks.iter().map(unanswered).collect();
-        let asks = asks.into_iter().map(|ask| ask.answer).zip(replies).collect();
+        let asks = asks
+            .into_iter()
+            .map(|ask| ask.answer)
+            .zip(replies)
+            .collect();
         Self {
             command,
             order,
@@ -271,9 +276,8 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
     let mut keys: Vec<String> = Vec::new();
     let mut args: Vec<Vec<u8>> = vec![core.clock_arg().into_bytes()];
     let mut partitions = Vec::with_capacity(order.len());
-    let by_partition = order.chunk_by(|a, b| {
-        core.partition(grab(a).envelope) == core.partition(grab(b).envelope)
-    });
+    let by_partition =
+        order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
     for of_partition in by_partition {
         let partition = core.partition(grab(&of_partition[0]).envelope);
         let envelopes = || of_partition.chunk_by(|a, b| grab(a).envelope == grab(b).envelope);
@@ -291,7 +295,11 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
             args.push(first.envelope.to_bytes().to_vec());
             args.push(first.tenant.as_str().as_bytes().to_vec());
             args.push(of_envelope.len().to_string().into_bytes());
-            args.push(if phrases { b"1".to_vec() } else { b"0".to_vec() });
+            args.push(if phrases {
+                b"1".to_vec()
+            } else {
+                b"0".to_vec()
+            });
             for at in of_envelope {
                 args.push(grab(at).grabber.as_str().as_bytes().to_vec());
                 if phrases {
@@ -329,9 +337,7 @@ fn read_reply(reader: &mut Reader<'_>) -> Option<Read> {
         Reply::Empty => GrabReply::Outcome(Outcome::Empty),
         Reply::Expired => GrabReply::Outcome(Outcome::Expired),
         Reply::Recalled => GrabReply::Outcome(Outcome::Recalled),
-        Reply::NotOpenYet => {
-            GrabReply::Outcome(Outcome::NotOpenYet(UnixMs(reader.u48()?)))
-        }
+        Reply::NotOpenYet => GrabReply::Outcome(Outcome::NotOpenYet(UnixMs(reader.u48()?))),
         Reply::WrongPassphrase => refused(Refusal::WrongPassphrase),
         Reply::TooManyTries => refused(Refusal::TooManyTries),
         Reply::Declined => refused(Refusal::Declined),

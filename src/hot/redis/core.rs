@@ -166,7 +166,9 @@ impl Core {
         let sent = self.link.send_all(&pipeline).await;
         let values = sent.map_err(|failure| self.fault(failure))?;
         let pairs = calls.iter().zip(values);
-        pairs.map(|(call, value)| self.answer(call.partition, value)).collect()
+        pairs
+            .map(|(call, value)| self.answer(call.partition, value))
+            .collect()
     }
 
     /// Runs plain commands, all on their way at once.
@@ -201,11 +203,7 @@ impl Core {
         failure.into()
     }
 
-    fn answer(
-        &self,
-        partition: Partition,
-        value: Value,
-    ) -> Result<(Reply, Vec<Value>), HotError> {
+    fn answer(&self, partition: Partition, value: Value) -> Result<(Reply, Vec<Value>), HotError> {
         let (code, items) = reply::split(self.value(value)?)?;
         match code {
             Reply::Epoch => {

@@ -169,7 +169,10 @@ mod tests {
                     on[(slot(tag.as_bytes()) * masters / SLOTS) as usize] += 1;
                 }
                 let (least, most) = (on.iter().min().unwrap(), on.iter().max().unwrap());
-                assert!(most - least <= u32::from(u32::from(count) < masters), "{on:?}");
+                assert!(
+                    most - least <= u32::from(u32::from(count) < masters),
+                    "{on:?}"
+                );
             }
         }
     }
@@ -182,7 +185,10 @@ mod tests {
         let tag = &outbox[..=outbox.find('}').unwrap()];
         let own = keys.envelope(id);
         for key in [own.grabs, own.shares, own.terms, own.list, own.phrase] {
-            assert!(key.starts_with(tag) && key.ends_with(&id.to_string()), "{key}");
+            assert!(
+                key.starts_with(tag) && key.ends_with(&id.to_string()),
+                "{key}"
+            );
         }
     }
 }

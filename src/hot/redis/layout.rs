@@ -98,7 +98,13 @@ impl Meta {
         let mut out = Vec::with_capacity(META_BYTES + 16);
         out.push(u8::try_from(LAYOUT).expect("the layout's number is small"));
         out.push(state_code(self.state));
-        for flag in [self.frozen, self.opening_seen, self.named, self.locked, self.listed] {
+        for flag in [
+            self.frozen,
+            self.opening_seen,
+            self.named,
+            self.locked,
+            self.listed,
+        ] {
             out.push(u8::from(flag));
         }
         out.push(u8::from(self.compact));
@@ -126,7 +132,8 @@ impl Meta {
         let (frozen, opening_seen, named, locked, listed, compact) =
             (flag()?, flag()?, flag()?, flag()?, flag()?, flag()?);
         let width = usize::from(r.byte()?);
-        let (next, base, length, count, declined) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let (next, base, length, count, declined) =
+            (r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         let (opens_at, expires_at) = (UnixMs(r.u48()?), UnixMs(r.u48()?));
         let epoch = Epoch(u64::try_from(r.u48()?).ok()?);
         let base_minor = r.amount(8)?;

@@ -31,7 +31,10 @@ fn mismatch<T>(what: impl Into<String>) -> Result<T, HotError> {
 
 /// The digest that opens an envelope; empty where it has no lock.
 pub(super) fn lock_of(terms: &Terms) -> Vec<u8> {
-    let digest = terms.passphrase.as_ref().map(|lock| lock.digest().to_bytes().to_vec());
+    let digest = terms
+        .passphrase
+        .as_ref()
+        .map(|lock| lock.digest().to_bytes().to_vec());
     digest.unwrap_or_default()
 }
 
@@ -288,7 +291,9 @@ fn packed(chunk: &LoadChunk) -> Result<Vec<u8>, HotError> {
     if count > LOAD_CHUNK_SHARES_MAX {
         return mismatch("a chunk holds too many shares");
     }
-    let end = u32::try_from(count).ok().and_then(|n| chunk.offset.checked_add(n));
+    let end = u32::try_from(count)
+        .ok()
+        .and_then(|n| chunk.offset.checked_add(n));
     if end.is_none_or(|end| end > chunk.terms.share_count) {
         return mismatch("a chunk reaches beyond the last share");
     }

@@ -79,7 +79,10 @@ impl Link {
             .set_nodelay(true)
             .set_keepalive(keepalive)
             .set_user_timeout(timing.unacknowledged);
-        let target = url.into_connection_info().map_err(bad)?.set_tcp_settings(tcp);
+        let target = url
+            .into_connection_info()
+            .map_err(bad)?
+            .set_tcp_settings(tcp);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timing.connect))
             .set_response_timeout(Some(timing.response))
@@ -106,7 +109,9 @@ impl Link {
         if failed_at.is_some_and(|at| at.elapsed() < self.timing.pause) {
             return Err(HotError::Unavailable("Redis can't be reached".into()));
         }
-        let connect = self.client.get_multiplexed_async_connection_with_config(&self.config);
+        let connect = self
+            .client
+            .get_multiplexed_async_connection_with_config(&self.config);
         match connect.await {
             Ok(open) => {
                 *failed_at = None;
@@ -115,7 +120,9 @@ impl Link {
             }
             Err(error) => {
                 *failed_at = Some(clock::timer_now());
-                Err(HotError::Unavailable(format!("Redis can't be reached: {error}")))
+                Err(HotError::Unavailable(format!(
+                    "Redis can't be reached: {error}"
+                )))
             }
         }
     }
@@ -174,7 +181,9 @@ impl From<Failure> for HotError {
 /// What an error of the client means to a caller.
 pub fn failure(error: &RedisError) -> Failure {
     let Some(code) = error.code() else {
-        return Failure::Unreachable(HotError::Unavailable(format!("Redis did not answer: {error}")));
+        return Failure::Unreachable(HotError::Unavailable(format!(
+            "Redis did not answer: {error}"
+        )));
     };
     refusal(code, error.detail().unwrap_or_default())
 }

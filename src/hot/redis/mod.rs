@@ -248,6 +248,8 @@ impl HotStore for RedisStore {
         after: Option<EnvelopeId>,
         limit: usize,
     ) -> Result<Vec<EnvelopeId>, HotError> {
-        self.core.envelopes(after, limit.min(ENVELOPES_PER_PAGE_MAX)).await
+        self.core
+            .envelopes(after, limit.min(ENVELOPES_PER_PAGE_MAX))
+            .await
     }
 }

@@ -142,7 +142,9 @@ impl Core {
 
     /// Whether a record of this envelope waits.
     pub async fn owes(&self, id: EnvelopeId) -> Result<bool, HotError> {
-        let found = self.find(self.partition(id), &[id.to_bytes().to_vec()]).await?;
+        let found = self
+            .find(self.partition(id), &[id.to_bytes().to_vec()])
+            .await?;
         Ok(found.iter().any(|record| record.envelope == id))
     }
 
@@ -190,7 +192,10 @@ impl Core {
                     .under(epoch);
                 // What is over gets no new record, so this look is conclusive for it; what is not
                 // over stays.
-                for id in some.iter().filter(|id| owed.iter().all(|r| r.envelope != **id)) {
+                for id in some
+                    .iter()
+                    .filter(|id| owed.iter().all(|r| r.envelope != **id))
+                {
                     let own = self.keys.envelope(*id);
                     call = call
                         .key(own.grabs)
@@ -218,11 +223,17 @@ impl Core {
         let from = after.map_or_else(|| b"-".to_vec(), |id| [b"(", &id.to_bytes()[..]].concat());
         let page = |partition| {
             let mut range = redis::cmd("ZRANGE");
-            range.arg(self.keys.index(partition)).arg(&from[..]).arg("+").arg("BYLEX");
+            range
+                .arg(self.keys.index(partition))
+                .arg(&from[..])
+                .arg("+")
+                .arg("BYLEX");
             range.arg("LIMIT").arg(0).arg(each);
             range
         };
-        let pages = self.run_all(self.keys.count().all().map(page).collect()).await?;
+        let pages = self
+            .run_all(self.keys.count().all().map(page).collect())
+            .await?;
         let mut ids = Vec::new();
         // Behind the last id of a full page there may be others of its partition.
         let mut complete_to: Option<EnvelopeId> = None;
@@ -266,7 +277,9 @@ impl Core {
             vitals.envelopes += count(envelopes)?;
             let at = crate::domain::id::UnixMs(reply::number(at)?);
             if at.0 > 0 {
-                let oldest = vitals.oldest_unsettled_at.map_or(at, |oldest| oldest.min(at));
+                let oldest = vitals
+                    .oldest_unsettled_at
+                    .map_or(at, |oldest| oldest.min(at));
                 vitals.oldest_unsettled_at = Some(oldest);
             }
         }

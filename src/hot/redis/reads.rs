@@ -32,11 +32,11 @@ const LOOKS_PER_VIEW_MAX: usize = 2_048;
 
 impl Core {
     /// Terms of envelopes, in their order; `None` where they are not here.
-    pub async fn terms_of(
-        &self,
-        ids: &[EnvelopeId],
-    ) -> Result<Vec<Option<Arc<Terms>>>, HotError> {
-        let unseen: Vec<_> = ids.iter().filter(|id| self.terms.peek(id).is_none()).collect();
+    pub async fn terms_of(&self, ids: &[EnvelopeId]) -> Result<Vec<Option<Arc<Terms>>>, HotError> {
+        let unseen: Vec<_> = ids
+            .iter()
+            .filter(|id| self.terms.peek(*id).is_none())
+            .collect();
         if !unseen.is_empty() {
             let get = |id: &&EnvelopeId| {
                 let mut get = redis::cmd("GET");
@@ -105,7 +105,11 @@ impl Core {
             for place in places {
                 let own = self.keys.envelope(ids[*place]);
                 let known = before[place].as_ref().map_or(0, |sums| sums.known);
-                call = call.key(own.grabs).key(own.shares).key(own.phrase).number(known);
+                call = call
+                    .key(own.grabs)
+                    .key(own.shares)
+                    .key(own.phrase)
+                    .number(known);
             }
             call
         });
@@ -241,7 +245,8 @@ impl Core {
             (Reply::Missing, _) => Ok(Listed::Missing),
             (Reply::Stale, [meta]) => {
                 let meta = Meta::unpack(reply::bytes(meta)?);
-                meta.map(Listed::Not).ok_or_else(|| reply::nonsense(&Value::Nil))
+                meta.map(Listed::Not)
+                    .ok_or_else(|| reply::nonsense(&Value::Nil))
             }
             (Reply::Ok, [width, pairs @ ..]) => {
                 let width = usize::try_from(reply::number(width)?).unwrap_or(usize::MAX);
@@ -260,7 +265,9 @@ impl Core {
     ) -> Result<Vec<HeldShare>, HotError> {
         let fields = self.fields(id, meta.count).await?;
         let named = fields.iter().filter_map(|(name, value)| {
-            let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+            let name = std::str::from_utf8(name)
+                .ok()
+                .filter(|name| !name.is_empty())?;
             meta.held(name, value)
         });
         let mut held: Vec<_> = named.collect();
@@ -286,7 +293,10 @@ impl Core {
         let mut cursor = b"0".to_vec();
         for _ in 0..SCAN_STEPS_MAX {
             let mut scan = redis::cmd("HSCAN");
-            scan.arg(&key).arg(cursor.as_slice()).arg("COUNT").arg(SCAN_FIELDS);
+            scan.arg(&key)
+                .arg(cursor.as_slice())
+                .arg("COUNT")
+                .arg(SCAN_FIELDS);
             let values = self.run_all(vec![scan]).await?;
             let Some(Value::Array(step)) = values.into_iter().next() else {
                 return Err(reply::nonsense(&Value::Nil));
@@ -300,7 +310,9 @@ impl Core {
                 return Ok(fields);
             }
         }
-        Err(HotError::Unavailable("the walk over an envelope's grabs did not end".into()))
+        Err(HotError::Unavailable(
+            "the walk over an envelope's grabs did not end".into(),
+        ))
     }
 }
 
@@ -344,7 +356,8 @@ fn put_fields(into: &mut BTreeMap<Vec<u8>, Vec<u8>>, value: Value) -> Result<(),
 /// The largest that was not declined, ties to the lowest number.
 fn best(held: &[HeldShare]) -> Option<HeldShare> {
     let kept = held.iter().filter(|held| !held.declined);
-    kept.min_by_key(|held| (-held.grant.amount_minor, held.grant.share)).cloned()
+    kept.min_by_key(|held| (-held.grant.amount_minor, held.grant.share))
+        .cloned()
 }
 
 /// The sums after a look, and whether nothing more is to be read.

@@ -36,7 +36,10 @@ impl Core {
         let info = values.next().unwrap_or(Value::Nil);
         let text = String::from_utf8_lossy(reply::bytes(&info)?).into_owned();
         let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
-        let server = run_id.ok_or_else(|| reply::nonsense(&info))?.trim().to_owned();
+        let server = run_id
+            .ok_or_else(|| reply::nonsense(&info))?
+            .trim()
+            .to_owned();
         let epoch = |value| match value {
             Value::BulkString(text) => {
                 let text = String::from_utf8(text).ok();
@@ -50,7 +53,10 @@ impl Core {
 
     async fn bring_library(&self) -> Result<(), HotError> {
         let mut list = redis::cmd("FUNCTION");
-        list.arg("LIST").arg("LIBRARYNAME").arg(LIBRARY_NAME).arg("WITHCODE");
+        list.arg("LIST")
+            .arg("LIBRARYNAME")
+            .arg(LIBRARY_NAME)
+            .arg("WITHCODE");
         let there = self.run_all(vec![list]).await?.pop().unwrap_or(Value::Nil);
         if holds(&there, LIBRARY.as_bytes()) {
             return Ok(());
@@ -70,7 +76,9 @@ impl Core {
     ) -> Result<(), HotError> {
         self.claim_layout().await?;
         if self.standing().await?.server != server {
-            return Err(HotError::Unavailable("Redis was restarted meanwhile".into()));
+            return Err(HotError::Unavailable(
+                "Redis was restarted meanwhile".into(),
+            ));
         }
         let calls = epochs.iter().map(|(partition, epoch)| {
             Call::writing(self, "register_1", *partition)
@@ -93,7 +101,12 @@ impl Core {
                 }
             }
         }
-        if self.keys.count().all().all(|partition| self.epoch(partition) != Epoch(0)) {
+        if self
+            .keys
+            .count()
+            .all()
+            .all(|partition| self.epoch(partition) != Epoch(0))
+        {
             self.now_registered();
         }
         Ok(())

@@ -24,7 +24,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redis::Value;
 
 use super::core::{Call, Core};
 use super::layout::{Meta, grant_of, put_amount, state_code, value_of, width_of};
@@ -60,7 +59,10 @@ impl Core {
         self.stands(partition, epoch)?;
         // Terms never change, so they may come before everything else.
         let mut terms = redis::cmd("SET");
-        terms.arg(self.keys.envelope(id).terms).arg(repair.terms.to_json()).arg("NX");
+        terms
+            .arg(self.keys.envelope(id).terms)
+            .arg(repair.terms.to_json())
+            .arg("NX");
         self.run_all(vec![terms]).await?;
         // 1. read
         let fields = match self.fields(id, repair.terms.share_count).await {
@@ -126,7 +128,11 @@ impl Core {
             self.put(epoch, id, (0, &[]), &[], puts).await?;
         }
         let bytes = plan.meta.record_bytes();
-        for (number, shares) in plan.shares.chunks(LOAD_CHUNK_SHARES_MAX * bytes).enumerate() {
+        for (number, shares) in plan
+            .shares
+            .chunks(LOAD_CHUNK_SHARES_MAX * bytes)
+            .enumerate()
+        {
             let offset = number * LOAD_CHUNK_SHARES_MAX;
             self.put(epoch, id, (offset, shares), &[], &[]).await?;
         }
@@ -196,14 +202,21 @@ fn plan(
             puts.push((name.to_vec(), value));
         }
     }
-    let names: BTreeSet<&[u8]> = taken.values().map(|h| h.grabber.as_str().as_bytes()).collect();
+    let names: BTreeSet<&[u8]> = taken
+        .values()
+        .map(|h| h.grabber.as_str().as_bytes())
+        .collect();
     let over = match before.map(|meta| meta.state) {
         Some(over @ HotState::Over(_)) => Some(over),
         _ => None,
     };
     let count = u32::try_from(taken.len()).map_err(|_| broken())?;
     let all = count == meta.count;
-    let state = over.unwrap_or(if all { HotState::Over(CloseReason::Empty) } else { HotState::Live });
+    let state = over.unwrap_or(if all {
+        HotState::Over(CloseReason::Empty)
+    } else {
+        HotState::Live
+    });
     let mut kept: BTreeSet<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
     let mut shares = Vec::new();
     if meta.named {
@@ -221,7 +234,9 @@ fn plan(
     } else {
         meta.base = count;
         meta.length = meta.count - count;
-        let left = (0_u32..).zip(&*repair.amounts_minor).filter(|(n, _)| !taken.contains_key(n));
+        let left = (0_u32..)
+            .zip(&*repair.amounts_minor)
+            .filter(|(n, _)| !taken.contains_key(n));
         for (number, amount) in left {
             shares.extend(record(number, *amount, width).ok_or_else(broken)?);
         }
@@ -263,7 +278,9 @@ fn taken(repair: &Repair, fields: &Fields, width: usize) -> BTreeMap<u32, HeldSh
         by_share.insert(claim.grant.share, claim.clone());
     }
     for (name, value) in fields {
-        let name = std::str::from_utf8(name).ok().and_then(|name| PersonId::parse(name).ok());
+        let name = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| PersonId::parse(name).ok());
         let (Some(grabber), Some((grant, declined))) = (name, grant_of(value, width)) else {
             continue;
         };

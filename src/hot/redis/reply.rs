@@ -81,7 +81,9 @@ replies! {
 pub fn nonsense(value: &Value) -> HotError {
     let mut text = format!("{value:?}");
     text.truncate(text.floor_char_boundary(200));
-    HotError::Unavailable(format!("Redis answered what no function of this release says: {text}"))
+    HotError::Unavailable(format!(
+        "Redis answered what no function of this release says: {text}"
+    ))
 }
 
 /// A whole number.

@@ -62,9 +62,9 @@ impl Sums {
             let amount = reader.amount(meta.width)?;
             self.known += 1;
             self.minor = self.minor.checked_add(amount)?;
-            let better = self.best.is_none_or(|(best, number)| {
-                amount > best || (amount == best && share < number)
-            });
+            let better = self
+                .best
+                .is_none_or(|(best, number)| amount > best || (amount == best && share < number));
             if better {
                 self.best = Some((amount, share));
             }
