@@ -20,11 +20,11 @@ use red_envelope::domain::audience::Audience;
 use red_envelope::domain::envelope::{Draft, Kind, Reveal};
 use red_envelope::domain::fairness::{SealKey, SealKeys};
 use red_envelope::domain::grab::{Grant, OutboxRecord};
-use red_envelope::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
+use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
 use red_envelope::ledger::sqlite::SqliteLedger;
-use red_envelope::ledger::{Fund, Ledger, SettleItem, Settled, Transfer};
+use red_envelope::ledger::{Fund, Ledger, SettleItem, Settled, Transfer, Under};
 
 /// Enough for a second or more of work.
 const GRABS: u32 = 40_000;
@@ -56,10 +56,14 @@ async fn measure(batch: usize, envelope_count: u32) -> anyhow::Result<(f64, f64)
     )?;
     let envelopes = fund(&ledger, envelope_count).await?;
     let items = grabs(&envelopes)?;
+    let under = Under {
+        partition: Partition::ZERO,
+        epoch: Epoch::FIRST,
+    };
     let started = Instant::now();
     let mut batches = 0_u32;
     for chunk in items.chunks(batch) {
-        let verdicts = ledger.settle(chunk.to_vec()).await?;
+        let verdicts = ledger.settle(under, chunk.to_vec()).await?;
         ensure!(verdicts.iter().all(|v| *v == Settled::Paid), "all are paid");
         batches += 1;
     }

@@ -341,7 +341,10 @@ impl From<LedgerError> for ApiError {
             LedgerError::NotFound => Self::NotFound,
             LedgerError::Frozen => Self::Frozen,
             LedgerError::AlreadyOver(reason) => Self::AlreadyOver(reason),
-            LedgerError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            // Whoever can read anew does so before it gets here.
+            LedgerError::Epoch(_) | LedgerError::Unavailable(_) => {
+                Self::Unavailable(error.to_string())
+            }
             LedgerError::Broken(_) => Self::Internal(error.to_string()),
         }
     }

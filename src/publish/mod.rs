@@ -117,6 +117,7 @@ impl From<LedgerError> for PublishError {
             LedgerError::NotFound => Self::NotFound,
             LedgerError::Frozen => Self::Frozen,
             LedgerError::Unavailable(why) => Self::Unavailable(why),
+            LedgerError::Epoch(_) => Self::Unavailable(error.to_string()),
             LedgerError::Broken(why) => Self::Broken(why),
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }

@@ -4,7 +4,7 @@
 //!
 //! | step | door | crash point |
 //! |---|---|---|
-//! | 1. read | `hot.outbox` (or what was read ahead) | |
+//! | 1. read | `hot.epoch`, then `hot.outbox` (or what was read ahead) | |
 //! | 2. plan | `plan`, from terms and amounts | `settle::before_post`, after it |
 //! | 3. post | `ledger.settle`, while `hot.outbox` reads one batch ahead | `settle::after_post`, after it |
 //! | 4. delete | `hot.settled` | `settle::after_settled`, after it |
@@ -15,6 +15,10 @@
 //!
 //! *Ordering.* An entry is deleted only after the books gave a verdict on each of its records. The
 //! queue is what has not been deleted: there is no cursor to lose or to move too far.
+//! The epoch is looked up before the outbox is read, and the batch is posted and deleted under it.
+//! What a store owes in an epoch agrees with the envelopes that it holds in it, whenever it was
+//! granted; what was read from its predecessor may not, so it is dropped and read anew. That is no
+//! refusal: no tries are counted.
 //!
 //! *If it crashes here.* Before 3: nothing happened. Between 3 and 4: the same records come again
 //! and are duplicates by the ledger's constraints. Two drainers are two such crashes.
@@ -36,7 +40,7 @@ use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{HotStore, SETTLED_PER_CALL_MAX};
 use crate::ledger::{
     EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, SETTLE_TRIES_MAX,
-    SettleItem, Settled,
+    SettleItem, Settled, Under,
 };
 use crate::publish::{Amounts, PublishError};
 use crate::telemetry::metrics;
@@ -75,13 +79,20 @@ pub struct Drained {
     pub more: bool,
 }
 
+/// Entries of a partition's outbox, and the epoch that was looked up before they were read.
+#[derive(Debug)]
+struct Batch {
+    under: Under,
+    entries: Vec<OutboxEntry>,
+}
+
 /// Drains partitions, one batch a call. Several may run at once, in any number of processes.
 pub struct Drain {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
     amounts: Arc<Amounts>,
     /// What was read ahead, by partition: volatile, and worth nothing but time.
-    ahead: Mutex<BTreeMap<Partition, Vec<OutboxEntry>>>,
+    ahead: Mutex<BTreeMap<Partition, Batch>>,
     /// How often the books refused a record by itself.
     tries: Mutex<BTreeMap<(EnvelopeId, u32), u32>>,
 }
@@ -105,23 +116,23 @@ impl Drain {
     pub async fn once(&self, partition: Partition) -> Result<Drained, SettleError> {
         // 1. read
         let ahead = self.ahead.lock().remove(&partition);
-        let entries = match ahead {
-            Some(entries) => entries,
-            None => self.hot.outbox(partition, None, READ_RECORDS_MAX).await?,
+        let batch = match ahead {
+            Some(batch) => batch,
+            None => self.read(partition, None).await?,
         };
-        let Some(last) = entries.last().map(|entry| entry.id) else {
+        let Some(last) = batch.entries.last().map(|entry| entry.id) else {
             return Ok(Drained::default());
         };
-        let records: usize = entries.iter().map(|entry| entry.records.len()).sum();
+        let records: usize = batch.entries.iter().map(|entry| entry.records.len()).sum();
         if records < READ_RECORDS_MAX {
-            return self.settle(partition, entries).await;
+            return self.settle(batch).await;
         }
-        let next = self.hot.outbox(partition, Some(last), READ_RECORDS_MAX);
-        let (drained, next) = tokio::join!(self.settle(partition, entries), next);
+        let (drained, next) = tokio::join!(self.settle(batch), self.read(partition, Some(last)));
+        // Where the epoch is another one, what was read ahead goes with what was read before it.
         let mut drained = drained?;
         // What was refused is at the head again, so the head is read next.
         if let Ok(next) = next
-            && !next.is_empty()
+            && !next.entries.is_empty()
             && drained.refused == 0
         {
             drained.more = true;
@@ -130,11 +141,17 @@ impl Drain {
         Ok(drained)
     }
 
-    async fn settle(
-        &self,
-        partition: Partition,
-        entries: Vec<OutboxEntry>,
-    ) -> Result<Drained, SettleError> {
+    async fn read(&self, partition: Partition, after: Option<u64>) -> Result<Batch, SettleError> {
+        // First the epoch: looked up after the outbox, it could be that of a store which has lost
+        // what was just read.
+        let epoch = self.hot.epoch(partition);
+        let entries = self.hot.outbox(partition, after, READ_RECORDS_MAX).await?;
+        let under = Under { partition, epoch };
+        Ok(Batch { under, entries })
+    }
+
+    async fn settle(&self, batch: Batch) -> Result<Drained, SettleError> {
+        let Batch { under, entries } = batch;
         // 2. plan
         let records = || entries.iter().flat_map(|entry| &entry.records);
         let known = self.known(plan::shares_needed(records())).await?;
@@ -147,7 +164,7 @@ impl Drain {
             ..Drained::default()
         };
         let began_at = self.ledger.now();
-        let verdicts = self.post(&items, &mut drained).await?;
+        let verdicts = self.post(under, &items, &mut drained).await?;
         let took_ms = self.ledger.now().0.saturating_sub(began_at.0).max(0);
         crash("settle::after_post")?;
         // 4. delete
@@ -160,8 +177,8 @@ impl Drain {
                 done.push((entry.id, entry.nonce));
             }
         }
-        let epoch = self.hot.epoch(partition);
         for pairs in done.chunks(SETTLED_PER_CALL_MAX) {
+            let (epoch, partition) = (under.epoch, under.partition);
             self.hot.settled(epoch, partition, pairs.to_vec()).await?;
         }
         crash("settle::after_settled")?;
@@ -262,6 +279,7 @@ impl Drain {
     /// A verdict for each item, in order; `None` where the books refused it.
     async fn post(
         &self,
+        under: Under,
         items: &[SettleItem],
         drained: &mut Drained,
     ) -> Result<Vec<Option<Settled>>, SettleError> {
@@ -274,7 +292,8 @@ impl Drain {
             .collect();
         let mut refusals = 0;
         while let Some(range) = ranges.pop() {
-            match self.ledger.settle(items[range.clone()].to_vec()).await {
+            let posted = self.ledger.settle(under, items[range.clone()].to_vec());
+            match posted.await {
                 Ok(given) => {
                     for (index, verdict) in range.zip(given) {
                         self.count(&items[index], verdict, drained);
@@ -282,6 +301,7 @@ impl Drain {
                     }
                 }
                 Err(LedgerError::Unavailable(why)) => return Err(SettleError::Unavailable(why)),
+                Err(why @ LedgerError::Epoch(_)) => return Err(why.into()),
                 Err(why) => {
                     refusals += 1;
                     if range.len() == 1 {

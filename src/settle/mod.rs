@@ -94,7 +94,9 @@ impl From<HotError> for SettleError {
 impl From<LedgerError> for SettleError {
     fn from(error: LedgerError) -> Self {
         match error {
-            LedgerError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            LedgerError::Unavailable(_) | LedgerError::Epoch(_) => {
+                Self::Unavailable(error.to_string())
+            }
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge

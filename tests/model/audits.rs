@@ -8,7 +8,7 @@ use red_envelope::domain::envelope::shares_checksum;
 use red_envelope::domain::grab::{Grant, OutboxRecord};
 use red_envelope::domain::id::{EnvelopeId, Partition, TenantId, UnixMs};
 use red_envelope::hot::LoadChunk;
-use red_envelope::ledger::{SettleItem, Settled};
+use red_envelope::ledger::{SettleItem, Settled, Under};
 
 use crate::world::{EXPIRES_IN_MS, NOON_MS, World, equal, lucky, person};
 
@@ -23,7 +23,12 @@ async fn pay(world: &World, id: EnvelopeId, share: u32, who: &str, amount_minor:
         },
         declined: false,
     };
-    let verdicts = world.ledger().settle(vec![SettleItem::Pay(record)]).await;
+    let under = Under {
+        partition: Partition::ZERO,
+        epoch: world.hot().epoch(Partition::ZERO),
+    };
+    let items = vec![SettleItem::Pay(record)];
+    let verdicts = world.ledger().settle(under, items).await;
     assert_eq!(verdicts.unwrap(), [Settled::Paid]);
 }
 

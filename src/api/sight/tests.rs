@@ -86,6 +86,7 @@ fn snapshot(reveal: Reveal, books: BookState, hot: Option<HotState>) -> Snapshot
             taken_minor: 800,
             declined_count: 0,
             best: None,
+            stale: false,
         }),
         best: Some(held("carol", 1, 500)),
         declined_minor: 0,

@@ -12,6 +12,7 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, 
 use crate::hot::embedded::EmbeddedStore;
 use crate::hot::{
     CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, PendingShare,
+    Repair, Standing,
 };
 
 pub(super) struct Gated {
@@ -156,6 +157,30 @@ impl HotStore for Gated {
 
     async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
         self.inner.remove(epoch, envelopes).await
+    }
+
+    async fn standing(&self) -> Result<Option<Standing>, HotError> {
+        self.inner.standing().await
+    }
+
+    async fn register(
+        &self,
+        server: String,
+        epochs: Vec<(Partition, Epoch)>,
+    ) -> Result<(), HotError> {
+        self.inner.register(server, epochs).await
+    }
+
+    async fn unregistered(&self) {
+        self.inner.unregistered().await;
+    }
+
+    async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError> {
+        self.inner.owes(envelope).await
+    }
+
+    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+        self.inner.repair(epoch, repair).await
     }
 
     async fn envelopes(

@@ -42,7 +42,7 @@ use crate::domain::money::Currencies;
 use crate::hot::HotStore;
 use crate::hot::embedded::{EmbeddedStore, Limits};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::ledger::{CloseProgress, Ledger, SettleItem};
+use crate::ledger::{CloseProgress, Ledger, SettleItem, Under};
 use crate::publish::{Amounts, Publisher};
 
 /// Noon of a day in 2026.
@@ -229,17 +229,20 @@ impl World {
     /// Moves all that is owed into the books, as settlement does.
     async fn settle(&self) {
         let page = 1_000;
+        let under = Under {
+            partition: Partition::ZERO,
+            epoch: self.hot.epoch(Partition::ZERO),
+        };
         let entries = self.hot.outbox(Partition::ZERO, None, page).await.unwrap();
         assert!(entries.len() < page, "the test's outbox fits one page");
         let records = entries.iter().flat_map(|entry| entry.records.clone());
         let items = records.map(SettleItem::Pay).collect();
-        self.ledger.settle(items).await.unwrap();
+        self.ledger.settle(under, items).await.unwrap();
         let done = entries
             .iter()
             .map(|entry| (entry.id, entry.nonce))
             .collect();
-        let epoch = self.hot.epoch(Partition::ZERO);
-        let settled = self.hot.settled(epoch, Partition::ZERO, done).await;
+        let settled = self.hot.settled(under.epoch, Partition::ZERO, done).await;
         settled.unwrap();
     }
 

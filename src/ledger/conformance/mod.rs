@@ -10,6 +10,7 @@ pub mod listings;
 pub mod model;
 pub mod money;
 pub mod operators;
+pub mod partitions;
 pub mod settle;
 
 use std::collections::BTreeMap;
@@ -19,15 +20,21 @@ use crate::clock::ManualClock;
 use crate::domain::audience::Audience;
 use crate::domain::envelope::{Draft, Kind, Reveal};
 use crate::domain::grab::{Grant, OutboxRecord};
-use crate::domain::id::{EnvelopeId, PersonId, TenantId};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
 use crate::ledger::{
-    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, SettleItem, Settled, Transfer,
+    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, SettleItem, Settled, Transfer, Under,
 };
 
 /// When a world begins: noon, UTC, on 2026-11-23.
 pub const NOON_MS: i64 = 1_795_435_200_000;
+
+/// Where batches of a store are read that nothing replaces.
+pub const FIRST: Under = Under {
+    partition: Partition::ZERO,
+    epoch: Epoch::FIRST,
+};
 
 /// An hour.
 pub const HOUR_MS: i64 = 3_600_000;
@@ -152,7 +159,7 @@ impl World {
     /// Settles a batch.
     pub async fn settle(&self, items: Vec<SettleItem>) -> Vec<Settled> {
         self.ledger
-            .settle(items)
+            .settle(FIRST, items)
             .await
             .expect("the batch is posted")
     }
@@ -268,6 +275,11 @@ macro_rules! ledger_conformance {
             operators::a_frozen_envelope_neither_closes_nor_is_due,
             operators::a_dead_letter_that_was_paid_meanwhile_no_longer_blocks,
             operators::a_replay_pays_nobody_to_whom_the_terms_give_nothing,
+            partitions::a_batch_read_under_an_older_epoch_posts_nothing,
+            partitions::an_epoch_advances_once_however_many_race_for_it,
+            partitions::a_partition_that_stands_elsewhere_stays_and_the_others_advance,
+            partitions::more_partitions_than_there_can_be_are_not_begun,
+            partitions::the_layout_is_recorded_once,
             listings::entries_tell_the_whole_history_of_an_account,
             listings::sent_and_received_page_from_the_newest,
             listings::pending_shares_are_those_without_a_claim,

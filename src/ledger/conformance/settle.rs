@@ -1,6 +1,6 @@
 //! Settling batches.
 
-use super::{World, act, decline, draft, pay, record, tenant};
+use super::{FIRST, World, act, decline, draft, pay, record, tenant};
 use crate::domain::id::EnvelopeId;
 use crate::domain::money::AMOUNT_MINOR_MAX;
 use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
@@ -231,7 +231,7 @@ pub async fn a_batch_over_the_limit_is_not_begun(world: &World) {
     let batch = (0..=u32::try_from(SETTLE_BATCH_MAX).expect("thousands"))
         .map(|share| pay(id, share, &format!("g{share}"), 1))
         .collect();
-    let refused = world.ledger.settle(batch).await;
+    let refused = world.ledger.settle(FIRST, batch).await;
     assert!(matches!(refused, Err(LedgerError::Broken(_))));
     assert_eq!(world.has("g0").await, (0, 0));
 }

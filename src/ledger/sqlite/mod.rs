@@ -9,6 +9,7 @@
 //! | `rows`, `post` | rows ↔ domain; accounts, postings, entries |
 //! | `transfer`, `leaves`, `fund` | money in and out; commitments; create |
 //! | `settle`, `settle_post`, `set_aside` | batches; what can't be paid now |
+//! | `partitions` | the hot store's layout, and the epoch in which a batch is posted |
 //! | `close`, `operators`, `read`, `audit` | the end; acts; questions; sums recomputed |
 //!
 //! # Ordering
@@ -24,6 +25,7 @@ mod fund;
 mod leaves;
 mod open;
 mod operators;
+mod partitions;
 mod post;
 mod read;
 mod readers;
@@ -49,13 +51,15 @@ use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::fairness::{Proof, SealKeys, ServerSeed};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, PartitionCount, PersonId, TENANT_DEFAULT, TenantId, UnixMs};
+use crate::domain::id::{
+    EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TENANT_DEFAULT, TenantId, UnixMs,
+};
 use crate::domain::money::Currency;
 
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, EntryRow,
-    EnvelopePosting, EnvelopeRow, Fund, Funded, LeafBatch, Ledger, LedgerError, PAGE_ROWS_MAX,
-    ReceivedRow, SettleItem, Settled, Transfer, Transferred,
+    EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger, LedgerError,
+    PAGE_ROWS_MAX, PartitionRow, ReceivedRow, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -211,10 +215,15 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn settle(&self, items: Vec<SettleItem>) -> Result<Vec<Settled>, LedgerError> {
+    async fn settle(
+        &self,
+        under: Under,
+        items: Vec<SettleItem>,
+    ) -> Result<Vec<Settled>, LedgerError> {
         let cost = u32::try_from(items.len()).unwrap_or(u32::MAX);
         self.writer
             .call(cost.max(CALL_COST), move |books| {
+                partitions::check(books.db, under)?;
                 settle::settle(books, &items)
             })
             .await
@@ -344,6 +353,24 @@ impl Ledger for SqliteLedger {
             }
         })
         .await
+    }
+
+    async fn hot_layout(&self, layout: HotLayout) -> Result<HotLayout, LedgerError> {
+        self.write(move |books| partitions::hot_layout(books, &layout))
+            .await
+    }
+
+    async fn partitions(&self) -> Result<Vec<PartitionRow>, LedgerError> {
+        self.read(partitions::partitions).await
+    }
+
+    async fn advance_epochs(
+        &self,
+        from: Vec<(Partition, Epoch)>,
+        server: String,
+    ) -> Result<Vec<PartitionRow>, LedgerError> {
+        self.write(move |books| partitions::advance(books, &from, &server))
+            .await
     }
 
     async fn record_act(&self, act: AdminAct) -> Result<(), LedgerError> {

@@ -46,7 +46,7 @@ pub(super) fn page(limit: usize) -> i64 {
 }
 
 /// A column that does not hold what this release writes.
-fn strange(column: usize, what: &'static str) -> rusqlite::Error {
+pub(super) fn strange(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, what.into())
 }
 

@@ -148,3 +148,27 @@ UPDATE leaf_batch SET batch_root = zeroblob(32);
 
 -- ledger.attack: no root
 DELETE FROM leaf_batch;
+
+-- ledger.attack: an epoch that comes back
+UPDATE hot_partition SET epoch = epoch - 1;
+
+-- ledger.attack: an epoch that is skipped
+UPDATE hot_partition SET epoch = epoch + 2;
+
+-- ledger.attack: another server in the same epoch
+UPDATE hot_partition SET server = 'redis m';
+
+-- ledger.attack: an epoch that begins again
+DELETE FROM hot_partition;
+
+-- ledger.attack: an epoch that is replaced
+INSERT OR REPLACE INTO hot_partition (partition, epoch, server) VALUES (0, 2, 'redis m');
+
+-- ledger.attack: another hot store
+UPDATE hot_layout SET store = 'redis', partition_count = 64;
+
+-- ledger.attack: no hot store
+DELETE FROM hot_layout;
+
+-- ledger.attack: a second hot store
+INSERT INTO hot_layout (row, store, layout, partition_count) VALUES (2, 'redis', 1, 64);

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use super::{OpenError, SqliteLedger};
 use crate::clock::ManualClock;
 use crate::domain::fairness::{SealKey, SealKeys};
+use crate::ledger::HotLayout;
 use crate::ledger::conformance::{NOON_MS, World, ledger_conformance};
 
 pub(super) fn keys(byte: u8) -> SealKeys {
@@ -35,6 +36,15 @@ pub(super) fn world() -> (World, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let world = world_at(&folder.path().join("ledger.sqlite"));
     (world, folder)
+}
+
+/// The layout that the first release had.
+pub(super) fn embedded() -> HotLayout {
+    HotLayout {
+        store: "embedded".to_owned(),
+        layout: 1,
+        partitions: 1,
+    }
 }
 
 ledger_conformance!(world);

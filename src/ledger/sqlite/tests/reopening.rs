@@ -6,13 +6,13 @@ use std::task::Poll;
 use rand::SeedableRng;
 use rusqlite::Connection;
 
-use super::{keys, open_at, world_at};
+use super::{embedded, keys, open_at, world_at};
 use crate::clock::ManualClock;
 use crate::domain::envelope::BookState;
 use crate::ledger::conformance::{NOON_MS, act, draft, fund, pay, record, tenant, transfer};
 use crate::ledger::sqlite::writer::QUEUE_CALLS_MAX;
 use crate::ledger::sqlite::{OpenError, SqliteLedger};
-use crate::ledger::{LedgerError, SettleItem, Settled};
+use crate::ledger::{HotLayout, LedgerError, SettleItem, Settled};
 
 #[tokio::test]
 async fn reopening_keeps_everything() {
@@ -99,7 +99,7 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
             refused,
             OpenError::UnknownSchema {
                 found: 99,
-                known: 1
+                known: 2
             }
         ),
         "{refused}"
@@ -109,6 +109,33 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .unwrap();
     assert_eq!(version, 99);
+}
+
+#[tokio::test]
+async fn books_of_the_first_release_belong_to_the_embedded_store_once_they_are_used() {
+    let asked = HotLayout {
+        store: "redis".to_owned(),
+        layout: 1,
+        partitions: 64,
+    };
+    for used in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let world = world_at(&path);
+        if used {
+            world.live(100, 4, "e1").await;
+        }
+        drop(world);
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(
+            "DROP TABLE hot_layout; DROP TABLE hot_partition; PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(db);
+        let world = world_at(&path);
+        let on_record = world.ledger.hot_layout(asked.clone()).await.unwrap();
+        assert_eq!(on_record, if used { embedded() } else { asked.clone() });
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::world_at;
-use crate::ledger::conformance::pay;
+use crate::ledger::conformance::{FIRST, pay};
 use crate::ledger::{SettleItem, Settled};
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn a_large_batch_that_fails_half_way_leaves_nothing() {
          BEGIN SELECT RAISE(ABORT, 'a fault'); END",
     )
     .unwrap();
-    world.ledger.settle(batch.clone()).await.unwrap_err();
+    world.ledger.settle(FIRST, batch.clone()).await.unwrap_err();
     let claims: i64 = db
         .query_row(
             "-- ledger.count_claims\nSELECT count(*) FROM claim",
@@ -33,6 +33,6 @@ async fn a_large_batch_that_fails_half_way_leaves_nothing() {
     assert_eq!(claims, 0);
 
     db.execute_batch("DROP TRIGGER fault").unwrap();
-    let verdicts = world.ledger.settle(batch).await.unwrap();
+    let verdicts = world.ledger.settle(FIRST, batch).await.unwrap();
     assert!(verdicts.iter().all(|verdict| *verdict == Settled::Paid));
 }
