@@ -23,6 +23,7 @@
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
 pub mod embedded;
+pub mod redis;
 
 use std::sync::Arc;
 
