@@ -18,10 +18,13 @@ WORKSPACE := --locked --workspace --features test-hooks
 # the same profile, so that the tree is compiled once.
 TESTED := $(WORKSPACE) --profile ci
 
+# What runs tests finds the servers that test-tools installs.
+CARGO_TEST := scripts/with-servers $(VENV) cargo test
+
 # The end-to-end tests start a client of another language with it.
 export RED_ENVELOPE_PYTHON := $(VENV)/bin/python
 
-SHELL_FILES := .ci/run scripts/install scripts/lint-proto
+SHELL_FILES := .ci/run scripts/install scripts/lint-proto scripts/with-servers
 
 .PHONY: help
 help: ## List the targets
@@ -30,8 +33,8 @@ help: ## List the targets
 # ---------------------------------------------------------------- the daily loop
 
 .PHONY: quick
-quick: fmt clippy tidy ## The daily loop: fmt, clippy, tidy and the unit tests (up to 3 minutes when warm)
-	cargo test $(WORKSPACE) --lib
+quick: test-tools fmt clippy tidy ## The daily loop: fmt, clippy, tidy and the unit tests (up to 3 minutes when warm)
+	$(CARGO_TEST) $(WORKSPACE) --lib
 
 # ---------------------------------------------------------------- what must pass before a change lands
 
@@ -40,9 +43,9 @@ check: check-tools fmt clippy tidy deny doc proto spelling scripts ## Everything
 
 .PHONY: test
 test: test-tools ## Every test; installs what the tests need first
-	cargo test $(TESTED) --no-fail-fast --lib --bins
-	cargo test $(TESTED) --no-fail-fast --doc
-	cargo test $(TESTED) --no-fail-fast --test '*'
+	$(CARGO_TEST) $(TESTED) --no-fail-fast --lib --bins
+	$(CARGO_TEST) $(TESTED) --no-fail-fast --doc
+	$(CARGO_TEST) $(TESTED) --no-fail-fast --test '*'
 
 .PHONY: bench
 bench: ## Measure on this machine; figures for programs in bench/summary.json under cargo's target folder
@@ -96,4 +99,4 @@ check-tools:
 
 .PHONY: test-tools
 test-tools:
-	@scripts/install $(VENV) scripts/requirements-test.txt
+	@scripts/install $(VENV) scripts/requirements-test.txt redis-server

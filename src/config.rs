@@ -6,6 +6,7 @@
 //! | `config.default.toml` | the manual and the defaults: the only list of settings |
 //! | `settings` | that list as the program reads it; names of flags and variables follow from it |
 //! | [`Config::load`] | flags > environment > file > default, then one check of everything |
+//! | `stores` | where envelopes and books are kept, and how safely |
 //! | `folder`, `keys` | the data folder: made, locked, with the keys in it |
 //!
 //! # Bounds
@@ -17,6 +18,7 @@
 pub mod folder;
 pub mod keys;
 mod settings;
+pub mod stores;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -36,13 +38,16 @@ pub const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "RED_ENVELOPE_";
 
 /// Variables of the client commands and of tests, which are no settings of the server.
-const OTHER_VARIABLES: [&str; 6] = [
+const OTHER_VARIABLES: [&str; 9] = [
     "CONFIG",
     "SERVER",
     "ADMIN",
     "TENANT",
     "TEST_CLOCK",
     "TEST_ABORT_AT",
+    "REDIS",
+    "REDIS_8",
+    "VALKEY_9",
 ];
 
 /// Bytes of a configuration file: far above what every setting with its comment takes (4 KB).
@@ -265,6 +270,12 @@ pub struct Config {
     pub runtime: Runtime,
     /// Declared units.
     pub money: MoneyUnits,
+    /// Where shares are grabbed.
+    pub hot: stores::Hot,
+    /// Connections to Redis.
+    pub redis: stores::Redis,
+    /// Where the books are kept.
+    pub ledger: stores::Books,
     /// Rules of grabbing.
     pub envelope: EnvelopeRules,
     /// Readiness.
@@ -326,6 +337,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.check_listeners()?;
         self.currencies()?;
+        self.hot.check()?;
         for (key, value, min, max) in self.ranges() {
             if !(min..=max).contains(&value) {
                 return error(format!("{key} must be between {min} and {max}"));
@@ -350,7 +362,7 @@ impl Config {
         let streams = u64::from(transport.streams_per_connection_max);
         let age_ms = transport.connection_age_max_ms;
         let unsettled_ms = ms(self.ready.unsettled_age_max_ms);
-        vec![
+        let mut ranges = vec![
             ("runtime.workers", count(self.runtime.workers), 0, 1_024),
             ("ready.unsettled_age_max_ms", unsettled_ms, 1_000, DAY_MS),
             (
@@ -397,7 +409,10 @@ impl Config {
                 600_000,
             ),
             ("data.dir", count(self.data.dir.as_os_str().len()), 1, 4_096),
-        ]
+            self.hot.range(),
+        ];
+        ranges.extend(self.redis.ranges());
+        ranges
     }
 
     fn check_listeners(&self) -> Result<(), ConfigError> {

@@ -367,11 +367,20 @@ pub enum Invocation {
     Say(String, u8),
 }
 
+/// Settings that a command line names often, and the shorter flag.
+const SHORT_FLAGS: [(&str, &str); 3] = [
+    ("hot.url", "hot"),
+    ("hot.ack", "ack"),
+    ("ledger.url", "ledger"),
+];
+
 fn command() -> clap::Command {
     Typed::command().mut_subcommand("serve", |serve| {
         let settings = config::settings().iter().map(|setting| {
+            let short = SHORT_FLAGS.iter().find(|(key, _)| *key == setting.key);
             Arg::new(setting.key.as_str())
                 .long(setting.flag_name.as_str())
+                .visible_aliases(short.map(|(_, flag)| *flag))
                 .value_name("VALUE")
                 .help(format!("{} [default: {}]", setting.help, setting.default))
                 .help_heading("Settings")
@@ -420,65 +429,4 @@ fn flags(matches: &ArgMatches) -> std::collections::BTreeMap<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Invocation {
-        let words = line.split_whitespace().map(OsString::from);
-        parse(words, &Environment::default())
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn without_a_command_it_serves() {
-        let Invocation::Serve(sources) = parsed("red-envelope") else {
-            panic!("it does something else");
-        };
-        assert!(sources.flags.is_empty() && sources.file.is_none());
-    }
-
-    #[test]
-    fn every_setting_of_the_manual_is_a_flag_of_serve() {
-        for setting in config::settings() {
-            let line = format!("red-envelope serve {} some-text", setting.flag());
-            let Invocation::Serve(sources) = parsed(&line) else {
-                panic!("{line} is not understood");
-            };
-            assert_eq!(sources.flags[&setting.key], "some-text");
-        }
-    }
-
-    #[test]
-    fn an_amount_is_written_with_or_without_quotes() {
-        for line in [
-            "red-envelope send alice --total 88.88 CNY --shares 10",
-            "red-envelope send alice --total 88.88CNY --shares 10",
-        ] {
-            let Invocation::Ask(Ask::Send(send)) = parsed(line) else {
-                panic!("{line} is not understood");
-            };
-            assert_eq!(send.total.concat(), "88.88CNY");
-            assert_eq!((send.sender.as_str(), send.shares), ("alice", 10));
-        }
-    }
-
-    #[test]
-    fn wrong_usage_ends_with_64_and_help_with_0() {
-        for (line, expected) in [
-            ("red-envelope dance", 64),
-            ("red-envelope grab", 64),
-            ("red-envelope serve --grpc-listn 1", 64),
-            ("red-envelope --help", 0),
-            ("red-envelope --version", 0),
-        ] {
-            let Invocation::Say(text, code) = parsed(line) else {
-                panic!("{line} is understood");
-            };
-            assert_eq!(code, expected, "{line}: {text}");
-        }
-    }
-}
+mod tests;

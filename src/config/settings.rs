@@ -178,6 +178,9 @@ pub(super) fn typed(table: Table) -> Result<Config, ConfigError> {
                 setting.key, setting.default, table[section][name]
             ));
         }
+        if let Some(text) = table[section][name].as_str() {
+            super::stores::read(&setting.key, text)?;
+        }
         if name == "listen"
             && table[section][name]
                 .as_str()

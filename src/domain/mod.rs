@@ -8,6 +8,7 @@
 //! | `money` | an amount in minor units of a currency |
 //! | `id` | names of things: envelope, tenant, person, partition |
 //! | `envelope` | terms, states, limits of one envelope |
+//! | `ack` | what an acknowledged grab survives |
 //! | `audience` | who may grab |
 //! | `grab` | asking for a share, and the answer |
 //! | `split` | the rule that cuts a total into shares |
@@ -15,6 +16,7 @@
 //! | `posting` | balanced entries |
 //! | `books` | the law of conservation |
 
+pub mod ack;
 pub mod audience;
 pub mod books;
 pub mod envelope;

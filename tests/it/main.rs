@@ -20,5 +20,6 @@ mod crash;
 mod create_dies;
 mod endings;
 mod listeners;
+mod redis_power;
 mod streams;
 mod watching;

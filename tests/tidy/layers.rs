@@ -74,6 +74,7 @@ struct Reserved {
 }
 
 const STORES: &[&str] = &["src/hot/embedded/", "src/ledger/sqlite/", "tests/it/"];
+const REDIS: &[&str] = &["src/hot/redis/", "tests/it/", "benches/"];
 const WIRE: &[&str] = &[
     "src/api/",
     "src/cli/",
@@ -95,6 +96,7 @@ const STOPWATCH: &[&str] = &[
 const METRICS: &[&str] = &["src/telemetry/"];
 
 const WHY_STORES: &str = "one room a store knows tables";
+const WHY_REDIS: &str = "one room knows Redis";
 const WHY_WIRE: &str = "only the edges know protobuf and gRPC";
 const WHY_EDGES: &str = "an error that nobody can match on belongs to programs, not to rooms";
 const WHY_ENVIRONMENT: &str = "config.rs is the only reader of the environment";
@@ -104,6 +106,8 @@ const WHY_METRICS: &str = "every metric is a verb of telemetry/metrics.rs";
 
 const RESERVED: &[Reserved] = &[
     reserved(&["rusqlite"], STORES, WHY_STORES),
+    reserved(&["redis"], REDIS, WHY_REDIS),
+    reserved(&["deadpool_redis"], REDIS, WHY_REDIS),
     reserved(&["red_envelope_proto"], WIRE, WHY_WIRE),
     reserved(&["prost"], WIRE, WHY_WIRE),
     reserved(&["prost_types"], WIRE, WHY_WIRE),
@@ -376,6 +380,8 @@ mod held {
             super::a_technology_is_named_in_its_room_only,
             &[
                 ("src/hot/mod.rs", "use rusqlite::Connection;"),
+                ("src/hot/mod.rs", "use redis::Client;"),
+                ("src/settle/mod.rs", "fn f(p: deadpool_redis::Pool) {}"),
                 ("src/settle/mod.rs", "fn f() -> tonic::Status {}"),
                 ("src/ledger/mod.rs", "use red_envelope_proto as pb;"),
                 ("src/audit/mod.rs", "fn f() { anyhow!(\"x\") }"),

@@ -32,6 +32,8 @@ mod reads;
 mod register;
 mod repair;
 mod reply;
+#[cfg(any(test, feature = "test-hooks"))]
+pub mod server_under_test;
 mod sums;
 
 #[cfg(test)]

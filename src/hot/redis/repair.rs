@@ -24,7 +24,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-
 use super::core::{Call, Core};
 use super::layout::{Meta, grant_of, put_amount, state_code, value_of, width_of};
 use super::lifecycle::{lock_of, state_in, unexpected};

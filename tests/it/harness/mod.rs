@@ -1,6 +1,7 @@
 //! Starts, kills, cuts and asks a real server, in the words of the domain.
 
 pub mod power;
+pub mod proxy;
 pub mod server;
 pub mod world;
 

@@ -11,6 +11,11 @@ use rand::{RngExt, SeedableRng};
 /// A disk sector: the unit in which an unsynced write may reach the disk or not.
 const SECTOR_BYTES: usize = 512;
 
+/// Kinds of records, as the shim numbers them.
+const TRUNCATE: u8 = 2;
+const SYNC: u8 = 3;
+const RENAME: u8 = 4;
+
 /// One change that the shim wrote down.
 struct Change {
     path: PathBuf,
@@ -31,7 +36,7 @@ pub enum Loss {
 }
 
 /// Compiles the shim into `folder`.
-pub fn build_shim(folder: &Path) -> PathBuf {
+fn build_shim(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/shim/power_cut.c");
     let shim = folder.join("power_cut.so");
     let built = Command::new("cc")
@@ -44,6 +49,25 @@ pub fn build_shim(folder: &Path) -> PathBuf {
     shim
 }
 
+/// The environment of a process whose files below `watched` can lose power. Its log, `power.log`,
+/// and the place for orders to its disk, `fault`, lie in `folder`.
+pub fn variables(folder: &Path, watched: &Path) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.display().to_string();
+    let pairs = [
+        ("LD_PRELOAD", build_shim(folder)),
+        ("POWER_CUT_DIR", watched.to_owned()),
+        ("POWER_CUT_LOG", log(folder)),
+        ("POWER_CUT_FAULT", folder.join("fault")),
+    ];
+    let owned = |(name, path): (&str, PathBuf)| (name.to_owned(), text(&path));
+    pairs.into_iter().map(owned).collect()
+}
+
+/// Where [`variables`] tell the shim to write the changes down.
+pub fn log(folder: &Path) -> PathBuf {
+    folder.join("power.log")
+}
+
 /// Applies the power cut to the files below the watched folder. Answers how many changes had not
 /// been synced.
 pub fn cut(log: &Path, loss: Loss) -> usize {
@@ -51,11 +75,17 @@ pub fn cut(log: &Path, loss: Loss) -> usize {
     let bytes = std::fs::read(log).unwrap_or_default();
     let mut rest = bytes.as_slice();
     while let Some((kind, change)) = next_record(&mut rest) {
-        let of_file = unsynced.entry(change.path.clone()).or_default();
-        if kind == 3 {
-            of_file.clear();
-        } else {
-            of_file.push(change);
+        match kind {
+            SYNC => drop(unsynced.remove(&change.path)),
+            RENAME => {
+                let moved = unsynced.remove(&change.path).unwrap_or_default();
+                let to = String::from_utf8(change.fresh).expect("paths here are text");
+                unsynced.insert(PathBuf::from(to), moved);
+            }
+            _ => unsynced
+                .entry(change.path.clone())
+                .or_default()
+                .push(change),
         }
     }
     let count = unsynced.values().map(Vec::len).sum();
@@ -117,7 +147,7 @@ fn next_record(rest: &mut &[u8]) -> Option<(u8, Change)> {
         old_size,
         old,
         fresh,
-        truncate: kind == 2,
+        truncate: kind == TRUNCATE,
     };
     *rest = cursor;
     Some((kind, change))

@@ -125,7 +125,7 @@ impl Server {
     /// kill -9, then the disk loses what was not synced. Answers how many changes were unsynced.
     pub fn lose_power(&mut self, loss: Loss) -> usize {
         self.kill();
-        power::cut(&self.folder.path().join("power.log"), loss)
+        power::cut(&power::log(self.folder.path()), loss)
     }
 
     /// Orders a fault of the disk ("write EIO", "sync EIO", "write ENOSPC", "write TORN").
@@ -219,11 +219,7 @@ fn circumstances(folder: &Path, start: &Start) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     variables.insert("RED_ENVELOPE_TEST_CLOCK".to_owned(), at("clock"));
     if start.power_cut {
-        let shim = power::build_shim(folder);
-        variables.insert("LD_PRELOAD".to_owned(), shim.display().to_string());
-        variables.insert("POWER_CUT_DIR".to_owned(), at("data"));
-        variables.insert("POWER_CUT_LOG".to_owned(), at("power.log"));
-        variables.insert("POWER_CUT_FAULT".to_owned(), at("fault"));
+        variables.extend(power::variables(folder, &folder.join("data")));
     }
     if start.no_sync {
         variables.insert("POWER_CUT_NO_SYNC".to_owned(), "1".to_owned());

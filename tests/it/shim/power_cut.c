@@ -1,4 +1,4 @@
-/* A disk that can lose power, for tests: LD_PRELOADed into the server.
+/* A disk that can lose power, for tests: LD_PRELOADed into the server, ours or Redis.
  *
  * kill -9 proves no fsync, because the page cache survives it. This shim writes down every change
  * to a file below POWER_CUT_DIR (old bytes, new bytes, old size) and every fsync that the kernel
@@ -12,8 +12,12 @@
  *   POWER_CUT_NO_SYNC if set, syncs are not written down: the disk lies (a test that must fail)
  *
  * A record of the log, little endian:
- *   u8 kind (1 write, 2 truncate, 3 sync) · u16 path length · path · u64 offset · u64 old size
+ *   u8 kind (1 write, 2 truncate, 3 sync, 4 rename) · u16 path length · path · u64 offset · u64 old size
  *   · u32 old length · old bytes · u32 new length · new bytes
+ * The new bytes of a rename are the new path: what was not synced under the old one is not synced
+ * under the new one. Files written through stdio (Redis' RDB files) are not watched, since the C
+ * library writes those itself, and a rename counts as durable at once: Redis syncs both before it
+ * relies on them.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,7 +32,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { KIND_WRITE = 1, KIND_TRUNCATE = 2, KIND_SYNC = 3 };
+enum { KIND_WRITE = 1, KIND_TRUNCATE = 2, KIND_SYNC = 3, KIND_RENAME = 4 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int log_fd = -1;
@@ -37,17 +41,22 @@ static ssize_t raw_write(int fd, const void *from, size_t n, off_t at) {
     return syscall(SYS_pwrite64, fd, from, n, at);
 }
 
+static int below_the_folder(const char *path) {
+    const char *dir = getenv("POWER_CUT_DIR");
+    if (!dir) return 0;
+    size_t len = strlen(dir);
+    return strncmp(path, dir, len) == 0 && path[len] == '/';
+}
+
 /* The path of a watched regular file, or 0. */
 static int watched(int fd, char *path, struct stat *st) {
-    const char *dir = getenv("POWER_CUT_DIR");
-    if (!dir || fd < 0) return 0;
+    if (fd < 0) return 0;
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, PATH_MAX - 1);
     if (n <= 0) return 0;
     path[n] = 0;
-    size_t len = strlen(dir);
-    if (strncmp(path, dir, len) != 0 || path[len] != '/') return 0;
+    if (!below_the_folder(path)) return 0;
     if (n > 4 && strcmp(path + n - 4, "-shm") == 0) return 0; /* rebuilt at every start */
     return fstat(fd, st) == 0 && S_ISREG(st->st_mode);
 }
@@ -217,3 +226,18 @@ static int synced(int fd, long call) {
 
 int fsync(int fd) { return synced(fd, SYS_fsync); }
 int fdatasync(int fd) { return synced(fd, SYS_fdatasync); }
+
+int rename(const char *from, const char *to) {
+    char old_path[PATH_MAX], new_path[PATH_MAX];
+    int known = realpath(from, old_path) && below_the_folder(old_path);
+    pthread_mutex_lock(&lock);
+    int done = (int)syscall(SYS_rename, from, to);
+    int kept = errno;
+    if (known && done == 0 && realpath(to, new_path)) {
+        uint32_t length = (uint32_t)strlen(new_path);
+        note(KIND_RENAME, old_path, 0, 0, NULL, 0, new_path, length);
+    }
+    pthread_mutex_unlock(&lock);
+    errno = kept;
+    return done;
+}

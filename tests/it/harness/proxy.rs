@@ -1,0 +1,325 @@
+//! A wire that can be cut: a TCP proxy between a client and a server, on this machine.
+//!
+//! # Shape
+//! | order | new connections | bytes to the server | bytes to the client |
+//! |---|---|---|---|
+//! | none | taken | forwarded | forwarded |
+//! | `stall` | taken | wait | wait |
+//! | `refuse` | reset | forwarded | forwarded |
+//! | `swallow_replies` | taken | forwarded | dropped; then the client is cut off |
+//! | `cut`, once | taken | both sides are reset | both sides are reset |
+//!
+//! # Bounds
+//! A direction of a connection holds [`CHUNK_BYTES`]; what it can't pass on waits with its sender.
+//!
+//! # Not here
+//! Delay, loss and reordering of packets: TCP would hide them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What a direction of a connection holds.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// A server that was silent for so long has answered everything that reached it.
+const SILENCE: Duration = Duration::from_millis(50);
+/// Chunks of replies that are dropped before a client is cut off, if the server never is silent.
+const CHUNKS_DROPPED_MAX: usize = 1_000;
+
+/// What happens to bytes now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Orders {
+    stall: bool,
+    refuse: bool,
+    swallow: bool,
+    /// Connections that were made under a smaller number are reset.
+    cuts: u64,
+}
+
+/// How a connection ends.
+enum End {
+    /// As one of the two sides ended it.
+    Closed,
+    /// Reset on both sides.
+    Cut,
+    /// A reply was dropped.
+    Swallowed,
+}
+
+/// The wire, until it is dropped.
+pub struct Proxy {
+    port: u16,
+    orders: watch::Sender<Orders>,
+    swallowed: Arc<AtomicU64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// To a port of this machine.
+    pub async fn to(server_port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let orders = watch::Sender::new(Orders::default());
+        let swallowed = Arc::new(AtomicU64::new(0));
+        let accepting = accept(
+            listener,
+            server_port,
+            orders.subscribe(),
+            Arc::clone(&swallowed),
+        );
+        Self {
+            port,
+            orders,
+            swallowed,
+            accepting: tokio::spawn(accepting),
+        }
+    }
+
+    /// Where clients connect, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Resets every connection, on both sides. New ones are taken.
+    pub fn cut(&self) {
+        self.orders.send_modify(|orders| orders.cuts += 1);
+    }
+
+    /// Lets requests through and drops their replies; the client that misses one is cut off.
+    pub fn swallow_replies(&self, on: bool) {
+        self.orders.send_modify(|orders| orders.swallow = on);
+    }
+
+    /// Resets new connections.
+    pub fn refuse(&self, on: bool) {
+        self.orders.send_modify(|orders| orders.refuse = on);
+    }
+
+    /// Holds every byte back.
+    pub fn stall(&self, on: bool) {
+        self.orders.send_modify(|orders| orders.stall = on);
+    }
+
+    /// Clients that were cut off since a reply was dropped.
+    pub fn swallowed(&self) -> u64 {
+        self.swallowed.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // With it go the connections, which live in its set.
+        self.accepting.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server_port: u16,
+    orders: watch::Receiver<Orders>,
+    swallowed: Arc<AtomicU64>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        if orders.borrow().refuse {
+            reset(&client);
+            continue;
+        }
+        let (orders, swallowed) = (orders.clone(), Arc::clone(&swallowed));
+        connections.spawn(async move {
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).await else {
+                reset(&client);
+                return;
+            };
+            join(client, server, orders, &swallowed).await;
+        });
+    }
+}
+
+/// The next drop of this socket is a reset, not an orderly end.
+fn reset(socket: &TcpStream) {
+    // A socket whose other side is gone already can't be told any more.
+    let _gone = socket.set_zero_linger();
+}
+
+async fn join(
+    client: TcpStream,
+    server: TcpStream,
+    orders: watch::Receiver<Orders>,
+    swallowed: &AtomicU64,
+) {
+    let _nodelay = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let mut cuts = orders.clone();
+    let made_under = orders.borrow().cuts;
+    let end = tokio::select! {
+        () = requests(&mut from_client, &mut to_server, orders.clone()) => End::Closed,
+        end = replies(&mut from_server, &mut to_client, orders) => end,
+        _ = cuts.wait_for(|orders| orders.cuts > made_under) => End::Cut,
+    };
+    if let End::Swallowed = end {
+        swallowed.fetch_add(1, Ordering::AcqRel);
+    }
+    if !matches!(end, End::Closed) {
+        let client = from_client.reunite(to_client);
+        reset(&client.expect("both halves are of one socket"));
+    }
+    if let End::Cut = end {
+        let server = from_server.reunite(to_server);
+        reset(&server.expect("both halves are of one socket"));
+    }
+}
+
+/// Waits while bytes are held back.
+async fn flow(orders: &mut watch::Receiver<Orders>) {
+    // The sender lives as long as the proxy, which ends this connection with itself.
+    let _gone = orders.wait_for(|orders| !orders.stall).await;
+}
+
+async fn requests(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    mut orders: watch::Receiver<Orders>,
+) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut chunk).await else {
+            return;
+        };
+        flow(&mut orders).await;
+        if to.write_all(&chunk[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn replies(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    mut orders: watch::Receiver<Orders>,
+) -> End {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut chunk).await else {
+            return End::Closed;
+        };
+        flow(&mut orders).await;
+        if orders.borrow().swallow {
+            drop_the_rest(from, &mut chunk).await;
+            return End::Swallowed;
+        }
+        if to.write_all(&chunk[..read]).await.is_err() {
+            return End::Closed;
+        }
+    }
+}
+
+/// Requests that are on their way reach the server, and their replies nobody.
+async fn drop_the_rest(from: &mut OwnedReadHalf, chunk: &mut [u8]) {
+    for _ in 0..CHUNKS_DROPPED_MAX {
+        let silent_or_gone = tokio::time::timeout(SILENCE, from.read(chunk)).await;
+        if !matches!(silent_or_gone, Ok(Ok(1..))) {
+            return;
+        }
+    }
+}
+
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    /// A server that answers every byte with itself plus one, and tells which bytes reached it.
+    async fn counting_server() -> (u16, watch::Receiver<Vec<u8>>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, saw) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            let mut clients = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let seen = seen.clone();
+                clients.spawn(async move {
+                    while let Ok(byte) = client.read_u8().await {
+                        seen.send_modify(|bytes| bytes.push(byte));
+                        if client.write_u8(byte + 1).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        (port, saw)
+    }
+
+    async fn client_of(proxy: &Proxy) -> TcpStream {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
+            .await
+            .unwrap()
+    }
+
+    async fn asked(client: &mut TcpStream, byte: u8) -> std::io::Result<u8> {
+        client.write_u8(byte).await?;
+        client.read_u8().await
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_until_the_wire_is_cut() {
+        let (port, _) = counting_server().await;
+        let proxy = Proxy::to(port).await;
+        let mut client = client_of(&proxy).await;
+        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
+        proxy.cut();
+        let error = client.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(asked(&mut client_of(&proxy).await, 3).await.unwrap(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_swallowed_reply_is_of_a_request_that_arrived() {
+        let (port, mut saw) = counting_server().await;
+        let proxy = Proxy::to(port).await;
+        let mut client = client_of(&proxy).await;
+        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
+        proxy.swallow_replies(true);
+        assert!(asked(&mut client, 5).await.is_err());
+        saw.wait_for(|bytes| *bytes == [1, 5]).await.unwrap();
+        assert_eq!(proxy.swallowed(), 1);
+        proxy.swallow_replies(false);
+        assert_eq!(asked(&mut client_of(&proxy).await, 7).await.unwrap(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_reset_and_others_stay() {
+        let (port, _) = counting_server().await;
+        let proxy = Proxy::to(port).await;
+        let mut early = client_of(&proxy).await;
+        assert_eq!(asked(&mut early, 1).await.unwrap(), 2);
+        proxy.refuse(true);
+        let late = async { asked(&mut client_of(&proxy).await, 1).await };
+        assert!(late.await.is_err());
+        assert_eq!(asked(&mut early, 3).await.unwrap(), 4);
+    }
+
+    #[tokio::test]
+    async fn stalled_bytes_arrive_when_the_wire_flows_again() {
+        let (port, saw) = counting_server().await;
+        let proxy = Proxy::to(port).await;
+        let mut client = client_of(&proxy).await;
+        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
+        proxy.stall(true);
+        let brief = tokio::time::timeout(SILENCE, asked(&mut client, 9));
+        assert!(brief.await.is_err());
+        assert_eq!(*saw.borrow(), [1]);
+        proxy.stall(false);
+        assert_eq!(client.read_u8().await.unwrap(), 10);
+    }
+}
