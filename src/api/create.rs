@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | 1. check everything, hash the request | `draft` | |
 //! | 2. hold: sender → escrow, one transaction | `Ledger::fund` | `create::after_fund` |
-//! | 3. shares into the hot store, open, mark | `Publisher::publish` | its own |
+//! | 3. shares into the hot store, open, mark | `Publisher::publish_new`, for a replay `publish` | its own |
 //! | 4. answer as the sender sees it | `sight` | `create::before_reply` |
 //!
 //! # Bounds
@@ -76,7 +76,7 @@ pub(super) async fn create_envelope(
         "a test stops here".into()
     )));
     // 3. publish
-    publish(api, &row).await?;
+    publish(api, &row, funded.replayed).await?;
     // 4. answer
     fail::fail_point!("create::before_reply", |_| Err(ApiError::Unavailable(
         "a test stops here".into()
@@ -94,12 +94,16 @@ pub(super) async fn create_envelope(
 
 /// Publishes what nobody has published yet. An envelope that is live or over in the books was;
 /// a frozen one stays as it is, and the answer says so.
-async fn publish(api: &Arc<Api>, row: &EnvelopeRow) -> Result<(), ApiError> {
+async fn publish(api: &Arc<Api>, row: &EnvelopeRow, replayed: bool) -> Result<(), ApiError> {
     if row.frozen || row.state != BookState::Funding {
         return Ok(());
     }
     if row.terms.share_count <= SYNCHRONOUS_SHARES_MAX {
-        return match api.publisher.publish(row.id).await {
+        let published = match replayed {
+            true => api.publisher.publish(row.id).await,
+            false => api.publisher.publish_new(row.id).await,
+        };
+        return match published {
             Ok(_) | Err(crate::publish::PublishError::Frozen) => Ok(()),
             Err(error) => Err(error.into()),
         };

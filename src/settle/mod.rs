@@ -171,11 +171,20 @@ impl Settlement {
     /// Settles one batch of each partition. Answers whether more is known to wait.
     ///
     /// # Errors
-    /// As [`Drain::once`]; partitions after the one that failed are not looked at.
+    /// As [`Drain::once`]. A partition that fails keeps no other one waiting: the first failure is
+    /// told at the end, and only a store that has stopped ends the round.
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
+        let mut failure = None;
         for partition in self.hot.partitions().all() {
-            let drained = self.drain_partition(partition).await?;
+            let drained = match self.drain_partition(partition).await {
+                Ok(drained) => drained,
+                Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             sum.records += drained.records;
             sum.paid += drained.paid;
             sum.duplicates += drained.duplicates;
@@ -186,7 +195,7 @@ impl Settlement {
             sum.more |= drained.more;
             sum.refusal = sum.refusal.or(drained.refusal);
         }
-        Ok(sum)
+        failure.map_or(Ok(sum), Err)
     }
 
     async fn drain_partition(&self, partition: Partition) -> Result<Drained, SettleError> {

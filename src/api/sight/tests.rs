@@ -75,6 +75,7 @@ fn snapshot(reveal: Reveal, books: BookState, hot: Option<HotState>) -> Snapshot
             declined_count: 0,
             refunded_minor: 0,
             made_good_minor: 0,
+            set_aside_count: 0,
             closed_at: None,
         },
         hot: hot.map(|state| HotView {

@@ -257,7 +257,14 @@ impl World {
             panic!("the envelope is not over: {:?}", view.state);
         };
         self.ledger.begin_close(id, reason).await.unwrap();
-        let closed = self.ledger.finish_close(id, reason, view.taken_count).await;
+        let under = Under {
+            partition: Partition::ZERO,
+            epoch: self.hot.epoch(Partition::ZERO),
+        };
+        let closed = self
+            .ledger
+            .finish_close(under, id, reason, view.taken_count);
+        let closed = closed.await;
         assert!(matches!(closed, Ok(CloseProgress::Closed(_))), "{closed:?}");
     }
 }

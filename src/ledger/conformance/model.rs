@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{World, act, decline, draft, fund, pay, transfer};
+use super::{FIRST, World, act, decline, draft, fund, pay, transfer};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::EnvelopeId;
 use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
@@ -285,7 +285,7 @@ impl Model {
         let claimed = u32::try_from(sheet.claims.len()).unwrap();
         let answer = world
             .ledger
-            .finish_close(sheet.id, CloseReason::Expired, claimed + more)
+            .finish_close(FIRST, sheet.id, CloseReason::Expired, claimed + more)
             .await;
         if !sheet.closing {
             assert!(matches!(answer, Err(LedgerError::Broken(_))));

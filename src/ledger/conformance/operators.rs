@@ -1,6 +1,6 @@
 //! What operators do.
 
-use super::{NOON_MS, World, act, draft, fund, pay, person, record};
+use super::{FIRST, NOON_MS, World, act, draft, fund, pay, person, record};
 use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, Draft, ExclusiveShare, Kind};
 use crate::domain::grab::OutboxRecord;
@@ -66,7 +66,7 @@ pub async fn a_frozen_envelope_neither_closes_nor_is_due(world: &World) {
         .expect("is frozen");
     let refused = world
         .ledger
-        .finish_close(id, CloseReason::Recalled, 0)
+        .finish_close(FIRST, id, CloseReason::Recalled, 0)
         .await;
     assert!(matches!(refused, Err(LedgerError::Frozen)));
     assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 0);
@@ -78,7 +78,7 @@ pub async fn a_frozen_envelope_neither_closes_nor_is_due(world: &World) {
     assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 1);
     let done = world
         .ledger
-        .finish_close(id, CloseReason::Recalled, 0)
+        .finish_close(FIRST, id, CloseReason::Recalled, 0)
         .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))));
     let over = world.ledger.freeze(id, act("freeze", id)).await;
@@ -126,7 +126,10 @@ pub async fn a_dead_letter_that_was_paid_meanwhile_no_longer_blocks(world: &Worl
     assert_eq!(lost.expect("carol is not paid").reason, "superseded");
     assert_eq!(world.has("bob").await, (40, 0));
     assert_eq!(world.has("carol").await, (0, 0));
-    let done = world.ledger.finish_close(id, CloseReason::Expired, 1).await;
+    let done = world
+        .ledger
+        .finish_close(FIRST, id, CloseReason::Expired, 1)
+        .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))));
 }
 

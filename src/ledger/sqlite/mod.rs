@@ -245,12 +245,16 @@ impl Ledger for SqliteLedger {
 
     async fn finish_close(
         &self,
+        under: Under,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
-        self.write(move |books| close::finish_close(books, envelope, reason, taken_count))
-            .await
+        self.write(move |books| {
+            partitions::check(books.db, under)?;
+            close::finish_close(books, envelope, reason, taken_count)
+        })
+        .await
     }
 
     async fn due(
