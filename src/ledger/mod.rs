@@ -8,7 +8,7 @@
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
-//! | operators | `freeze`, `unfreeze`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -226,6 +226,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Unfreezes and records the act. Answers whether it was unfrozen before.
     async fn unfreeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError>;
+
+    /// Frozen envelopes with rows above `after_row`, by row: each waits for an operator.
+    async fn frozen(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError>;
 
     /// Acts on an envelope, the oldest first.
     async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError>;

@@ -9,7 +9,7 @@
 //! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
-//! | 6. look again | `ledger.envelopes`: frozen meanwhile? then freeze | |
+//! | 6. look again | `ledger.envelopes`: frozen meanwhile? then `marks::follow` | |
 //!
 //! Create's own crash points, `create::after_fund` (before the call of this room) and
 //! `create::before_reply` (after it), stand in `api`.
@@ -30,6 +30,7 @@
 
 mod amounts;
 mod flight;
+pub mod marks;
 
 use std::sync::Arc;
 
@@ -126,6 +127,15 @@ impl From<LedgerError> for PublishError {
     }
 }
 
+impl From<marks::MarkError> for PublishError {
+    fn from(error: marks::MarkError) -> Self {
+        match error {
+            marks::MarkError::Hot(error) => error.into(),
+            marks::MarkError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 /// Publishes envelopes: for Create, for a grab that meets a missing one, for the sweeper.
 pub struct Publisher {
     hot: Arc<dyn HotStore>,
@@ -184,8 +194,8 @@ impl Publisher {
         crash("publish::before_mark_live")?;
         self.ledger.mark_live(id).await?;
         // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark.
-        if self.row(id).await?.frozen {
-            self.hot.freeze(self.epoch(id), id).await?;
+        let row = self.row(id).await?;
+        if row.frozen && marks::follow(&*self.hot, &*self.ledger, id).await? {
             return Err(PublishError::Frozen);
         }
         Ok(state)

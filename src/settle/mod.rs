@@ -23,6 +23,7 @@
 
 pub mod close;
 mod drain;
+mod marks;
 pub mod plan;
 mod run;
 mod sweep;
@@ -36,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
+pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
     SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
@@ -45,6 +47,7 @@ pub use vitals::{Seen, Vitals};
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{HotError, HotStore};
 use crate::ledger::{Ledger, LedgerError};
+use crate::publish::marks::MarkError;
 use crate::publish::{Amounts, PublishError, Publisher};
 use crate::telemetry::metrics;
 
@@ -102,6 +105,15 @@ impl From<LedgerError> for SettleError {
             | LedgerError::Frozen
             | LedgerError::AlreadyOver(_)
             | LedgerError::Broken(_) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<MarkError> for SettleError {
+    fn from(error: MarkError) -> Self {
+        match error {
+            MarkError::Hot(error) => error.into(),
+            MarkError::Ledger(error) => error.into(),
         }
     }
 }

@@ -20,10 +20,10 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
-    CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, GRABS, GRABS_FAILED,
-    HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY,
-    REFUNDED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
-    STORE_BYTES, STREAMS, TURNED_AWAY, WATCHERS,
+    BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, FROZEN,
+    GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE,
+    QUEUED, READY, REFUNDED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED,
+    SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -51,6 +51,8 @@ struct Meters {
     settle_records: Histogram,
     refunded: Counter,
     set_aside: Counter,
+    frozen: Gauge,
+    broken: Counter,
     outbox: Gauge,
     outbox_age: Gauge,
     held: Gauge,
@@ -76,6 +78,8 @@ impl Meters {
             settle_records: metrics::histogram!(SETTLE_RECORDS),
             refunded: metrics::counter!(REFUNDED),
             set_aside: metrics::counter!(SET_ASIDE),
+            frozen: metrics::gauge!(FROZEN),
+            broken: metrics::counter!(BROKEN),
             outbox: metrics::gauge!(OUTBOX),
             outbox_age: metrics::gauge!(OUTBOX_AGE),
             held: metrics::gauge!(HELD),
@@ -273,6 +277,20 @@ pub fn refunded() {
 pub fn set_aside(records: usize) {
     if let Some(meters) = meters() {
         meters.set_aside.increment(records as u64);
+    }
+}
+
+/// So many envelopes are frozen in the books.
+pub fn frozen(envelopes: u64) {
+    if let Some(meters) = meters() {
+        meters.frozen.set(gauge_of(envelopes));
+    }
+}
+
+/// An invariant would have broken: the service froze an envelope.
+pub fn broken() {
+    if let Some(meters) = meters() {
+        meters.broken.increment(1);
     }
 }
 

@@ -10,7 +10,7 @@ use red_envelope::ledger::Fund;
 
 use crate::world::{EXPIRES_IN_MS, World, equal};
 
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 14] = [
     "publish::before_load",
     "publish::between_chunks",
     "publish::before_open",
@@ -22,6 +22,9 @@ const POINTS: [&str; 11] = [
     "close::after_hot",
     "close::before_finish",
     "close::after_finish",
+    "marks::after_books_freeze",
+    "marks::after_hot_unfreeze",
+    "marks::after_books_unfreeze",
 ];
 
 thread_local! {
@@ -48,7 +51,7 @@ fn lay_points() {
 }
 
 /// Runs `step` until it dies at `point`: its future is dropped there, as a process would be.
-async fn dies_at<T>(point: &'static str, step: impl Future<Output = T>) {
+pub async fn dies_at<T>(point: &'static str, step: impl Future<Output = T>) {
     lay_points();
     ARMED.set(Some(point));
     let died = AssertUnwindSafe(step).catch_unwind().await;

@@ -29,6 +29,8 @@
 //! The lock on the data folder; audiences; the ledger.
 
 mod envelope;
+#[cfg(any(test, feature = "test-hooks"))]
+mod hooks;
 mod index;
 mod log;
 mod outbox;
@@ -59,7 +61,8 @@ use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, Outbox
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
     CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
-    LoadChunk, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, SETTLED_PER_CALL_MAX, VIEWS_PER_CALL_MAX,
+    LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, SETTLED_PER_CALL_MAX,
+    VIEWS_PER_CALL_MAX,
 };
 
 /// Grabs that may wait for the writer: a third of a second at 200,000/s, which is what a caller
@@ -404,17 +407,32 @@ impl HotStore for EmbeddedStore {
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
         Self::stands(epoch)?;
         self.ask(1, move |desk| {
-            desk.index.mark_frozen(desk.batch, envelope, true);
+            desk.index.freeze(desk.batch, envelope);
         })
         .await
     }
 
-    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError> {
         Self::stands(epoch)?;
         self.ask(1, move |desk| {
-            desk.index.mark_frozen(desk.batch, envelope, false);
+            desk.index.unfreeze(desk.batch, envelope, upto);
         })
         .await
+    }
+
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        let limit = limit.min(VIEWS_PER_CALL_MAX);
+        self.ask(1, move |desk| desk.index.marked_after(after, limit))
+            .await
     }
 
     async fn outbox(

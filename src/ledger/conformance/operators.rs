@@ -13,11 +13,17 @@ pub async fn freezing_is_recorded_with_who_and_why(world: &World) {
     let freeze = || world.ledger.freeze(id, act("freeze", id));
     assert!(!freeze().await.expect("is frozen"));
     assert!(freeze().await.expect("was frozen"));
-    assert!(world.envelope(id).await.frozen);
+    let row = world.envelope(id).await;
+    assert!(row.frozen);
+    let frozen = world.ledger.frozen(0, 10).await.expect("a list");
+    assert_eq!(frozen, [(row.row, id)]);
+    let above = world.ledger.frozen(row.row, 10).await.expect("a list");
+    assert_eq!(above, []);
     world.clock.advance_ms(7);
     let unfrozen = world.ledger.unfreeze(id, act("unfreeze", id)).await;
     assert!(!unfrozen.expect("is unfrozen"));
     assert!(!world.envelope(id).await.frozen);
+    assert_eq!(world.ledger.frozen(0, 10).await.expect("a list"), []);
     world
         .ledger
         .record_act(act("trace", id))

@@ -361,6 +361,15 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn frozen(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        self.read(move |db| operators::frozen(db, after_row, limit))
+            .await
+    }
+
     async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError> {
         self.read(move |db| operators::acts(db, envelope, limit))
             .await

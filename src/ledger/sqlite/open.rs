@@ -18,7 +18,10 @@ use crate::domain::id::{PartitionCount, UnixMs};
 use crate::ledger::LedgerError;
 
 /// Numbered from 1, forward only. A released file is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_books.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_books.sql"),
+    include_str!("migrations/0002_frozen.sql"),
+];
 
 /// Tells our books from any other SQLite file: "RdEn".
 const APPLICATION_ID: i32 = 0x5264_456e;

@@ -99,7 +99,7 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
             refused,
             OpenError::UnknownSchema {
                 found: 99,
-                known: 1
+                known: 2
             }
         ),
         "{refused}"
