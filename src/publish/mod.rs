@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | 1. read | `ledger.envelopes`: funded, not over, not frozen | |
 //! | 2. look | `hot.view`, if it is large: loaded already? then go to 5 | |
-//! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_load`, `publish::between_chunks` |
+//! | 3. load | a permit, then `ledger.envelopes` again if that took a wait; `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
-//! | 6. look again | `ledger.envelopes`: frozen meanwhile? then `marks::follow` | |
+//! | 6. look again | `ledger.envelopes`: closed meanwhile? then close; frozen? then `marks::follow` | |
 //!
 //! Create's own crash points, `create::after_fund` (before the call of this room) and
 //! `create::before_reply` (after it), stand in `api`.
@@ -20,7 +20,9 @@
 //! *Ordering.* Every step is idempotent, so two processes may publish the same envelope. The money
 //! is held before step 1; a grab is possible only after step 4. An envelope that is closed
 //! meanwhile stays closed: the hot store's end (or the tombstone that a close leaves where there is
-//! nothing) never goes back, whatever is loaded or opened after it.
+//! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
+//! what the hot store remembers of the end could bring it back: so a publish that waited reads
+//! again, and step 6 ends what the books have closed.
 //!
 //! *If it crashes here.* The ledger's row stays Funding (or Live without a mark). The retry of
 //! Create, a grab that meets the missing envelope, or the sweeper publishes it; at its expiry it is
@@ -43,10 +45,11 @@ pub use amounts::{
 };
 
 use crate::domain::envelope::{
-    BookState, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX, shares_checksum,
+    BookState, CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX,
+    shares_checksum,
 };
 use crate::domain::id::{EnvelopeId, Epoch};
-use crate::hot::{HotError, HotStore, LoadChunk};
+use crate::hot::{CloseReply, HotError, HotStore, LoadChunk};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
 
 /// Chunks of one envelope that are on their way at once. The embedded store commits what arrived
@@ -193,12 +196,29 @@ impl Publisher {
         // 5. mark
         crash("publish::before_mark_live")?;
         self.ledger.mark_live(id).await?;
-        // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark.
+        // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark, and a
+        // close may have been forgotten there.
         let row = self.row(id).await?;
+        if let BookState::Closed(reason) = row.state {
+            return self.end(&row, reason).await;
+        }
         if row.frozen && marks::follow(&*self.hot, &*self.ledger, id).await? {
             return Err(PublishError::Frozen);
         }
         Ok(state)
+    }
+
+    /// Ends what was made live although the books are closed. Nobody can be paid from it.
+    async fn end(&self, row: &EnvelopeRow, reason: CloseReason) -> Result<HotState, PublishError> {
+        // The store refuses to call empty what it holds shares of; it sees by itself what expired.
+        let why = CloseReason::Recalled;
+        let close = self
+            .hot
+            .close(self.epoch(row.id), row.id, Arc::clone(&row.terms), why);
+        match close.await? {
+            CloseReply::Over { .. } => Ok(HotState::Over(reason)),
+            CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::Frozen),
+        }
     }
 
     async fn row(&self, id: EnvelopeId) -> Result<EnvelopeRow, PublishError> {
@@ -210,7 +230,14 @@ impl Publisher {
     }
 
     async fn load_and_open(&self, row: &EnvelopeRow) -> Result<HotState, PublishError> {
-        let _permit = self.permit(row.terms.share_count).await?;
+        crash("publish::before_permit")?;
+        let permit = self.permit(row.terms.share_count).await?;
+        if permit.is_some()
+            && let BookState::Closing(reason) | BookState::Closed(reason) =
+                self.row(row.id).await?.state
+        {
+            return Ok(HotState::Over(reason));
+        }
         let amounts = self.amounts.of(row.id, &row.terms).await?;
         let checksum = shares_checksum(&amounts);
         for _ in 0..EPOCH_TRIES_MAX {

@@ -1,8 +1,5 @@
 //! A frozen envelope goes on only by a recorded act, whatever crosses and wherever it dies.
 
-use std::cell::RefCell;
-use std::sync::Once;
-
 use red_envelope::domain::envelope::{BookState, CloseReason};
 use red_envelope::domain::grab::GrabReply;
 use red_envelope::domain::id::EnvelopeId;
@@ -10,6 +7,7 @@ use red_envelope::hot::Mark;
 use red_envelope::publish::marks;
 
 use crate::crashes::dies_at;
+use crate::crossings::{crossed, crosses};
 use crate::world::{EXPIRES_IN_MS, World, equal};
 
 /// Who did what to an envelope, and why.
@@ -164,31 +162,6 @@ async fn a_broken_mark_of_a_closed_envelope_does_not_keep_it_for_ever() {
     assert_eq!(acts(&world, id).await, []);
 }
 
-thread_local! {
-    /// What happens when this thread's test passes the point between the two steps of a follow.
-    static CROSSING: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
-}
-
-/// Runs `crossing` to its end, on a thread of its own, where the next follow of this thread has
-/// read the books and not yet written.
-fn crosses<F: Future<Output = ()>>(crossing: impl FnOnce() -> F + Send + 'static) {
-    static LAID: Once = Once::new();
-    LAID.call_once(|| {
-        let pass = || {
-            if let Some(crossing) = CROSSING.take() {
-                crossing();
-            }
-        };
-        fail::cfg_callback("marks::between_look_and_write", pass).unwrap();
-    });
-    let apart = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(crossing());
-    };
-    let run = || std::thread::spawn(apart).join().unwrap();
-    CROSSING.set(Some(Box::new(run)));
-}
-
 #[tokio::test]
 async fn of_a_publish_and_an_unfreeze_that_cross_the_unfreeze_stands() {
     let mut world = World::new();
@@ -197,14 +170,14 @@ async fn of_a_publish_and_an_unfreeze_that_cross_the_unfreeze_stands() {
     world.ledger().freeze(id, act).await.unwrap();
     let (hot, ledger) = world.doors();
     let act = world.act("unfreeze", id);
-    crosses(move || async move {
+    crosses("marks::between_look_and_write", move || async move {
         let unfrozen = marks::unfreeze(&*hot, &*ledger, id, act).await;
         unfrozen.unwrap();
     });
     // As at the end of a publish: it reads that the books are frozen, is crossed, and marks.
     let frozen = marks::follow(world.hot(), world.ledger(), id).await;
     assert!(!frozen.unwrap());
-    assert!(CROSSING.with_borrow(Option::is_none));
+    assert!(crossed());
     assert_eq!(world.marked(id).await, None);
     world.win(id, "carol").await;
 }
@@ -217,12 +190,12 @@ async fn of_a_sweep_and_a_freeze_that_cross_the_freeze_stands() {
     world.hot().freeze(epoch, id).await.unwrap();
     let (hot, ledger) = world.doors();
     let act = world.act("freeze", id);
-    crosses(move || async move {
+    crosses("marks::between_look_and_write", move || async move {
         let frozen = marks::freeze(&*hot, &*ledger, id, act).await;
         frozen.unwrap();
     });
     // It reads that the books are not frozen, is crossed, and lifts the mark.
     world.sweep().await;
-    assert!(CROSSING.with_borrow(Option::is_none));
+    assert!(crossed());
     assert_eq!(world.marked(id).await, Some(Mark::Books));
 }

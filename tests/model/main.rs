@@ -7,6 +7,7 @@
 //! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
 //! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
+//! | `crossings` | steps that are crossed in the middle by others |
 //! | `audits` | planted wrongs, each named by the audit; none where there is none |
 //! | `ops`, `random` | `enum Op`: random days, and the promises after each operation |
 //!
@@ -17,6 +18,7 @@
 
 mod audits;
 mod crashes;
+mod crossings;
 mod flows;
 mod frozen;
 mod ops;
