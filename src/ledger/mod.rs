@@ -87,7 +87,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- money in and out ----
 
-    /// Outside → owner.
+    /// Outside → owner. A tenant's first deposit commits to its first batch of seed leaves: no
+    /// envelope can be paid for before it.
     async fn deposit(&self, transfer: Transfer) -> Result<Transferred, LedgerError>;
 
     /// Owner → outside.
@@ -206,7 +207,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- fairness ----
 
-    /// The newest batches of a tenant, the newest first. Commits to the first one if there is none.
+    /// The newest batches of a tenant, the newest first. The first one is committed to when the books
+    /// are founded (the default tenant's) or with the tenant's first deposit; before, there is none.
     async fn leaf_batches(
         &self,
         tenant: TenantId,

@@ -245,6 +245,7 @@ macro_rules! ledger_conformance {
             fund::the_same_request_id_with_another_body_is_refused,
             fund::a_sender_without_the_money_funds_nothing,
             fund::a_thousand_concurrent_requests_of_one_id_make_one_debit,
+            fund::a_tenants_first_batch_comes_with_its_first_deposit_and_no_question_makes_one,
             fund::every_envelope_uses_the_next_leaf_of_a_published_batch,
             fund::the_id_and_the_commitment_follow_from_the_seed,
             settle::a_batch_pays_each_grabber_once,

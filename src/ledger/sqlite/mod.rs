@@ -320,18 +320,8 @@ impl Ledger for SqliteLedger {
         tenant: TenantId,
         limit: usize,
     ) -> Result<Vec<LeafBatch>, LedgerError> {
-        let asked = tenant.clone();
-        let batches = self
-            .read(move |db| leaves::newest_batches(db, &asked, limit))
-            .await?;
-        if !batches.is_empty() || limit == 0 {
-            return Ok(batches);
-        }
-        self.write(move |books| {
-            leaves::commit_to(books, &tenant, 0)?;
-            leaves::newest_batches(books.db, &tenant, limit)
-        })
-        .await
+        self.read(move |db| leaves::newest_batches(db, &tenant, limit))
+            .await
     }
 
     async fn proof(&self, envelope: EnvelopeId) -> Result<Option<Proof>, LedgerError> {
