@@ -56,7 +56,7 @@ pub enum LedgerError {
         /// What the call takes.
         needed_minor: i64,
     },
-    /// The balance would pass `AMOUNT_MINOR_MAX`.
+    /// A deposit would bring the balance above `AMOUNT_MINOR_MAX`.
     #[error("the account can't hold so much")]
     BalanceTooLarge,
     /// No such thing in the books.

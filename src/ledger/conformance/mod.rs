@@ -239,6 +239,7 @@ macro_rules! ledger_conformance {
             money::a_withdrawal_is_made_once_and_never_overdraws,
             money::one_request_id_is_not_two_transfers,
             money::an_account_holds_at_most_the_limit,
+            money::a_refund_always_fits_and_the_limit_binds_what_comes_from_outside,
             money::tenants_do_not_see_each_other,
             fund::funding_moves_the_total_from_the_sender_into_the_escrow,
             fund::funding_again_answers_the_same_envelope,

@@ -216,8 +216,9 @@ impl<'a> Batch<'a> {
             "amount_not_positive"
         } else if amount_minor > escrow.left_minor {
             "more_than_was_funded"
-        } else if account.account.available_minor + account.added_minor
-            > AMOUNT_MINOR_MAX - amount_minor
+        } else if !record.declined
+            && account.account.available_minor + account.added_minor
+                > AMOUNT_MINOR_MAX - amount_minor
         {
             "balance_too_large"
         } else {
