@@ -62,7 +62,7 @@ struct World {
     admin: Channel,
     shutdown: CancellationToken,
     _serving: DropGuard,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a world is made with.
@@ -124,7 +124,7 @@ impl World {
             admin,
             shutdown,
             _serving: serving.drop_guard(),
-            _folder: folder,
+            folder,
         }
     }
 
