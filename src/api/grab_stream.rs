@@ -181,6 +181,10 @@ impl Session {
                 return None;
             }
         };
+        if let Err(behind) = self.api.admit_grab() {
+            self.fail(tag, &behind);
+            return None;
+        }
         let deadline = now + timeout;
         if let Some(terms) = self.api.facts.known(&asked.envelope) {
             match self.api.prepare(&asked, &terms) {

@@ -70,6 +70,11 @@ impl Services {
         }
     }
 
+    /// How long the oldest unsettled grab has waited, as settlement measured it.
+    pub fn settlement_is_behind(&self, age_ms: i64) {
+        self.api.backlog.measured(age_ms);
+    }
+
     /// For gateways, clients and everybody else.
     pub fn public_routes(&self) -> Routes {
         let public = Public(Arc::clone(&self.api));

@@ -27,6 +27,8 @@ pub const ERROR_DOMAIN: &str = "redenvelope.v1";
 const RETRY_SOON: Duration = Duration::from_millis(50);
 /// Retry when a queue has drained or a store has come back.
 const RETRY_LATER: Duration = Duration::from_secs(1);
+/// Retry when settlement may have caught up: it works off some 100,000 grabs a second.
+const RETRY_BEHIND: Duration = Duration::from_secs(5);
 /// Retry when a person may have acted.
 const RETRY_MUCH_LATER: Duration = Duration::from_secs(30);
 
@@ -52,6 +54,15 @@ pub enum Full {
     Publishes,
     /// Audits that run.
     Audits,
+}
+
+/// What is turned away while settlement is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// New envelopes.
+    Creates,
+    /// Grabs.
+    Grabs,
 }
 
 /// Why a call has no answer.
@@ -90,6 +101,8 @@ pub enum ApiError {
     Frozen,
     /// A bound is reached: too busy.
     Shed(Full),
+    /// Settlement is behind: nothing new until it has caught up.
+    Behind(Behind),
     /// A store is out of reach, or the outcome is unknown. The words are for the log.
     Unavailable(String),
     /// The hot store has stopped for good and the process is about to end. For the log.
@@ -141,6 +154,7 @@ impl ApiError {
             Self::Funding => (Code::Unavailable, "ENVELOPE_FUNDING", Some(RETRY_SOON)),
             Self::Frozen => (Code::Unavailable, "ENVELOPE_FROZEN", Some(RETRY_MUCH_LATER)),
             Self::Shed(_) => (Code::ResourceExhausted, "SHED", Some(RETRY_LATER)),
+            Self::Behind(_) => (Code::Unavailable, "SETTLEMENT_BEHIND", Some(RETRY_BEHIND)),
             Self::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE", Some(RETRY_LATER)),
             Self::Stopped(_) => (Code::Unavailable, "STORE_STOPPED", Some(RETRY_LATER)),
             Self::Deadline => (
@@ -183,6 +197,7 @@ impl ApiError {
             Self::Funding => "the shares are being published",
             Self::Frozen => "the envelope stands still until an operator acts",
             Self::Shed(full) => full.says(),
+            Self::Behind(_) => "nothing was done: money that was won before is paid first",
             Self::Unavailable(_) => "the outcome is unknown: repeat the same call to learn it",
             Self::Stopped(_) => "this server is about to restart: repeat the same call",
             Self::Deadline => "the time is over: repeat the same call to learn the outcome",
@@ -237,6 +252,16 @@ impl ApiError {
     pub fn to_message(&self) -> pb::Status {
         let status = self.to_status();
         pb::Status::decode(status.details()).expect("we encoded it a line above")
+    }
+}
+
+impl Behind {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creates => "creates_behind",
+            Self::Grabs => "grabs_behind",
+        }
     }
 }
 

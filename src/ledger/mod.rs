@@ -4,7 +4,7 @@
 //! | flow | calls | transactions |
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
-//! | create | `fund`, then `mark_live` | one for the hold, the leaf and the envelope's row |
+//! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
@@ -117,6 +117,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Sender → escrow: idempotency row, next leaf, id, hold, in one transaction.
     async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError>;
+
+    /// What the same request funded before; `None`: nothing. Writes nothing.
+    async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError>;
 
     /// The seed that the envelope's leaf commits to. Never leaves the process before the close.
     async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError>;

@@ -227,13 +227,9 @@ impl Settlement {
     /// As [`Sweep::once`].
     pub async fn sweep_once(&self) -> Result<Swept, SettleError> {
         let hot = self.hot.vitals().await?;
-        self.vitals
-            .backlog(hot.unsettled_records, hot.oldest_unsettled_at);
-        let age_ms = self
-            .vitals
-            .seen()
-            .oldest_unsettled_age_ms(self.ledger.now());
-        metrics::outbox_waiting(hot.unsettled_records, age_ms);
+        let (waiting, oldest) = (hot.unsettled_records, hot.oldest_unsettled_at);
+        self.vitals.backlog(waiting, oldest, self.ledger.now());
+        metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);
         metrics::hot_holds(hot.envelopes, hot.queued_grabs);
         let swept = self.sweep.once().await?;
         if !swept.unpublished.is_empty() {

@@ -61,6 +61,7 @@ struct World {
     public: Channel,
     admin: Channel,
     shutdown: CancellationToken,
+    services: Services,
     _serving: DropGuard,
     folder: TempDir,
 }
@@ -123,6 +124,7 @@ impl World {
             public,
             admin,
             shutdown,
+            services,
             _serving: serving.drop_guard(),
             folder,
         }

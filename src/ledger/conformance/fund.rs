@@ -39,6 +39,19 @@ pub async fn funding_again_answers_the_same_envelope(world: &World) {
     assert!(again.replayed);
     assert_eq!(again.envelope.id, first.id);
     assert_eq!(again.envelope.terms, first.terms);
+    let found = world
+        .ledger
+        .funded(fund(draft("alice", 888, 8), "f1"))
+        .await;
+    let found = found.expect("a read").expect("it stands");
+    assert_eq!((found.envelope.id, found.replayed), (first.id, true));
+    let other = world
+        .ledger
+        .funded(fund(draft("alice", 888, 9), "f1"))
+        .await;
+    assert!(matches!(other, Err(LedgerError::RequestIdReused)));
+    let none = world.ledger.funded(fund(draft("alice", 1, 1), "f2")).await;
+    assert!(none.expect("a read").is_none());
     assert_eq!(world.has("alice").await, (112, 888));
 }
 

@@ -200,6 +200,10 @@ impl Ledger for SqliteLedger {
         self.write(move |books| fund::fund(books, &fund)).await
     }
 
+    async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError> {
+        self.read(move |db| fund::funded(db, &fund)).await
+    }
+
     async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
         let keys = Arc::clone(&self.keys);
         self.read(move |db| fund::server_seed(db, &keys, envelope))
