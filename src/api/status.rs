@@ -15,13 +15,18 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 
+use crate::clock::timer_now;
 use crate::domain::envelope::CloseReason;
 use crate::hot::HotError;
 use crate::ledger::LedgerError;
 use crate::publish::PublishError;
+use crate::telemetry::Seldom;
 
 /// `google.rpc.ErrorInfo.domain` of every error.
 pub const ERROR_DOMAIN: &str = "redenvelope.v1";
+
+/// A store that is away fails every call alike.
+static UNANSWERED: Seldom = Seldom::new();
 
 /// Retry soon: what stood in the way is over in the time of a few commits.
 const RETRY_SOON: Duration = Duration::from_millis(50);
@@ -207,7 +212,7 @@ impl ApiError {
     }
 
     /// As a status with details. What is ours to mend is logged here, once, under an id that the
-    /// caller is told instead of the words.
+    /// caller is told instead of the words; that a store is away, seldom.
     pub fn to_status(&self) -> Status {
         let row = self.row();
         let mut metadata = HashMap::new();
@@ -220,7 +225,10 @@ impl ApiError {
                 message
             }
             Self::Unavailable(words) | Self::Stopped(words) => {
-                tracing::warn!(reason = row.reason, error = words, "a call got no answer");
+                if let Some(unsaid) = UNANSWERED.say(timer_now()) {
+                    let (reason, error) = (row.reason, words);
+                    tracing::warn!(reason, error, unsaid, "a call got no answer");
+                }
                 row.message.into_owned()
             }
             Self::AlreadyOver(reason) => {
