@@ -8,8 +8,8 @@
 //! | `facts`, `look`, `sight` | what is known of an envelope, and what a viewer may see of it |
 //! | a file an RPC | the flow |
 //! | `wire`, `status`, `token` | domain ↔ contract |
-//! | `routes` | RPCs by listener |
-//! | `listen`, `deadline` | connections, and calls whose time is over |
+//! | `routes`, `envelopes` | RPCs by listener |
+//! | `listen`, `deadline`, `details` | connections, calls whose time is over, what the transport refuses |
 //!
 //! # Bounds
 //! [`MESSAGE_BYTES_MAX`], and those of each file.
@@ -27,10 +27,13 @@ mod backlog;
 mod create;
 mod deadline;
 mod decline;
+mod details;
 mod draft;
+mod envelopes;
 mod facts;
 mod get;
 mod grab;
+mod grab_codec;
 mod grab_stream;
 mod list_grabs;
 pub mod listen;

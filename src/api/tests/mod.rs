@@ -9,6 +9,7 @@ mod endings;
 mod gated;
 mod grabs;
 mod operators;
+mod raw;
 mod sights;
 mod streams;
 
@@ -267,6 +268,7 @@ async fn serve(routes: Routes, until: &CancellationToken) -> Channel {
     let incoming = TcpListenerStream::new(listener);
     let until = until.clone().cancelled_owned();
     let server = Server::builder()
+        .layer(super::details::Details)
         .layer(super::deadline::Deadlines)
         .add_routes(routes);
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, until));
