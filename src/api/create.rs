@@ -13,7 +13,8 @@
 //! [`BACKGROUND_PUBLISHES_MAX`] tasks; beyond that the sweeper publishes.
 //!
 //! # Ordering
-//! Nothing is written before everything was checked. A grab is possible only after the hold.
+//! Nothing is written before everything was checked. A repeat is answered as the first time, though
+//! the hour or the accepted units would refuse it by now. A grab is possible only after the hold.
 //!
 //! # If it crashes here
 //! Before step 2 nothing happened. After it the same request finds its envelope, goes on with step
@@ -30,10 +31,10 @@ use red_envelope_proto::v1;
 use super::Api;
 use super::draft::{Drafted, Rules, draft};
 use super::sight::Viewer;
-use super::status::ApiError;
+use super::status::{ApiError, Offence};
 use crate::domain::envelope::{BookState, SYNCHRONOUS_SHARES_MAX};
 use crate::domain::id::EnvelopeId;
-use crate::ledger::{EnvelopeRow, Fund};
+use crate::ledger::{EnvelopeRow, Fund, Funded};
 use crate::telemetry::metrics;
 
 /// Large envelopes that are published at once without a waiting caller: the vectors of four of the
@@ -56,17 +57,16 @@ pub(super) async fn create_envelope(
         request_id,
         request_hash,
         draft,
+        by_now,
     } = draft(request, &rules)?;
     let sender = draft.sender.clone();
     // 2. hold
-    let funded = api
-        .ledger
-        .fund(Fund {
-            request_id,
-            request_hash,
-            draft,
-        })
-        .await?;
+    let fund = Fund {
+        request_id,
+        request_hash,
+        draft,
+    };
+    let funded = hold(api, fund, by_now).await?;
     let row = funded.envelope;
     if !funded.replayed {
         metrics::envelope_created(row.terms.kind);
@@ -90,6 +90,17 @@ pub(super) async fn create_envelope(
         envelope: Some(snapshot.envelope(&viewer)),
         replayed: funded.replayed,
     })
+}
+
+/// Holds the money, or finds what the same request held before. What is wrong only by now stands in
+/// the way of a first request, and so does a backlog; neither undoes what was done.
+async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, ApiError> {
+    let refused = match (by_now.is_empty(), api.admit_create()) {
+        (true, Ok(())) => return Ok(api.ledger.fund(fund).await?),
+        (true, Err(behind)) => behind,
+        (false, _) => ApiError::Invalid(by_now),
+    };
+    api.ledger.funded(fund).await?.ok_or(refused)
 }
 
 /// Publishes what nobody has published yet. An envelope that is live or over in the books was;

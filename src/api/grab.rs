@@ -3,7 +3,7 @@
 //! # Shape
 //! | step | where |
 //! |---|---|
-//! | 1. shape of the request | `Asked::read` |
+//! | 1. shape of the request; is settlement behind? | `Asked::read`, `Api::admit_grab` |
 //! | 2. terms, from memory or the stores | `Facts` |
 //! | 3. tenant, audience, own envelope, passphrase's digest | `Api::prepare` |
 //! | 4. one call of the hot store | `HotStore::grab` |
@@ -223,7 +223,11 @@ pub(super) async fn grab(
     request: v1::GrabRequest,
 ) -> Result<v1::GrabResponse, ApiError> {
     let asked = Asked::read(request)?;
-    match api.grab_one(&asked).await {
+    let done = match api.admit_grab() {
+        Ok(()) => api.grab_one(&asked).await,
+        Err(behind) => Err(behind),
+    };
+    match done {
         Ok((outcome, terms)) => {
             metrics::grabs_answered(&outcome, 1);
             let grabber = asked.request.grabber;

@@ -191,11 +191,7 @@ async fn check_deadline(
     if late_ms <= IN_FLIGHT_MS_MAX || !open || closed_by_now(ledger, row).await? {
         return Ok(());
     }
-    let why = if row.frozen {
-        ", frozen by an operator"
-    } else {
-        ""
-    };
+    let why = if row.frozen { ", frozen" } else { "" };
     let detail = format!("expired {late_ms} ms ago and is not closed{why}");
     wrong(DiscrepancyKind::Stuck, row, detail, findings);
     Ok(())

@@ -226,7 +226,7 @@ pub struct LeafBatch {
 /// An act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
-    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`.
+    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`, `audit`, `list_dead_letters`.
     pub act: String,
     /// Which envelope.
     pub envelope: Option<EnvelopeId>,

@@ -6,11 +6,11 @@
 //! |---|---|---|
 //! | 1. look | `hot.epoch`, then `ledger.envelopes`, then `hot.view` | |
 //! | 2. decide | `revive::plan`: stands, load, repair | |
-//! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_load`, `publish::between_chunks` |
+//! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
 //! | 3′. repair, instead of 3 and 4 | `ledger.claims`, `hot.repair` (`revive`) | |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
-//! | 6. look again | `ledger.envelopes`: frozen meanwhile? then freeze | |
+//! | 6. look again | `ledger.envelopes`: closed meanwhile? then close; frozen? then `marks::follow` | |
 //!
 //! Create's own crash points, `create::after_fund` (before the call of this room) and
 //! `create::before_reply` (after it), stand in `api`.
@@ -22,7 +22,9 @@
 //! *Ordering.* Every step is idempotent, so two processes may publish the same envelope. The money
 //! is held before step 1; a grab is possible only after step 4. An envelope that is closed
 //! meanwhile stays closed: the hot store's end (or the tombstone that a close leaves where there is
-//! nothing) never goes back, whatever is loaded or opened after it. Everything that is read is read
+//! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
+//! what the hot store remembers of the end could bring it back: so a publish that waited for a
+//! permit looks again, and step 6 ends what the books have closed. Everything that is read is read
 //! after the epoch was looked up, and everything that is written is written under it: where the
 //! store was replaced meanwhile nothing is written, and it begins again with step 1.
 //!
@@ -34,6 +36,7 @@
 
 mod amounts;
 mod flight;
+pub mod marks;
 mod registrar;
 mod revive;
 #[cfg(test)]
@@ -52,10 +55,11 @@ pub use registrar::{RACES_MAX, Registered, Registrar, RegistrarError};
 pub use revive::must_revive;
 
 use crate::domain::envelope::{
-    BookState, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX, shares_checksum,
+    BookState, CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX,
+    shares_checksum,
 };
 use crate::domain::id::{EnvelopeId, Epoch};
-use crate::hot::{HotError, HotStore, LoadChunk};
+use crate::hot::{CloseReply, HotError, HotStore, LoadChunk};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
 use revive::{Look, Plan};
 
@@ -138,6 +142,15 @@ impl From<LedgerError> for PublishError {
     }
 }
 
+impl From<marks::MarkError> for PublishError {
+    fn from(error: marks::MarkError) -> Self {
+        match error {
+            marks::MarkError::Hot(error) => error.into(),
+            marks::MarkError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 /// Publishes envelopes: for Create, for a grab that meets a missing one, for the sweeper.
 pub struct Publisher {
     hot: Arc<dyn HotStore>,
@@ -194,6 +207,7 @@ impl Publisher {
                 Plan::Missing | Plan::Stale => revive::WEIGHT,
             };
             if permit.is_none() && look.row.terms.share_count > ONE_CHUNK_SHARES {
+                crash("publish::before_permit")?;
                 permit = Some(self.permit(look.row.terms.share_count, weight).await?);
                 // It may have waited for long.
                 continue;
@@ -219,12 +233,29 @@ impl Publisher {
         // 5. mark
         crash("publish::before_mark_live")?;
         self.ledger.mark_live(id).await?;
-        // 6. look again: a freeze before step 4 found nothing in the hot store to mark.
-        if self.row(id).await?.frozen {
-            self.hot.freeze(self.epoch(id), id).await?;
+        // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark, and a
+        // close may have been forgotten there.
+        let row = self.row(id).await?;
+        if let BookState::Closed(reason) = row.state {
+            return self.end(&row, reason).await;
+        }
+        if row.frozen && marks::follow(&*self.hot, &*self.ledger, id).await? {
             return Err(PublishError::Frozen);
         }
         Ok(state)
+    }
+
+    /// Ends what was made live although the books are closed. Nobody can be paid from it.
+    async fn end(&self, row: &EnvelopeRow, reason: CloseReason) -> Result<HotState, PublishError> {
+        // The store refuses to call empty what it holds shares of; it sees by itself what expired.
+        let why = CloseReason::Recalled;
+        let close = self
+            .hot
+            .close(self.epoch(row.id), row.id, Arc::clone(&row.terms), why);
+        match close.await? {
+            CloseReply::Over { .. } => Ok(HotState::Over(reason)),
+            CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::Frozen),
+        }
     }
 
     async fn row(&self, id: EnvelopeId) -> Result<EnvelopeRow, PublishError> {

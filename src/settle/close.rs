@@ -26,6 +26,7 @@ use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch};
 use crate::hot::{CloseReply, HotStore};
 use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError, Under};
+use crate::publish::marks;
 use crate::telemetry::metrics;
 
 /// How far a close came.
@@ -37,7 +38,7 @@ pub enum Closed {
     Waiting,
     /// By the hot store's clock it has not expired.
     NotDue,
-    /// An operator froze it.
+    /// It stands still until an operator acts.
     Frozen,
 }
 
@@ -83,7 +84,7 @@ pub async fn go_on(
     let epoch = hot.epoch(partition);
     let close = || hot.close(epoch, id, Arc::clone(&row.terms), reason);
     let mut reply = close().await?;
-    if reply == CloseReply::Frozen && unfreeze_if_the_ledger_did(hot, ledger, id).await? {
+    if reply == CloseReply::Frozen && free(hot, ledger, id).await? {
         reply = close().await?;
     }
     let (reason, taken_count) = match reply {
@@ -121,19 +122,13 @@ pub async fn go_on(
     }
 }
 
-/// The ledger has the mark. Where a publish and an unfreeze crossed, the hot store kept it, and the
-/// money would be stuck: it follows the ledger. An operator who freezes at this very moment stops
-/// the refund at the ledger, and grabs are over anyway.
-async fn unfreeze_if_the_ledger_did(
+/// Makes the marks alike: a broken invariant goes into the books, and a mark that is only a
+/// stale copy of theirs is lifted. Answers whether the envelope is free now.
+async fn free(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
     id: EnvelopeId,
 ) -> Result<bool, SettleError> {
-    let rows = ledger.envelopes(vec![id]).await?;
-    let frozen = rows.into_iter().flatten().next().is_none_or(|r| r.frozen);
-    if !frozen {
-        let epoch = hot.epoch(id.partition(hot.partitions()));
-        hot.unfreeze(epoch, id).await?;
-    }
-    Ok(!frozen)
+    let carried = marks::carry(hot, ledger, id).await?;
+    Ok(!carried && !marks::follow(hot, ledger, id).await?)
 }

@@ -49,6 +49,8 @@ pub const REFUNDED: &str = "red_envelope_refunds_total";
 pub const SET_ASIDE: &str = "red_envelope_dead_letters_total";
 pub const UNREADABLE: &str = "red_envelope_outbox_unreadable_total";
 pub const REPAIRED: &str = "red_envelope_envelopes_rebuilt_total";
+pub const FROZEN: &str = "red_envelope_frozen_envelopes";
+pub const BROKEN: &str = "red_envelope_broken_invariants_total";
 pub const OUTBOX: &str = "red_envelope_outbox_records";
 pub const OUTBOX_AGE: &str = "red_envelope_outbox_oldest_age_seconds";
 pub const HELD: &str = "red_envelope_hot_envelopes";
@@ -144,6 +146,18 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         Unit::Count,
         "Records that could not be settled and were set aside",
+    ),
+    metric(
+        FROZEN,
+        MetricKind::Gauge,
+        Unit::Count,
+        "Envelopes that stand still until an operator acts",
+    ),
+    metric(
+        BROKEN,
+        MetricKind::Counter,
+        Unit::Count,
+        "Envelopes that the service froze since an invariant would have broken",
     ),
     metric(
         OUTBOX,

@@ -20,10 +20,10 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
-    CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, GRABS, GRABS_FAILED,
-    HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY,
-    REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED,
-    SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
+    BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, FROZEN,
+    GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE,
+    QUEUED, READY, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
+    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -53,6 +53,8 @@ struct Meters {
     set_aside: Counter,
     unreadable: Counter,
     repaired: Counter,
+    frozen: Gauge,
+    broken: Counter,
     outbox: Gauge,
     outbox_age: Gauge,
     held: Gauge,
@@ -80,6 +82,8 @@ impl Meters {
             set_aside: metrics::counter!(SET_ASIDE),
             unreadable: metrics::counter!(UNREADABLE),
             repaired: metrics::counter!(REPAIRED),
+            frozen: metrics::gauge!(FROZEN),
+            broken: metrics::counter!(BROKEN),
             outbox: metrics::gauge!(OUTBOX),
             outbox_age: metrics::gauge!(OUTBOX_AGE),
             held: metrics::gauge!(HELD),
@@ -291,6 +295,20 @@ pub fn refunded() {
 pub fn set_aside(records: usize) {
     if let Some(meters) = meters() {
         meters.set_aside.increment(records as u64);
+    }
+}
+
+/// So many envelopes are frozen in the books.
+pub fn frozen(envelopes: u64) {
+    if let Some(meters) = meters() {
+        meters.frozen.set(gauge_of(envelopes));
+    }
+}
+
+/// An invariant would have broken: the service froze an envelope.
+pub fn broken() {
+    if let Some(meters) = meters() {
+        meters.broken.increment(1);
     }
 }
 

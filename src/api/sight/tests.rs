@@ -82,7 +82,7 @@ fn snapshot(reveal: Reveal, books: BookState, hot: Option<HotState>) -> Snapshot
             envelope: id,
             terms,
             state,
-            frozen: false,
+            frozen: None,
             taken_count: 2,
             taken_minor: 800,
             declined_count: 0,

@@ -8,7 +8,7 @@ use super::stage::{
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::hot::{CloseReply, HotStore, HotView};
+use crate::hot::{CloseReply, HotStore, HotView, Mark};
 
 async fn close(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
     let terms = Arc::clone(&cast.terms);
@@ -146,9 +146,20 @@ pub async fn a_frozen_envelope_stands_still_until_it_is_unfrozen(stage: &mut dyn
         CloseReply::Frozen
     );
     let seen = view(&*store, cast.id).await.expect("it is there");
-    assert_eq!((seen.state, seen.frozen), (HotState::Live, true));
-    let unfrozen = store.unfreeze(epoch(&*store, cast.id), cast.id).await;
+    assert_eq!(
+        (seen.state, seen.frozen),
+        (HotState::Live, Some(Mark::Books))
+    );
+    let marked = store.marked(None, 10).await.expect("it serves");
+    assert_eq!(marked, [(cast.id, Mark::Books)]);
+    let above = store.marked(Some(cast.id), 10).await.expect("it serves");
+    assert_eq!(above, []);
+    let unfrozen = store
+        .unfreeze(epoch(&*store, cast.id), cast.id, Mark::Books)
+        .await;
     unfrozen.expect("it serves");
+    let marked = store.marked(None, 10).await.expect("it serves");
+    assert_eq!(marked, []);
     assert_eq!(won(cast.grab(&*store, "ann").await), (0, 5));
 }
 

@@ -8,7 +8,7 @@ use crate::domain::audience::WRONG_TRIES_PER_GRABBER_MAX;
 use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, shares_checksum};
 use crate::domain::grab::{Grab, GrabReply, Outcome, Refusal};
 use crate::domain::id::{Epoch, TenantId, UnixMs};
-use crate::hot::{DeclineReply, HotError};
+use crate::hot::{DeclineReply, HotError, Mark};
 
 /// Three shares, five grabs in one call: one of them twice, the last share in the middle.
 pub async fn grabs_of_one_call_are_answered_in_their_order_with_duplicates_and_the_last_share(
@@ -223,7 +223,7 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     );
     refused(close.await.err());
     refused(store.freeze(wrong, cast.id).await.err());
-    refused(store.unfreeze(wrong, cast.id).await.err());
+    refused(store.unfreeze(wrong, cast.id, Mark::Broken).await.err());
     refused(
         store
             .settled(wrong, partition(&*store, cast.id), vec![])
@@ -238,7 +238,7 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     let view = views[0].as_ref().expect("it is there");
     assert_eq!(
         (view.state, view.frozen, view.taken_count),
-        (HotState::Live, false, 0)
+        (HotState::Live, None, 0)
     );
     assert!(views[1].is_none());
 }

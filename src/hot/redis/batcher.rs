@@ -54,7 +54,7 @@ struct Ask {
 /// The queue before a server.
 pub struct Batcher {
     asks: mpsc::Sender<Ask>,
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -62,17 +62,15 @@ impl Batcher {
     /// Sends over `link`, which nothing else may use.
     pub fn start(core: Arc<Core>, link: Link) -> Self {
         let (asks, queue) = mpsc::channel(QUEUED_GRABS_MAX);
-        let waiting = Arc::new(AtomicUsize::new(0));
         let sender = Sender {
             core,
             link: Arc::new(link),
             in_flight: Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX)),
-            waiting: Arc::clone(&waiting),
         };
         let task = tokio::spawn(sender.run(queue));
         Self {
             asks,
-            waiting,
+            waiting: AtomicUsize::new(0),
             task,
         }
     }
@@ -124,7 +122,6 @@ struct Sender {
     core: Arc<Core>,
     link: Arc<Link>,
     in_flight: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
 }
 
 impl Sender {

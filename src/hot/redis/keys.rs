@@ -10,6 +10,7 @@
 //! | `re1:{T}:epoch` | string | the partition's epoch | `register_1` | for ever | 80 |
 //! | `re1:{T}:outbox` | stream | wins that the ledger does not have yet | `grab_1`, `decline_1`, `settled_1` | for ever | 18 a grab |
 //! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1` | for ever | 100 an envelope |
+//! | `re1:{T}:marked` | sorted set | ids of frozen envelopes | `freeze_1` | for ever | – |
 //! | `re1:{T}:poison` | list | outbox entries that nobody can read | `set_aside_1` | until a person looks | – |
 //! | `re1:{T}:g:ID` | hash | meta under the empty field; grabber → share, instant, amount | `load_1` … `close_1` | until removed | 27 a grab |
 //! | `re1:{T}:s:ID` | string | amounts by turn, packed | `load_1` | until removed | 1–8 a share |
@@ -89,6 +90,11 @@ impl Keys {
     /// Which envelopes there are.
     pub fn index(&self, partition: Partition) -> String {
         self.of(partition, "index")
+    }
+
+    /// Which envelopes stand still.
+    pub fn marked(&self, partition: Partition) -> String {
+        self.of(partition, "marked")
     }
 
     /// What nobody can read.

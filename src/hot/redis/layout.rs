@@ -20,6 +20,7 @@ use crate::domain::grab::{Grant, HeldShare, OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 
 use super::keys::LAYOUT;
+use crate::hot::Mark;
 
 /// Envelopes with more shares keep their grabbers in a list as well, so that a page of them needs
 /// no look at all of them. Up to here a page reads the whole hash: 30 KB.
@@ -32,8 +33,8 @@ const META_BYTES: usize = 55;
 pub struct Meta {
     /// Funding, Live, or why it is over.
     pub state: HotState,
-    /// Nothing moves.
-    pub frozen: bool,
+    /// Nothing moves, and why.
+    pub frozen: Option<Mark>,
     /// A call saw that `opens_at` had passed.
     pub opening_seen: bool,
     /// EXCLUSIVE: shares belong to names.
@@ -73,7 +74,7 @@ impl Meta {
     pub fn funding(terms: &Terms, epoch: Epoch) -> Self {
         Self {
             state: HotState::Funding,
-            frozen: false,
+            frozen: None,
             opening_seen: terms.opens_at.is_none(),
             named: terms.kind == Kind::Exclusive,
             locked: terms.passphrase.is_some(),
@@ -98,13 +99,8 @@ impl Meta {
         let mut out = Vec::with_capacity(META_BYTES + 16);
         out.push(u8::try_from(LAYOUT).expect("the layout's number is small"));
         out.push(state_code(self.state));
-        for flag in [
-            self.frozen,
-            self.opening_seen,
-            self.named,
-            self.locked,
-            self.listed,
-        ] {
+        out.push(mark_code(self.frozen));
+        for flag in [self.opening_seen, self.named, self.locked, self.listed] {
             out.push(u8::from(flag));
         }
         out.push(u8::from(self.compact));
@@ -128,9 +124,14 @@ impl Meta {
             return None;
         }
         let state = state_of(r.byte()?)?;
+        let frozen = match r.byte()? {
+            0 => None,
+            1 => Some(Mark::Books),
+            _ => Some(Mark::Broken),
+        };
         let mut flag = || Some(r.byte()? != 0);
-        let (frozen, opening_seen, named, locked, listed, compact) =
-            (flag()?, flag()?, flag()?, flag()?, flag()?, flag()?);
+        let (opening_seen, named, locked, listed, compact) =
+            (flag()?, flag()?, flag()?, flag()?, flag()?);
         let width = usize::from(r.byte()?);
         let (next, base, length, count, declined) =
             (r.u32()?, r.u32()?, r.u32()?, r.u32()?, r.u32()?);
@@ -287,6 +288,15 @@ pub fn number_of(id: &str) -> Option<u64> {
 pub fn id_of(number: u64) -> String {
     let sequence = number & ((1 << SEQUENCE_BITS) - 1);
     format!("{}-{sequence}", number >> SEQUENCE_BITS)
+}
+
+/// The number by which the library names a mark.
+pub fn mark_code(mark: Option<Mark>) -> u8 {
+    match mark {
+        None => 0,
+        Some(Mark::Books) => 1,
+        Some(Mark::Broken) => 2,
+    }
 }
 
 /// The number by which the library names a state.

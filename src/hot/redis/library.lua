@@ -31,6 +31,7 @@ local REPLY = {
 local FUNDING, LIVE, EMPTY, EXPIRED, RECALLED = 0, 1, 2, 3, 4
 local OVER = { [EMPTY] = REPLY.EMPTY, [EXPIRED] = REPLY.EXPIRED, [RECALLED] = REPLY.RECALLED }
 local LAYOUT = 1
+local UNMARKED = 0 -- 1: the books have the mark; 2: an invariant would have broken
 -- meta = layout state frozen opening_seen named locked listed compact width
 --        next base length count declined · opens_at expires_at epoch · base_minor(8 bytes) tenant
 local META = '<BBBBBBBBBI4I4I4I4I4I6I6I6c8'
@@ -157,7 +158,7 @@ local function read_envelope(e, epoch)
   local m = meta_of(e.values[1])
   if m == nil or m.tenant ~= e.tenant then return REPLY.MISSING end
   e.meta = m
-  if m.frozen == 1 then return REPLY.FROZEN end
+  if m.frozen ~= UNMARKED then return REPLY.FROZEN end
   if m.state == FUNDING then return REPLY.FUNDING end
   if redis.call('HLEN', e.g) ~= fields(m) and not (m.named == 1 and m.length == 0) then
     return REPLY.MISSING
@@ -345,7 +346,7 @@ local function decline(keys, args)
   local m = sound(keys[3])
   if m == nil or m.tenant ~= args[6] or m.named ~= 1 then return { REPLY.MISSING } end
   local value = redis.call('HGET', keys[3], args[7])
-  if m.frozen == 1 then return { REPLY.FROZEN } end
+  if m.frozen ~= UNMARKED then return { REPLY.FROZEN } end
   if m.state == FUNDING then return { REPLY.FUNDING } end
   if not value and m.length > 0 then return { REPLY.MISSING } end
   if is_declined(value, m.width) then return { REPLY.DECLINED, grant_reply(0, value, m.width) } end
@@ -473,7 +474,7 @@ local function close(keys, args)
   if other then return { REPLY.EPOCH, other } end
   local m, there = sound(keys[2])
   if m == nil and there then return { REPLY.DAMAGED } end
-  if m and m.frozen == 1 then return { REPLY.FROZEN } end
+  if m and m.frozen ~= UNMARKED then return { REPLY.FROZEN } end
   if m and m.state == FUNDING and m.compact == 1 then return { REPLY.STALE } end
   if m and OVER[m.state] then return { REPLY.OK, m.state, m.base + m.next } end
   local wanted, expires_at = tonumber(args[5]), m and m.expires_at or tonumber(args[6])
@@ -497,17 +498,27 @@ local function close(keys, args)
   return { REPLY.OK, m.state, m.base + m.next }
 end
 
--- KEYS     epoch, g
--- ARGV     partition, epoch, mark 0|1
+-- KEYS     epoch, g, marked
+-- ARGV     partition, epoch, id, mark that is set or 0 to lift, the heaviest that is lifted
 -- Replies  {OK}, also where nothing is there
+-- Keeps    a heavier mark stays
 local function freeze(keys, args)
   local other = other_epoch(tonumber(args[1]), tonumber(args[2]), keys[1])
   if other then return { REPLY.EPOCH, other } end
+  local kind = redis.call('TYPE', keys[3]).ok
+  if kind ~= 'none' and kind ~= 'zset' then return { REPLY.DAMAGED, keys[3] } end
   local m = sound(keys[2])
-  if m and m.frozen ~= tonumber(args[3]) then
-    m.frozen = tonumber(args[3])
-    redis.call('HSET', keys[2], '', packed(m))
+  if m == nil then return { REPLY.OK } end
+  local mark = tonumber(args[4])
+  if mark ~= UNMARKED then
+    if m.frozen >= mark then return { REPLY.OK } end
+    redis.call('ZADD', keys[3], 0, args[3])
+  else
+    if m.frozen > tonumber(args[5]) then return { REPLY.OK } end
+    redis.call('ZREM', keys[3], args[3])
   end
+  m.frozen = mark
+  redis.call('HSET', keys[2], '', packed(m))
   return { REPLY.OK }
 end
 
@@ -521,7 +532,7 @@ local function remove(keys, args)
   for i = 3, #args do
     local k = 3 + (i - 3) * 5
     local m = sound(keys[k])
-    if m and OVER[m.state] and m.frozen == 0 then
+    if m and OVER[m.state] and m.frozen == UNMARKED then
       redis.call('UNLINK', keys[k], keys[k + 1], keys[k + 2], keys[k + 3], keys[k + 4])
       redis.call('ZREM', keys[2], args[i])
       removed = removed + 1

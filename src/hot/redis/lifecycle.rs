@@ -12,7 +12,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::core::{Call, Core};
-use super::layout::{Meta, Reader, put_amount, state_code, state_of, width_of};
+use super::layout::{Meta, Reader, mark_code, put_amount, state_code, state_of, width_of};
 use super::reply::{self, Reply};
 use crate::domain::envelope::{
     CloseReason, HotState, Kind, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
@@ -20,7 +20,7 @@ use crate::domain::envelope::{
 use crate::domain::grab::Grant;
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 use crate::domain::money::AMOUNT_MINOR_MAX;
-use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk};
+use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk, Mark};
 
 /// Bytes of packed shares that one command reads back.
 const READ_BACK_BYTES: usize = 65_536;
@@ -268,20 +268,27 @@ impl Core {
         })
     }
 
-    /// Sets or takes off the mark.
-    pub async fn mark_frozen(
+    /// Sets a mark, or lifts one that is not heavier than `upto`.
+    pub async fn mark(
         &self,
         epoch: Epoch,
         id: EnvelopeId,
-        frozen: bool,
+        mark: Option<Mark>,
+        upto: Mark,
     ) -> Result<(), HotError> {
         let partition = self.partition(id);
         self.stands(partition, epoch)?;
         let call = Call::writing(self, "freeze_1", partition)
             .key(self.keys.envelope(id).grabs)
+            .key(self.keys.marked(partition))
             .under(epoch)
-            .number(u8::from(frozen));
-        self.call(call).await.map(|_| ())
+            .arg(id.to_bytes())
+            .number(mark_code(mark))
+            .number(mark_code(Some(upto)));
+        match self.call(call).await? {
+            (Reply::Ok, _) => Ok(()),
+            (code, items) => Err(unexpected(code, items)),
+        }
     }
 }
 

@@ -56,7 +56,8 @@ use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
     CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
-    LoadChunk, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX, Standing,
+    LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX,
+    Standing, VIEWS_PER_CALL_MAX,
 };
 
 /// Ids that one page of `envelopes` holds.
@@ -187,11 +188,25 @@ impl HotStore for RedisStore {
     }
 
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
-        self.core.mark_frozen(epoch, envelope, true).await
+        let mark = Some(Mark::Books);
+        self.core.mark(epoch, envelope, mark, Mark::Books).await
     }
 
-    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
-        self.core.mark_frozen(epoch, envelope, false).await
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError> {
+        self.core.mark(epoch, envelope, None, upto).await
+    }
+
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
     }
 
     async fn outbox(

@@ -15,7 +15,7 @@ use super::layout::{entry_of, id_of, number_of};
 use super::reply;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
-use crate::hot::{HotError, HotVitals, PendingShare};
+use crate::hot::{HotError, HotVitals, Mark, PendingShare};
 
 /// Pairs of one call of `settled_1`: each reads an entry.
 const PAIRS_PER_CALL_MAX: usize = 500;
@@ -217,6 +217,32 @@ impl Core {
         after: Option<EnvelopeId>,
         limit: usize,
     ) -> Result<Vec<EnvelopeId>, HotError> {
+        self.ids(|partition| self.keys.index(partition), after, limit)
+            .await
+    }
+
+    /// Marked envelopes above `after`, ascending, at most `limit`.
+    pub async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        let ids = self
+            .ids(|partition| self.keys.marked(partition), after, limit)
+            .await?;
+        let views = self.view(ids).await?.into_iter().flatten();
+        Ok(views
+            .filter_map(|view| Some((view.envelope, view.frozen?)))
+            .collect())
+    }
+
+    /// A page of the ids that the partitions' sorted sets hold.
+    async fn ids(
+        &self,
+        key: impl Fn(Partition) -> String,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError> {
         let partitions = usize::from(self.keys.count().get());
         // Ids are random, so partitions have about the same number of each page.
         let each = (2 * limit / partitions + 8).min(limit).max(1);
@@ -224,7 +250,7 @@ impl Core {
         let page = |partition| {
             let mut range = redis::cmd("ZRANGE");
             range
-                .arg(self.keys.index(partition))
+                .arg(key(partition))
                 .arg(&from[..])
                 .arg("+")
                 .arg("BYLEX");

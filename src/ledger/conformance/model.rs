@@ -112,6 +112,8 @@ impl Model {
         if sheet.claims.get(&share) == Some(&claim) {
             return Settled::Duplicate;
         }
+        // Paid after all, below: then nothing is set aside any more.
+        let letter = (share, claim);
         let set_aside = |list: &mut Vec<_>| {
             if !list.contains(&(share, claim)) {
                 list.push((share, claim));
@@ -131,6 +133,7 @@ impl Model {
             sheet.claims.insert(share, claim);
             let to = if claim.2 { sheet.sender } else { claim.0 };
             self.accounts[to] += claim.1;
+            sheet.letters.retain(|other| *other != letter);
             Settled::Paid
         }
     }

@@ -18,8 +18,8 @@ use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
-    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, PendingShare,
-    Repair, Standing,
+    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
+    PendingShare, Repair, Standing,
 };
 use crate::ledger::conformance::{NOON_MS, World};
 use crate::ledger::sqlite::SqliteLedger;
@@ -139,7 +139,7 @@ impl HotStore for Scripted {
             envelope: envelopes[0],
             terms: publisher::any_terms(),
             state,
-            frozen: false,
+            frozen: None,
             taken_count: 0,
             taken_minor: 0,
             declined_count: 0,
@@ -188,8 +188,16 @@ impl HotStore for Scripted {
         self.told("freeze", epoch)
     }
 
-    async fn unfreeze(&self, epoch: Epoch, _: EnvelopeId) -> Result<(), HotError> {
+    async fn unfreeze(&self, epoch: Epoch, _: EnvelopeId, _: Mark) -> Result<(), HotError> {
         self.told("unfreeze", epoch)
+    }
+
+    async fn marked(
+        &self,
+        _: Option<EnvelopeId>,
+        _: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        unreachable!("nobody asks for marks here")
     }
 
     async fn outbox(
