@@ -81,6 +81,33 @@ pub async fn a_close_of_an_older_epoch_refunds_nothing(world: &World) {
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_close_forgives_a_replaced_store_what_it_lost(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 40)]).await;
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    let finish = |epoch| {
+        let under = Under { epoch, ..FIRST };
+        let ledger = &world.ledger;
+        ledger.finish_close(under, id, CloseReason::Expired, 0)
+    };
+    let contradicted = finish(Epoch::FIRST).await;
+    let waits = matches!(
+        contradicted,
+        Ok(CloseProgress::Waiting {
+            claimed_count: 1,
+            ..
+        })
+    );
+    assert!(waits, "{contradicted:?}");
+    advance(world, &[(0, 1)], "redis a").await;
+    let closed = finish(Epoch(2)).await;
+    assert!(matches!(closed, Ok(CloseProgress::Closed(_))), "{closed:?}");
+    assert_eq!(world.has("alice").await, (60, 0));
+    assert_eq!(world.has("bob").await, (40, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn an_epoch_advances_once_however_many_race_for_it(world: &World) {
     let race = |server| advance(world, &[(3, 1), (4, 1)], server);
     let (a, b) = tokio::join!(race("redis a"), race("redis b"));

@@ -20,7 +20,7 @@
 use rusqlite::{Connection, params_from_iter};
 
 use crate::domain::envelope::{BookState, CloseReason};
-use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
 use crate::domain::posting::PostingKind;
 use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
 
@@ -67,7 +67,7 @@ pub(super) fn begin_close(
 
 pub(super) fn finish_close(
     books: &Books<'_>,
-    id: EnvelopeId,
+    (id, epoch): (EnvelopeId, Epoch),
     reason: CloseReason,
     taken_count: u32,
 ) -> Result<CloseProgress, LedgerError> {
@@ -87,8 +87,11 @@ pub(super) fn finish_close(
 
     // ---- decide ----
     let claimed_count = envelope.settled_count + envelope.declined_count;
-    // A hot store that lost some of what is settled says less.
-    if claimed_count < taken_count || dead_letters > 0 {
+    // Fewer granted than claimed: a store that was replaced may have lost some of what is settled;
+    // from one that never was it is a contradiction, which never closes.
+    let replaced = epoch != Epoch::FIRST;
+    let covered = claimed_count == taken_count || (claimed_count > taken_count && replaced);
+    if !covered || dead_letters > 0 {
         return Ok(CloseProgress::Waiting {
             claimed_count,
             dead_letters,

@@ -256,7 +256,7 @@ impl Ledger for SqliteLedger {
     ) -> Result<CloseProgress, LedgerError> {
         self.write(move |books| {
             partitions::check(books.db, under)?;
-            close::finish_close(books, envelope, reason, taken_count)
+            close::finish_close(books, (envelope, under.epoch), reason, taken_count)
         })
         .await
     }
