@@ -39,6 +39,8 @@ pub mod clock;
 pub mod config;
 pub mod telemetry;
 
+mod stores;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,17 +54,12 @@ use clock::Clock;
 use config::folder::{Folder, Ports};
 use config::keys::Keys;
 use config::{Config, Transport};
-use hot::HotStore;
-use hot::embedded::EmbeddedStore;
 use ledger::Ledger;
-use ledger::sqlite::{Entropy, SqliteLedger};
+use ledger::sqlite::Entropy;
 use settle::Settlement;
+use stores::Stores;
 use telemetry::{metrics, probes};
 
-/// The file of the hot store in the data folder.
-const HOT_FILE: &str = "hot.sqlite";
-/// The file of the ledger in the data folder.
-const LEDGER_FILE: &str = "ledger.sqlite";
 /// Between two looks at whether the process is ready: a probe every second sees the truth.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Looks between two foldings of the metrics: 5 s.
@@ -91,6 +88,9 @@ pub enum ServeError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// The books belong to another hot store than the one that is configured.
+    #[error("{0}")]
+    Layout(String),
     /// A store has stopped for good, since memory and disk may differ.
     #[error("{0}. Nothing that was acknowledged is lost: mend the disk and start again")]
     Stopped(String),
@@ -176,7 +176,8 @@ pub async fn serve(
     let _stop_probing = probing.clone().drop_guard();
     tokio::spawn(probes::serve(listeners.http, readiness.clone(), probing));
 
-    let (stores, folder, pepper) = Stores::open(place).await?;
+    let (stores, folder, pepper) = Stores::open(place, &config).await?;
+    stores.greet().await;
     let closing = CancellationToken::new();
     let joined = Joined::new(&config, &stores, pepper, closing.clone())?;
     let settling = CancellationToken::new();
@@ -205,7 +206,7 @@ pub async fn serve(
 
     let failed = tokio::select! {
         () = shutdown.cancelled() => None,
-        failed = stores.stopped() => Some(failed),
+        ended = stores.watch(closing.clone()) => ended.err(),
         failed = running.ended() => Some(failed),
         () = keep_looking(&joined, &stores, &readiness, &config, &folder) => None,
     };
@@ -220,7 +221,7 @@ pub async fn serve(
         return Err(failed);
     }
     running.finish_within(&config, &joined, &settling).await;
-    stores.hot.shutdown().await;
+    stores.shutdown().await;
     tracing::info!("ended");
     Ok(())
 }
@@ -234,49 +235,6 @@ fn tell_where(config: &Config, ports: Ports, folder: &Folder) {
         data = %folder.path().display(),
         "serving"
     );
-}
-
-/// Both stores, opened.
-struct Stores {
-    hot: Arc<EmbeddedStore>,
-    ledger: Arc<SqliteLedger>,
-}
-
-impl Stores {
-    /// Reads what both files have; blocks, so on a thread of its own.
-    async fn open(place: Place) -> Result<(Self, Folder, domain::audience::Pepper), ServeError> {
-        let open = move || {
-            let Place {
-                folder,
-                keys,
-                clock,
-                entropy,
-            } = place;
-            let failed = |file, why: String| ServeError::Open { file, why };
-            let path = folder.path().join(LEDGER_FILE);
-            let ledger = SqliteLedger::open(&path, Arc::clone(&clock), keys.seal, entropy)
-                .map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
-            let path = folder.path().join(HOT_FILE);
-            let hot = EmbeddedStore::open(&path, clock, hot::embedded::Limits::default())
-                .map_err(|e| failed(HOT_FILE, e.to_string()))?;
-            let stores = Self {
-                hot: Arc::new(hot),
-                ledger: Arc::new(ledger),
-            };
-            Ok((stores, folder, keys.pepper))
-        };
-        tokio::task::spawn_blocking(open)
-            .await
-            .map_err(|e| ServeError::Ended(format!("the stores can't be opened: {e}")))?
-    }
-
-    /// Waits until one of them has stopped for good.
-    async fn stopped(&self) -> ServeError {
-        tokio::select! {
-            why = self.hot.stopped() => ServeError::Stopped(format!("the hot store has stopped: {why}")),
-            why = self.ledger.stopped() => ServeError::Stopped(format!("the ledger has stopped: {why}")),
-        }
-    }
 }
 
 /// The rooms between the stores and the sockets.
@@ -293,8 +251,7 @@ impl Joined {
         pepper: domain::audience::Pepper,
         closing: CancellationToken,
     ) -> Result<Self, ServeError> {
-        let hot: Arc<dyn HotStore> = Arc::clone(&stores.hot) as _;
-        let ledger: Arc<dyn Ledger> = Arc::clone(&stores.ledger) as _;
+        let (hot, ledger) = (stores.hot(), stores.ledger());
         let amounts = Arc::new(publish::Amounts::new(Arc::clone(&ledger)));
         let publisher = Arc::new(publish::Publisher::new(
             Arc::clone(&hot),
@@ -339,8 +296,8 @@ impl Joined {
     /// Why the process does not want traffic now.
     fn reasons(&self, stores: &Stores, config: &Config) -> Vec<String> {
         let mut reasons = Vec::new();
-        reasons.extend(stores.hot.ready().err());
-        reasons.extend(stores.ledger.ready().err());
+        reasons.extend(stores.hot().ready().err());
+        reasons.extend(stores.ledger().ready().err());
         let seen = self.settlement.vitals().seen();
         let age_ms = seen.oldest_unsettled_age_ms(self.clock.now());
         if age_ms > config.ready.unsettled_age_max_ms {
@@ -386,19 +343,11 @@ async fn keep_looking(
         look(joined, stores, readiness, config).await;
         if looks.is_multiple_of(LOOKS_PER_UPKEEP) {
             metrics::upkeep();
-            for (store, file) in [("hot", HOT_FILE), ("ledger", LEDGER_FILE)] {
-                metrics::store_holds(store, bytes_of(&folder.path().join(file)));
+            for (store, bytes) in stores.bytes(folder) {
+                metrics::store_holds(store, bytes);
             }
         }
     }
-}
-
-/// A store's file with its write-ahead log; 0 for what can't be looked at.
-fn bytes_of(file: &std::path::Path) -> u64 {
-    let mut log = file.as_os_str().to_owned();
-    log.push("-wal");
-    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |m| m.len());
-    size(file) + size(log.as_ref())
 }
 
 type Listening = JoinHandle<Result<(), String>>;

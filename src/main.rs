@@ -7,6 +7,7 @@
 //! | one configuration | a setting that can't be | 64 |
 //! | claim the data folder, read its keys | in use, readable by others | 64 |
 //! | bind the listeners | a port in use | 64 |
+//! | open the stores | books of another hot store | 64 |
 //! | serve until SIGTERM or SIGINT | a store stops | 70 |
 //!
 //! A client command goes from the first step to `cli::run`, which has the other codes.
@@ -64,7 +65,10 @@ fn main() -> ExitCode {
         Invocation::Serve(sources) => match run(&sources) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                let ours = matches!(error.downcast_ref(), Some(ServeError::Bind { .. }));
+                let ours = matches!(
+                    error.downcast_ref(),
+                    Some(ServeError::Bind { .. } | ServeError::Layout(_))
+                );
                 let usage = ours || error.is::<ConfigError>();
                 let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };
                 told(&error.to_string(), code)

@@ -10,6 +10,7 @@ use super::admission::Admission;
 use super::grab_stream::IN_FLIGHT_MAX;
 use super::status::ApiError;
 use super::{MESSAGE_BYTES_MAX, wire};
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{EXCLUSIVE_SHARES_MAX, EXPIRES_IN_MS_MAX, GREETING_BYTES_MAX};
 use crate::domain::fairness::LEAVES_PER_BATCH;
 use crate::domain::id::{ID_BYTES_MAX, Partition};
@@ -38,12 +39,12 @@ pub(super) async fn get_service_info(
     let declared = api.currencies.declared();
     Ok(v1::GetServiceInfoResponse {
         version: api.version.to_owned(),
-        ack_level: v1::AckLevel::Embedded.into(),
+        ack_level: ack_level(api).into(),
         ack_level_declared: false,
-        hot_store: "embedded".to_owned(),
+        hot_store: api.hot.kind().to_owned(),
         ledger: "sqlite".to_owned(),
         partition_count: u32::from(count.get()),
-        epochs: vec![epoch(Partition::ZERO)],
+        epochs: count.all().map(epoch).collect(),
         limits: Some(limits()),
         declared_units: declared
             .map(|(currency, decimals)| v1::DeclaredUnit {
@@ -54,6 +55,15 @@ pub(super) async fn get_service_info(
         fairness_batches: batches.into_iter().map(batch).collect(),
         sender_may_grab: api.sender_may_grab,
     })
+}
+
+fn ack_level(api: &Api) -> v1::AckLevel {
+    match api.hot.ack_level() {
+        None => v1::AckLevel::Unspecified,
+        Some(AckLevel::Embedded) => v1::AckLevel::Embedded,
+        Some(AckLevel::Memory) => v1::AckLevel::Memory,
+        Some(AckLevel::Fsync) => v1::AckLevel::Fsync,
+    }
 }
 
 fn limits() -> v1::Limits {

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, Grant, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId, UnixMs};
@@ -198,6 +199,12 @@ pub struct HotVitals {
 /// The only door to the hot store. Every reply states only what is durable at the level in force.
 #[async_trait]
 pub trait HotStore: Send + Sync + 'static {
+    /// What it is made of: `embedded` or `redis`.
+    fn kind(&self) -> &'static str;
+
+    /// What an acknowledged grab survives; `None` before that was found out.
+    fn ack_level(&self) -> Option<AckLevel>;
+
     /// How many partitions there are.
     fn partitions(&self) -> PartitionCount;
 

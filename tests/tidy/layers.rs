@@ -46,6 +46,11 @@ const ROOMS: &[Room] = &[
         name: "api",
         knows: &["domain", "hot", "ledger", "publish", "audit"],
     },
+    // Opens what the configuration names; the only place that knows both stores by name.
+    Room {
+        name: "stores",
+        knows: &["domain", "hot", "ledger", "publish"],
+    },
     // A client like any other; the domain only to verify a proof offline.
     Room {
         name: "cli",

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
@@ -43,6 +44,14 @@ impl Gated {
 
 #[async_trait]
 impl HotStore for Gated {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn ack_level(&self) -> Option<AckLevel> {
+        Some(AckLevel::Embedded)
+    }
+
     fn partitions(&self) -> PartitionCount {
         self.inner.partitions()
     }

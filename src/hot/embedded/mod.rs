@@ -56,6 +56,7 @@ pub use self::log::OpenError;
 use self::queue::{Answer, Call, GrabCall, Queue};
 use self::writer::{Alarm, Desk, Shared, Writer};
 use crate::clock::Clock;
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{
     CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
 };
@@ -240,6 +241,14 @@ impl Drop for EmbeddedStore {
 
 #[async_trait]
 impl HotStore for EmbeddedStore {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn ack_level(&self) -> Option<AckLevel> {
+        Some(AckLevel::Embedded)
+    }
+
     fn partitions(&self) -> PartitionCount {
         PartitionCount::ONE
     }

