@@ -18,12 +18,33 @@ pub use moved::{ManualClock, OffsetClock, OffsetUnreadable};
 pub trait Clock: Send + Sync + 'static {
     /// Now, by this clock. May step back when the system's clock is set.
     fn now(&self) -> UnixMs;
+
+    /// What a store that has a clock of its own is told about time.
+    fn for_store(&self) -> StoreClock {
+        StoreClock::Own { offset_ms: 0 }
+    }
 }
 
 impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     fn now(&self) -> UnixMs {
         (**self).now()
     }
+
+    fn for_store(&self) -> StoreClock {
+        (**self).for_store()
+    }
+}
+
+/// By which time a store decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreClock {
+    /// By its own, and so many milliseconds beside it; 0 outside tests.
+    Own {
+        /// Milliseconds, negative for a clock that is behind.
+        offset_ms: i64,
+    },
+    /// It stands at an instant. Tests only.
+    Standing(UnixMs),
 }
 
 /// Now, on the scale of the runtime's timers: for deadlines and lifetimes of this process, which a
@@ -57,7 +78,7 @@ mod moved {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use super::{Clock, SystemClock};
+    use super::{Clock, StoreClock, SystemClock};
     use crate::domain::id::UnixMs;
 
     /// Stands still until it is moved. Clones show the same time.
@@ -84,6 +105,10 @@ mod moved {
     impl Clock for ManualClock {
         fn now(&self) -> UnixMs {
             UnixMs(self.0.load(Ordering::SeqCst))
+        }
+
+        fn for_store(&self) -> StoreClock {
+            StoreClock::Standing(self.now())
         }
     }
 
@@ -129,6 +154,14 @@ mod moved {
                 self.offset_ms.store(offset_ms, Ordering::SeqCst);
             }
             system.plus_ms(self.offset_ms.load(Ordering::SeqCst))
+        }
+
+        fn for_store(&self) -> StoreClock {
+            if let Ok(offset_ms) = read(&self.file) {
+                self.offset_ms.store(offset_ms, Ordering::SeqCst);
+            }
+            let offset_ms = self.offset_ms.load(Ordering::SeqCst);
+            StoreClock::Own { offset_ms }
         }
     }
 

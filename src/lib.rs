@@ -358,6 +358,8 @@ impl Joined {
 }
 
 async fn look(joined: &Joined, stores: &Stores, readiness: &probes::Readiness, config: &Config) {
+    let age_ms = joined.settlement.vitals().seen().oldest_age_ms;
+    joined.api.settlement_is_behind(age_ms);
     let reasons = joined.reasons(stores, config);
     let ready = reasons.is_empty();
     let told = reasons.join("; ");

@@ -163,7 +163,11 @@ impl ServerProcess {
     /// The money audit: an error unless every unit is where it belongs and nothing is in flight.
     pub async fn audit(&self) -> anyhow::Result<v1::AuditResponse> {
         let found = AdminServiceClient::new(connect(self.ports.admin).await?)
-            .audit(v1::AuditRequest::default())
+            .audit(v1::AuditRequest {
+                operator: "bench".to_owned(),
+                reason: "the end of a measurement".to_owned(),
+                ..v1::AuditRequest::default()
+            })
             .await
             .context("Audit failed")?
             .into_inner();

@@ -19,7 +19,11 @@ pub async fn audit(admin: &Address, wait: Duration) -> anyhow::Result<v1::AuditR
     let began = Instant::now();
     loop {
         let found = client
-            .audit(v1::AuditRequest::default())
+            .audit(v1::AuditRequest {
+                operator: "loadtest".to_owned(),
+                reason: "the end of a rehearsal".to_owned(),
+                ..v1::AuditRequest::default()
+            })
             .await
             .context("Audit failed")?
             .into_inner();

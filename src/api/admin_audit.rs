@@ -1,7 +1,11 @@
-//! Audit: conservation across both stores, as an operator asks for it. Writes nothing.
+//! Audit: conservation across both stores, as an operator asks for it. Writes nothing but the record
+//! of the act.
 //!
 //! # Bounds
 //! [`AUDITS_MAX`] at a time.
+//!
+//! # Ordering
+//! The act is on record before the report is shown.
 //!
 //! # Not here
 //! The law (`domain::books`) and the gathering (`audit`).
@@ -9,11 +13,13 @@
 use red_envelope_proto::v1;
 
 use super::Api;
+use super::admin_freeze::said;
 use super::admission::Admission;
 use super::status::{ApiError, Full};
 use super::wire;
 use crate::audit::{self, AuditError, AuditOptions, AuditReport, CurrencyTotals};
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
+use crate::domain::id::TenantId;
 use crate::telemetry::metrics;
 
 /// Audits that run at once: each reads every row, and a second one tells nothing new.
@@ -26,7 +32,19 @@ pub(super) async fn audit(
 ) -> Result<v1::AuditResponse, ApiError> {
     let mut a = Admission::default();
     let tenant = a.tenant_or_all(&request.tenant);
-    let tenant = a.admit(tenant)?;
+    let said = said(&mut a, &request.operator, &request.reason);
+    let (tenant, said) = a.admit(tenant.zip(said))?;
+    let act = said.act("audit", None);
+    match run(api, tenant).await {
+        Ok(report) => {
+            api.ledger.record_act(act).await?;
+            Ok(answer(report))
+        }
+        Err(error) => Err(api.refused(act, error).await),
+    }
+}
+
+async fn run(api: &Api, tenant: Option<TenantId>) -> Result<AuditReport, ApiError> {
     let _turn = api.audits.try_acquire().map_err(|_| {
         metrics::shed(Full::Audits.name(), 1);
         ApiError::Shed(Full::Audits)
@@ -37,7 +55,7 @@ pub(super) async fn audit(
         AuditError::Hot(error) => ApiError::from(error),
     })?;
     metrics::audited(report.discrepancy_count);
-    Ok(answer(report))
+    Ok(report)
 }
 
 fn answer(report: AuditReport) -> v1::AuditResponse {

@@ -4,6 +4,9 @@
 //! A replay reads the letter, re-derives from the envelope's seed what the share is worth, and has
 //! the ledger try again with that amount in the transaction that records the act.
 //!
+//! # Ordering
+//! Every act is on record before it is answered, a look and a refusal too.
+//!
 //! # Not here
 //! Why a record could not be settled: the ledger's stable reason.
 
@@ -30,9 +33,15 @@ pub(super) async fn list_dead_letters(
     let size = a.page_size(request.page_size, LETTERS_PER_PAGE, PAGE_ROWS_MAX);
     let page = api.tokens.page("ListDeadLetters", &[&request.tenant]);
     let after = page.cursor(&mut a, &request.page_token);
-    let tenant = a.admit(tenant)?;
+    let said = said(&mut a, &request.operator, &request.reason);
+    let (tenant, said) = a.admit(tenant.zip(said))?;
     let after = after.map_or(i64::MIN, |Cursor(row)| row);
-    let rows = api.ledger.dead_letters(tenant, after, size).await?;
+    let act = said.act("list_dead_letters", None);
+    let rows = match api.ledger.dead_letters(tenant, after, size).await {
+        Ok(rows) => rows,
+        Err(error) => return Err(api.refused(act, error.into()).await),
+    };
+    api.ledger.record_act(act).await?;
     let next = rows.last().filter(|_| rows.len() == size);
     Ok(v1::ListDeadLettersResponse {
         next_page_token: next
@@ -75,7 +84,11 @@ pub(super) async fn replay_dead_letter(
         Err(error) => return Err(api.refused(act, error).await),
     };
     let act = said.act("replay_dead_letter", Some(found.record.envelope));
-    let amount = amount(api, found.record.envelope, found.record.grant.share).await?;
+    let record = &found.record;
+    let amount = match amount(api, record.envelope, record.grant.share).await {
+        Ok(amount) => amount,
+        Err(error) => return Err(api.refused(act, error).await),
+    };
     let tried = api
         .ledger
         .replay_dead_letter(row, amount, act.clone())

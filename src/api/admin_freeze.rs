@@ -3,20 +3,15 @@
 //! # Shape
 //! | step | door |
 //! |---|---|
-//! | 1. the mark and the act on record, in one transaction | `ledger.freeze`, `ledger.unfreeze` |
-//! | 2. the mark where grabs are decided | `hot.freeze`, `hot.unfreeze` |
+//! | the mark and the act on record, and the mark where grabs are decided | `publish::marks` |
 //! | a refused act is put on record by itself | `ledger.record_act` |
 //!
-//! # Bounds
-//! [`MARK_TRIES_MAX`] marks, one more for each new epoch.
-//!
 //! # Ordering
-//! The books first: nothing settles or is refunded from step 1 on. Grabs go on until step 2; they
-//! are parked.
+//! Frozen, the books come first: nothing settles or is refunded from then on, and grabs that are
+//! granted a moment longer are parked.
 //!
 //! # If it crashes here
-//! Between 1 and 2 the books are frozen and grabs are still granted, and parked. The operator had
-//! no answer; the repeated call does step 2 and answers `replayed`.
+//! The operator had no answer. The sweeper makes the marks alike, and the repeated call answers.
 //!
 //! # Not here
 //! What an unfrozen envelope does next: settlement finds it in the state in which it stood.
@@ -29,13 +24,11 @@ use super::sight::Viewer;
 use super::status::ApiError;
 use crate::domain::envelope::Terms;
 use crate::domain::id::{EnvelopeId, PersonId, TenantId, UnixMs};
-use crate::hot::HotError;
 use crate::ledger::AdminAct;
+use crate::publish::marks::{self, MarkError};
 
 /// Bytes of an act's reason.
 pub const REASON_BYTES_MAX: usize = 256;
-/// Marks that one act sends: a partition changes its epoch once in a failover.
-pub const MARK_TRIES_MAX: usize = 2;
 
 /// Who and why, as every act must say.
 pub(super) struct Said {
@@ -143,18 +136,16 @@ async fn mark(
         Ok(terms) => terms,
         Err(error) => return Err(api.refused(act, error).await),
     };
-    // 1. the books
     let marked = if freeze {
-        api.ledger.freeze(id, act.clone()).await
+        marks::freeze(&*api.hot, &*api.ledger, id, act.clone()).await
     } else {
-        api.ledger.unfreeze(id, act.clone()).await
+        marks::unfreeze(&*api.hot, &*api.ledger, id, act.clone()).await
     };
     let replayed = match marked {
         Ok(replayed) => replayed,
-        Err(error) => return Err(api.refused(act, error.into()).await),
+        Err(MarkError::Ledger(error)) => return Err(api.refused(act, error.into()).await),
+        Err(MarkError::Hot(error)) => return Err(error.into()),
     };
-    // 2. the hot store
-    mark_hot(api, id, freeze).await?;
     let snapshot = api.snapshot(id).await?;
     // Operators see what the sender sees.
     let viewer = Viewer {
@@ -162,22 +153,4 @@ async fn mark(
         own: None,
     };
     Ok((snapshot.envelope(&viewer), replayed))
-}
-
-async fn mark_hot(api: &Api, id: EnvelopeId, freeze: bool) -> Result<(), ApiError> {
-    for _ in 0..MARK_TRIES_MAX {
-        let epoch = api.epoch(id);
-        let marked = if freeze {
-            api.hot.freeze(epoch, id).await
-        } else {
-            api.hot.unfreeze(epoch, id).await
-        };
-        match marked {
-            Ok(()) => return Ok(()),
-            Err(HotError::Epoch(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let words = "the partition changed its epoch twice";
-    Err(ApiError::Unavailable(words.into()))
 }

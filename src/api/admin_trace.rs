@@ -9,7 +9,7 @@
 use red_envelope_proto::v1;
 
 use super::Api;
-use super::admin_freeze::Said;
+use super::admin_freeze::said;
 use super::admission::Admission;
 use super::list_grabs::page_of;
 use super::sight::{Snapshot, Viewer};
@@ -31,12 +31,8 @@ pub(super) async fn trace_envelope(
     let mut a = Admission::default();
     let tenant = a.tenant(&request.tenant);
     let id = a.envelope("envelope_id", &request.envelope_id);
-    let operator = a.name("operator", &request.operator);
-    let ((tenant, id), operator) = a.admit(tenant.zip(id).zip(operator))?;
-    let said = Said {
-        operator,
-        reason: String::new(),
-    };
+    let said = said(&mut a, &request.operator, &request.reason);
+    let ((tenant, id), said) = a.admit(tenant.zip(id).zip(said))?;
     let act = said.act("trace", Some(id));
     let found = match api.of_tenant(&tenant, id).await {
         Ok(_) => api.snapshot(id).await,

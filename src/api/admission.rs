@@ -27,6 +27,8 @@ pub const OFFENCES_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub struct Admission {
     offences: Vec<Offence>,
+    /// Wrong now, and perhaps not when the same request first came.
+    by_now: Vec<Offence>,
 }
 
 impl Admission {
@@ -40,21 +42,48 @@ impl Admission {
         }
     }
 
+    /// Remembers what is wrong by now: it hangs on the hour or on what this server accepts, so the
+    /// same request may have been served before.
+    pub fn offend_by_now(&mut self, field: impl Into<Cow<'static, str>>, says: impl Into<String>) {
+        if self.by_now.len() < OFFENCES_MAX {
+            self.by_now.push(Offence {
+                field: field.into(),
+                says: says.into(),
+            });
+        }
+    }
+
     /// Whether nothing was wrong so far.
     #[cfg(test)]
     pub fn clean(&self) -> bool {
-        self.offences.is_empty()
+        self.offences.is_empty() && self.by_now.is_empty()
     }
 
     /// Ends the checks.
     ///
     /// # Errors
     /// Everything that was wrong.
-    pub fn close(self) -> Result<(), ApiError> {
+    pub fn close(mut self) -> Result<(), ApiError> {
+        self.offences.append(&mut self.by_now);
+        self.offences.truncate(OFFENCES_MAX);
         if self.offences.is_empty() {
             return Ok(());
         }
         Err(ApiError::Invalid(self.offences))
+    }
+
+    /// As [`Admission::admit`], but for what is wrong by now: that is answered too, and a request
+    /// that was served before passes in spite of it.
+    ///
+    /// # Errors
+    /// Everything that was wrong, if something was wrong at any time.
+    pub fn admit_before_now<T>(mut self, made: Option<T>) -> Result<(T, Vec<Offence>), ApiError> {
+        let by_now = match self.offences.is_empty() {
+            true => std::mem::take(&mut self.by_now),
+            // What is wrong by now is told with the rest.
+            false => Vec::new(),
+        };
+        Ok((self.admit(made)?, by_now))
     }
 
     /// As [`Admission::close`], with what the checks made of the request. A check that failed left
@@ -132,10 +161,17 @@ impl Admission {
     ) -> Option<Currency> {
         match currencies.find(code) {
             Ok(currency) => Some(currency),
-            Err(error) => {
-                self.offend(field, error.to_string());
-                None
-            }
+            Err(error) => match Currency::from_code(code) {
+                // A unit that an operator declared, and no longer does.
+                Some(currency) => {
+                    self.offend_by_now(field, error.to_string());
+                    Some(currency)
+                }
+                None => {
+                    self.offend(field, error.to_string());
+                    None
+                }
+            },
         }
     }
 

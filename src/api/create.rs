@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | 1. check everything, hash the request | `draft` | |
 //! | 2. hold: sender → escrow, one transaction | `Ledger::fund` | `create::after_fund` |
-//! | 3. shares into the hot store, open, mark | `Publisher::publish` | its own |
+//! | 3. shares into the hot store, open, mark | `Publisher::publish_new`, for a replay `publish` | its own |
 //! | 4. answer as the sender sees it | `sight` | `create::before_reply` |
 //!
 //! # Bounds
@@ -13,7 +13,8 @@
 //! [`BACKGROUND_PUBLISHES_MAX`] tasks; beyond that the sweeper publishes.
 //!
 //! # Ordering
-//! Nothing is written before everything was checked. A grab is possible only after the hold.
+//! Nothing is written before everything was checked. A repeat is answered as the first time, though
+//! the hour or the accepted units would refuse it by now. A grab is possible only after the hold.
 //!
 //! # If it crashes here
 //! Before step 2 nothing happened. After it the same request finds its envelope, goes on with step
@@ -30,10 +31,10 @@ use red_envelope_proto::v1;
 use super::Api;
 use super::draft::{Drafted, Rules, draft};
 use super::sight::Viewer;
-use super::status::ApiError;
+use super::status::{ApiError, Offence};
 use crate::domain::envelope::{BookState, SYNCHRONOUS_SHARES_MAX};
 use crate::domain::id::EnvelopeId;
-use crate::ledger::{EnvelopeRow, Fund};
+use crate::ledger::{EnvelopeRow, Fund, Funded};
 use crate::telemetry::metrics;
 
 /// Large envelopes that are published at once without a waiting caller: the vectors of four of the
@@ -56,17 +57,16 @@ pub(super) async fn create_envelope(
         request_id,
         request_hash,
         draft,
+        by_now,
     } = draft(request, &rules)?;
     let sender = draft.sender.clone();
     // 2. hold
-    let funded = api
-        .ledger
-        .fund(Fund {
-            request_id,
-            request_hash,
-            draft,
-        })
-        .await?;
+    let fund = Fund {
+        request_id,
+        request_hash,
+        draft,
+    };
+    let funded = hold(api, fund, by_now).await?;
     let row = funded.envelope;
     if !funded.replayed {
         metrics::envelope_created(row.terms.kind);
@@ -76,7 +76,7 @@ pub(super) async fn create_envelope(
         "a test stops here".into()
     )));
     // 3. publish
-    publish(api, &row).await?;
+    publish(api, &row, funded.replayed).await?;
     // 4. answer
     fail::fail_point!("create::before_reply", |_| Err(ApiError::Unavailable(
         "a test stops here".into()
@@ -92,14 +92,29 @@ pub(super) async fn create_envelope(
     })
 }
 
+/// Holds the money, or finds what the same request held before. What is wrong only by now stands in
+/// the way of a first request, and so does a backlog; neither undoes what was done.
+async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, ApiError> {
+    let refused = match (by_now.is_empty(), api.admit_create()) {
+        (true, Ok(())) => return Ok(api.ledger.fund(fund).await?),
+        (true, Err(behind)) => behind,
+        (false, _) => ApiError::Invalid(by_now),
+    };
+    api.ledger.funded(fund).await?.ok_or(refused)
+}
+
 /// Publishes what nobody has published yet. An envelope that is live or over in the books was;
 /// a frozen one stays as it is, and the answer says so.
-async fn publish(api: &Arc<Api>, row: &EnvelopeRow) -> Result<(), ApiError> {
+async fn publish(api: &Arc<Api>, row: &EnvelopeRow, replayed: bool) -> Result<(), ApiError> {
     if row.frozen || row.state != BookState::Funding {
         return Ok(());
     }
     if row.terms.share_count <= SYNCHRONOUS_SHARES_MAX {
-        return match api.publisher.publish(row.id).await {
+        let published = match replayed {
+            true => api.publisher.publish(row.id).await,
+            false => api.publisher.publish_new(row.id).await,
+        };
+        return match published {
             Ok(_) | Err(crate::publish::PublishError::Frozen) => Ok(()),
             Err(error) => Err(error.into()),
         };

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 1. is there a share for this grabber? | terms, which never change |
 //! | 2. take it, for the sender | `hot.decline` |
-//! | 3. missing there: publish and ask again, or answer from the books | `Publisher`, `ledger.claims_of` |
+//! | 3. missing there (or lost, or stale): publish and ask again, or answer from the books | `Publisher`, `ledger.claims_of` |
 //!
 //! # Bounds
 //! [`ASKS_MAX`] calls of the hot store.
@@ -62,6 +62,7 @@ async fn decline(
     terms: &Arc<Terms>,
     grabber: &PersonId,
 ) -> Result<(HeldShare, bool), ApiError> {
+    let mut published = false;
     for _ in 0..ASKS_MAX {
         let reply = api
             .hot
@@ -81,9 +82,10 @@ async fn decline(
             Ok(DeclineReply::Funding) => return Err(ApiError::Funding),
             Ok(DeclineReply::Frozen) => return Err(ApiError::Frozen),
             Ok(DeclineReply::Missing) => {
-                if let Some(held) = from_books(api, id, grabber).await? {
+                if let Some(held) = from_books(api, id, grabber, published).await? {
                     return Ok((held, true));
                 }
+                published = true;
             }
             Err(HotError::Epoch(_)) => {}
             Err(error) => return Err(error.into()),
@@ -94,21 +96,25 @@ async fn decline(
 }
 
 /// The share, if it was declined before the hot store forgot the envelope. `None`: the envelope
-/// was funded, and now it is published.
+/// was not closed, and now it is published or repaired. Where the store then holds nothing of a
+/// closing envelope, all that was granted is in the books.
 async fn from_books(
     api: &Api,
     id: EnvelopeId,
     grabber: &PersonId,
+    published: bool,
 ) -> Result<Option<HeldShare>, ApiError> {
     let rows = api.ledger.envelopes(vec![id]).await?;
     let row = rows.into_iter().flatten().next();
     let row = row.ok_or(ApiError::NotFound)?;
-    let (BookState::Closing(reason) | BookState::Closed(reason)) = row.state else {
-        if row.frozen {
-            return Err(ApiError::Frozen);
+    let reason = match row.state {
+        BookState::Closed(reason) => reason,
+        BookState::Closing(reason) if published => reason,
+        BookState::Funding | BookState::Live if row.frozen => return Err(ApiError::Frozen),
+        BookState::Funding | BookState::Live | BookState::Closing(_) => {
+            api.publisher.publish(id).await?;
+            return Ok(None);
         }
-        api.publisher.publish(id).await?;
-        return Ok(None);
     };
     let claims = api.ledger.claims_of(grabber.clone(), vec![id]).await?;
     match claims.into_iter().flatten().next() {

@@ -22,7 +22,7 @@ use red_envelope_proto::v1;
 
 use super::admission::Admission;
 use super::request_hash;
-use super::status::ApiError;
+use super::status::{ApiError, Offence};
 use super::wire;
 use crate::domain::audience::{
     Audience, NAMED_GRABBERS_MAX, PASSPHRASE_BYTES_MAX, PassphraseLock, Pepper, normalised,
@@ -57,6 +57,8 @@ pub struct Drafted {
     pub request_hash: [u8; 32],
     /// What to fund.
     pub draft: Draft,
+    /// What is wrong with it by now: only a replay may go on.
+    pub by_now: Vec<Offence>,
 }
 
 /// What a draft is checked against.
@@ -75,7 +77,7 @@ pub struct Rules<'a> {
 /// Checks a request.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Everything that is wrong with it, if some of it was wrong at any time.
 pub fn draft(request: v1::CreateEnvelopeRequest, rules: &Rules<'_>) -> Result<Drafted, ApiError> {
     let mut a = Admission::default();
     let tenant = a.tenant(&request.tenant);
@@ -103,7 +105,8 @@ pub fn draft(request: v1::CreateEnvelopeRequest, rules: &Rules<'_>) -> Result<Dr
     }
     labels(&mut a, &request);
     let parts = (|| Some((tenant?, sender?, request_id?, money?, audience?, kind?)))();
-    let (tenant, sender, request_id, money, audience, kind) = a.admit(parts)?;
+    let ((tenant, sender, request_id, money, audience, kind), by_now) =
+        a.admit_before_now(parts)?;
     let mut draft = Draft {
         tenant,
         sender,
@@ -132,6 +135,7 @@ pub fn draft(request: v1::CreateEnvelopeRequest, rules: &Rules<'_>) -> Result<Dr
         request_id,
         request_hash,
         draft,
+        by_now,
     })
 }
 
@@ -242,7 +246,7 @@ fn opens_at(
     // The ledger's clock says when the envelope expires; a request that is repeated later must
     // not fail where the first try was admitted, so the past is no offence.
     if opens_at >= now.plus_ms(expires_in_ms) {
-        a.offend("open_time", "must lie before the envelope expires");
+        a.offend_by_now("open_time", "must lie before the envelope expires");
     }
     Some(opens_at)
 }

@@ -3,11 +3,11 @@
 //! # Shape
 //! | step | where |
 //! |---|---|
-//! | 1. shape of the request | `Asked::read` |
+//! | 1. shape of the request; is settlement behind? | `Asked::read`, `Api::admit_grab` |
 //! | 2. terms, from memory or the stores | `Facts` |
 //! | 3. tenant, audience, own envelope, passphrase's digest | `Api::prepare` |
 //! | 4. one call of the hot store | `HotStore::grab` |
-//! | 5. missing there: publish and ask again, or answer from the books | `Api::books_say` |
+//! | 5. missing there (or lost, or stale): publish and ask again, or answer from the books | `Api::books_say` |
 //!
 //! # Bounds
 //! [`ASKS_MAX`] calls of the hot store a grab.
@@ -150,31 +150,37 @@ impl Api {
                 GrabReply::Funding => return Err(ApiError::Funding),
                 GrabReply::Frozen => return Err(ApiError::Frozen),
                 GrabReply::Epoch(epoch) => grab.epoch = epoch,
-                GrabReply::Missing if published => break,
                 GrabReply::Missing => {
-                    if let Some(outcome) = self.books_say(&grab).await? {
+                    if let Some(outcome) = self.books_say(&grab, published).await? {
                         return Ok(outcome);
                     }
                     published = true;
                 }
             }
         }
-        let words = "the envelope is neither in the hot store nor over";
+        let words = "the envelope's partition changes its epoch";
         Err(ApiError::Unavailable(words.into()))
     }
 
-    /// What the books say of an envelope that the hot store does not hold. `None`: it was funded,
-    /// and now it is published.
-    async fn books_say(&self, grab: &Grab) -> Result<Option<Outcome>, ApiError> {
+    /// What the books say of an envelope that the hot store does not hold in this epoch. `None`: it
+    /// was not closed, and now it is published or repaired, so the store is to be asked again. Where
+    /// it still holds nothing of a closing envelope, all that was granted is in the books.
+    async fn books_say(&self, grab: &Grab, published: bool) -> Result<Option<Outcome>, ApiError> {
         let rows = self.ledger.envelopes(vec![grab.envelope]).await?;
         let row = rows.into_iter().flatten().next();
         let row = row.ok_or(ApiError::NotFound)?;
-        let (BookState::Closing(reason) | BookState::Closed(reason)) = row.state else {
-            if row.frozen {
-                return Err(ApiError::Frozen);
+        let reason = match row.state {
+            BookState::Closed(reason) => reason,
+            BookState::Closing(reason) if published => reason,
+            BookState::Funding | BookState::Live if published => {
+                let words = "the envelope is neither in the hot store nor over";
+                return Err(ApiError::Unavailable(words.into()));
             }
-            self.publisher.publish(grab.envelope).await?;
-            return Ok(None);
+            BookState::Funding | BookState::Live if row.frozen => return Err(ApiError::Frozen),
+            BookState::Funding | BookState::Live | BookState::Closing(_) => {
+                self.publisher.publish(grab.envelope).await?;
+                return Ok(None);
+            }
         };
         let claims = self
             .ledger
@@ -217,7 +223,11 @@ pub(super) async fn grab(
     request: v1::GrabRequest,
 ) -> Result<v1::GrabResponse, ApiError> {
     let asked = Asked::read(request)?;
-    match api.grab_one(&asked).await {
+    let done = match api.admit_grab() {
+        Ok(()) => api.grab_one(&asked).await,
+        Err(behind) => Err(behind),
+    };
+    match done {
         Ok((outcome, terms)) => {
             metrics::grabs_answered(&outcome, 1);
             let grabber = asked.request.grabber;

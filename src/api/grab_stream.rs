@@ -18,8 +18,9 @@
 //! calls in flight, of at most `GRABS_PER_CALL_MAX` grabs.
 //!
 //! # Ordering
-//! Every message gets exactly one answer. A message that can't be served is answered with a status;
-//! bytes that are no message end the stream after everything before them was answered.
+//! Every message gets exactly one answer. A message that can't be served is answered with a status,
+//! and so are bytes that are no message. What breaks the stream into messages wrongly (a length beyond
+//! the limit, a cut) ends it, with a status, after everything before it was answered.
 //!
 //! # If it crashes here
 //! Grabs that were sent stand or do not, once each: repeating them tells.
@@ -44,7 +45,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
 use super::Api;
+use super::details::detailed;
 use super::grab::{Asked, Prepared};
+use super::grab_codec::Arrived;
 use super::status::{ApiError, code_name};
 use super::wire;
 use crate::clock::timer_now;
@@ -99,7 +102,7 @@ type Alone = BoxFuture<'static, v1::GrabStreamResponse>;
 pub struct Session {
     api: Arc<Api>,
     /// `None` once nothing more is read.
-    inbound: Option<Streaming<v1::GrabStreamRequest>>,
+    inbound: Option<Streaming<Arrived>>,
     /// How the stream ends, if not well.
     ending: Option<Status>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -114,7 +117,7 @@ pub struct Session {
 
 impl Session {
     /// Begins to read.
-    pub(super) fn open(api: Arc<Api>, inbound: Streaming<v1::GrabStreamRequest>) -> Self {
+    pub(super) fn open(api: Arc<Api>, inbound: Streaming<Arrived>) -> Self {
         metrics::stream_opened();
         Self {
             shutdown: Box::pin(api.shutdown.clone().cancelled_owned()),
@@ -153,7 +156,7 @@ impl Session {
                     }
                 }
                 Poll::Ready(Some(Err(status))) => {
-                    self.ending = Some(status);
+                    self.ending = Some(detailed(status));
                     self.inbound = None;
                 }
                 Poll::Ready(None) => self.inbound = None,
@@ -172,15 +175,22 @@ impl Session {
 
     /// Checks one message. A grab whose terms are in memory joins the batch; every other message is
     /// answered, now or after a look.
-    fn admit(&mut self, message: v1::GrabStreamRequest, now: Instant) -> Option<(Grab, Waiting)> {
-        let tag = message.tag;
-        let (asked, timeout) = match read(message) {
+    fn admit(&mut self, arrived: Arrived, now: Instant) -> Option<(Grab, Waiting)> {
+        let (tag, read) = match arrived {
+            Ok(message) => (message.tag, read(message)),
+            Err(unreadable) => (unreadable.tag, Err(ApiError::invalid("", unreadable.says))),
+        };
+        let (asked, timeout) = match read {
             Ok(read) => read,
             Err(error) => {
                 self.fail(tag, &error);
                 return None;
             }
         };
+        if let Err(behind) = self.api.admit_grab() {
+            self.fail(tag, &behind);
+            return None;
+        }
         let deadline = now + timeout;
         if let Some(terms) = self.api.facts.known(&asked.envelope) {
             match self.api.prepare(&asked, &terms) {

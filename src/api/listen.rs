@@ -5,7 +5,7 @@
 //! |---|---|
 //! | accept, count, set TCP_NODELAY | [`Door`] |
 //! | HTTP/2 with keepalive, stream limit, connection age | tonic's server, under the limits of `config::Transport` |
-//! | deadline, then measurement of every RPC | layers |
+//! | deadline, then details for what the transport refuses, then measurement of every RPC | layers |
 //!
 //! # Bounds
 //! tonic has no limit of connections, so [`Door`] closes what exceeds the total or a peer's share
@@ -33,6 +33,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::deadline::Deadlines;
+use super::details::Details;
 use crate::config::Transport;
 use crate::telemetry::metrics;
 use crate::telemetry::rpc::MeasureRpcs;
@@ -83,6 +84,7 @@ pub async fn serve(
         .max_connection_age_grace(ms(transport.connection_age_grace_ms))
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .layer(MeasureRpcs::of(rpc_names()))
+        .layer(Details)
         .layer(Deadlines)
         .add_routes(routes)
         .serve_with_incoming_shutdown(door.connections(), shutdown.cancelled_owned())

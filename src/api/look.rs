@@ -5,27 +5,46 @@
 //! |---|---|
 //! | 1. what is grabbable | `hot.view`, up to 100 at once |
 //! | 2. what the books say | `ledger.envelopes` |
-//! | 3. best luck and declined shares of closed envelopes that the hot store has forgotten | `ledger.best_claim`, `ledger.claims`, cached: they never change |
-//! | 4. what the viewer holds | `hot.held`, `ledger.claims_of` |
+//! | 3. what the hot store lost, or has of an older epoch | `Publisher`, then 1 and 2 again |
+//! | 4. best luck and declined shares of closed envelopes that the hot store has forgotten | `ledger.best_claim`, `ledger.claims`, cached: they never change |
+//! | 5. what the viewer holds | `hot.held`, `ledger.claims_of` |
+//!
+//! # Bounds
+//! [`REVIVALS_IN_FLIGHT_MAX`] envelopes of a call are repaired at once.
+//!
+//! # What was told once
+//! Nobody is shown less than before because a hot store was replaced: an envelope that it lost, or
+//! has of an older epoch, is brought back before it is shown, and where that can't be done now the
+//! look fails and may be repeated. Two cases need no repair: of a closed envelope the books tell
+//! all, and a frozen one, which nothing may change, is shown as both stores together have it. Who
+//! watches is no reason to repair: see `watch`.
 //!
 //! # Not here
 //! What of it a viewer may see: `sight`.
 
 use std::collections::HashMap;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use quick_cache::sync::Cache;
 
 use super::Api;
 use super::sight::{Snapshot, Viewer};
 use super::status::ApiError;
-use crate::domain::envelope::{EXCLUSIVE_SHARES_MAX, Terms};
+use crate::domain::envelope::{BookState, EXCLUSIVE_SHARES_MAX, Terms};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, PersonId, TenantId};
-use crate::hot::VIEWS_PER_CALL_MAX;
+use crate::hot::{HotView, VIEWS_PER_CALL_MAX};
 use crate::ledger::EnvelopeRow;
+use crate::publish::{PublishError, must_revive};
 
 /// Closed envelopes whose best luck is remembered, about 200 bytes each: 2 MB.
 const ENDINGS_MAX: usize = 10_000;
+
+/// Envelopes that one look brings back at once: a page of a hundred small ones takes about 0.1 s.
+pub const REVIVALS_IN_FLIGHT_MAX: usize = 8;
+
+/// What both stores have of some envelopes, in their order.
+type Pairs = Vec<(Option<EnvelopeRow>, Option<HotView>)>;
 
 /// What remains to be told of envelopes that are closed and forgotten by the hot store.
 pub type Endings = Cache<EnvelopeId, (Option<HeldShare>, i64)>;
@@ -47,17 +66,58 @@ impl Api {
         &self,
         ids: Vec<EnvelopeId>,
     ) -> Result<Vec<Option<Snapshot>>, ApiError> {
-        debug_assert!(ids.len() <= VIEWS_PER_CALL_MAX);
-        let views = self.hot.view(ids.clone()).await?;
-        let rows = self.ledger.envelopes(ids).await?;
-        let mut snapshots = Vec::with_capacity(rows.len());
-        for (row, hot) in rows.into_iter().zip(views) {
+        let pairs = self.revived(ids).await?;
+        let mut snapshots = Vec::with_capacity(pairs.len());
+        for (row, hot) in pairs {
             snapshots.push(match row {
                 Some(row) => Some(self.ended_well(row, hot).await?),
                 None => None,
             });
         }
         Ok(snapshots)
+    }
+
+    /// As [`Api::snapshots`], without those that would have to be brought back first.
+    pub(super) async fn snapshots_at_hand(
+        &self,
+        ids: Vec<EnvelopeId>,
+    ) -> Result<Vec<Snapshot>, ApiError> {
+        let mut snapshots = Vec::with_capacity(ids.len());
+        for (row, hot) in self.pairs(ids).await? {
+            if let Some(row) = row.filter(|row| !must_revive(row, hot.as_ref())) {
+                snapshots.push(self.ended_well(row, hot).await?);
+            }
+        }
+        Ok(snapshots)
+    }
+
+    async fn pairs(&self, ids: Vec<EnvelopeId>) -> Result<Pairs, ApiError> {
+        debug_assert!(ids.len() <= VIEWS_PER_CALL_MAX);
+        let views = self.hot.view(ids.clone()).await?;
+        let rows = self.ledger.envelopes(ids).await?;
+        Ok(rows.into_iter().zip(views).collect())
+    }
+
+    /// Both stores' word, after what the hot store lost was brought back.
+    async fn revived(&self, ids: Vec<EnvelopeId>) -> Result<Pairs, ApiError> {
+        let pairs = self.pairs(ids.clone()).await?;
+        let lost = pairs.iter().filter_map(|(row, hot)| {
+            let row = row.as_ref()?;
+            must_revive(row, hot.as_ref()).then_some(row.id)
+        });
+        let lost: Vec<EnvelopeId> = lost.collect();
+        if lost.is_empty() {
+            return Ok(pairs);
+        }
+        let revived = stream::iter(lost).map(|id| async move {
+            match self.publisher.publish(id).await {
+                Ok(_) | Err(PublishError::Frozen) => Ok(()),
+                Err(error) => Err(ApiError::from(error)),
+            }
+        });
+        let revived = revived.buffer_unordered(REVIVALS_IN_FLIGHT_MAX);
+        revived.try_collect::<()>().await?;
+        self.pairs(ids).await
     }
 
     /// One envelope.
@@ -71,11 +131,11 @@ impl Api {
         &self,
         rows: Vec<EnvelopeRow>,
     ) -> Result<Vec<Snapshot>, ApiError> {
-        debug_assert!(rows.len() <= VIEWS_PER_CALL_MAX);
         let ids = rows.iter().map(|row| row.id).collect();
-        let views = self.hot.view(ids).await?;
+        let pairs = self.revived(ids).await?;
         let mut snapshots = Vec::with_capacity(rows.len());
-        for (row, hot) in rows.into_iter().zip(views) {
+        for (read_before, (row, hot)) in rows.into_iter().zip(pairs) {
+            let row = row.unwrap_or(read_before);
             snapshots.push(self.ended_well(row, hot).await?);
         }
         Ok(snapshots)
@@ -85,8 +145,11 @@ impl Api {
     async fn ended_well(
         &self,
         row: EnvelopeRow,
-        hot: Option<crate::hot::HotView>,
+        hot: Option<HotView>,
     ) -> Result<Snapshot, ApiError> {
+        // Of a closed envelope an older incarnation knows no more than the books.
+        let closed = matches!(row.state, BookState::Closed(_));
+        let hot = hot.filter(|view| !(closed && view.stale));
         let mut snapshot = Snapshot {
             best: hot.as_ref().and_then(|hot| hot.best.clone()),
             declined_minor: 0,
@@ -124,11 +187,13 @@ impl Api {
         person: &PersonId,
         snapshots: &[&Snapshot],
     ) -> Result<HashMap<EnvelopeId, HeldShare>, ApiError> {
-        let (in_hot, in_books): (Vec<_>, Vec<_>) = snapshots
-            .iter()
-            .partition(|snapshot| snapshot.hot.is_some());
-        let ids = |of: Vec<&&Snapshot>| of.into_iter().map(|s| s.row.id).collect::<Vec<_>>();
-        let (in_hot, in_books) = (ids(in_hot), ids(in_books));
+        let ids = |asked: fn(&Snapshot) -> bool| {
+            let of = snapshots.iter().filter(|snapshot| asked(snapshot));
+            of.map(|snapshot| snapshot.row.id).collect::<Vec<_>>()
+        };
+        let in_hot = ids(|snapshot| snapshot.hot.is_some());
+        // A stale view knows a part, and the books another.
+        let in_books = ids(|snapshot| snapshot.hot.as_ref().is_none_or(|hot| hot.stale));
         let mut held = HashMap::new();
         if !in_hot.is_empty() {
             let found = self.hot.held(person.clone(), in_hot.clone()).await?;

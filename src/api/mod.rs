@@ -4,11 +4,12 @@
 //! | part | what |
 //! |---|---|
 //! | `admission`, `draft`, `request_hash` | what came in, checked |
+//! | `backlog` | what is turned away while settlement is behind |
 //! | `facts`, `look`, `sight` | what is known of an envelope, and what a viewer may see of it |
 //! | a file an RPC | the flow |
 //! | `wire`, `status`, `token` | domain ↔ contract |
-//! | `routes` | RPCs by listener |
-//! | `listen`, `deadline` | connections, and calls whose time is over |
+//! | `routes`, `envelopes` | RPCs by listener |
+//! | `listen`, `deadline`, `details` | connections, calls whose time is over, what the transport refuses |
 //!
 //! # Bounds
 //! [`MESSAGE_BYTES_MAX`], and those of each file.
@@ -22,13 +23,17 @@ mod admin_dead_letters;
 mod admin_freeze;
 mod admin_trace;
 mod admission;
+mod backlog;
 mod create;
 mod deadline;
 mod decline;
+mod details;
 mod draft;
+mod envelopes;
 mod facts;
 mod get;
 mod grab;
+mod grab_codec;
 mod grab_stream;
 mod list_grabs;
 pub mod listen;
@@ -58,6 +63,7 @@ use crate::hot::HotStore;
 use crate::ledger::Ledger;
 use crate::publish::{Amounts, Publisher};
 
+pub use backlog::{CREATES_SHED_AGE_MS, GRABS_SHED_AGE_MS};
 pub use routes::Services;
 
 /// Bytes of one request message: the largest valid one is a CreateEnvelope
@@ -100,6 +106,7 @@ struct Api {
     sender_may_grab: bool,
     version: &'static str,
     shutdown: CancellationToken,
+    backlog: backlog::Backlog,
     facts: facts::Facts,
     endings: look::Endings,
     tokens: token::Tokens,
@@ -115,6 +122,7 @@ struct Api {
 impl Api {
     fn new(deps: Deps) -> Arc<Self> {
         Arc::new(Self {
+            backlog: backlog::Backlog::default(),
             facts: facts::Facts::new(Arc::clone(&deps.hot), Arc::clone(&deps.ledger)),
             endings: look::endings(),
             tokens: token::Tokens::new(&deps.pepper),

@@ -20,13 +20,15 @@ use prost::Message;
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_server::{AccountService, AccountServiceServer};
 use red_envelope_proto::v1::admin_service_server::{AdminService, AdminServiceServer};
-use red_envelope_proto::v1::envelope_service_server::{EnvelopeService, EnvelopeServiceServer};
+use red_envelope_proto::v1::envelope_service_server::EnvelopeService;
 use red_envelope_proto::v1::info_service_server::{InfoService, InfoServiceServer};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use super::envelopes::Envelopes;
+use super::status::ApiError;
 use super::{
     Api, Deps, MESSAGE_BYTES_MAX, account, admin_audit, admin_dead_letters, admin_freeze,
     admin_trace, create, decline, get, grab, grab_stream, list_grabs, preview, proof, recall,
@@ -70,16 +72,23 @@ impl Services {
         }
     }
 
+    /// How long the oldest unsettled grab has waited, as settlement measured it.
+    pub fn settlement_is_behind(&self, age_ms: i64) {
+        self.api.backlog.measured(age_ms);
+    }
+
     /// For gateways, clients and everybody else.
     pub fn public_routes(&self) -> Routes {
         let public = Public(Arc::clone(&self.api));
-        let routes = Routes::new(
-            EnvelopeServiceServer::new(public.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            AccountServiceServer::new(public.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(InfoServiceServer::new(public).max_decoding_message_size(MESSAGE_BYTES_MAX));
+        let envelopes = Envelopes::new(public.clone(), Arc::clone(&self.api));
+        let routes = Routes::new(envelopes)
+            .add_service(
+                AccountServiceServer::new(public.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add_service(
+                InfoServiceServer::new(public).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            );
         self.finish(routes, &PUBLIC_NAMES)
     }
 
@@ -143,7 +152,7 @@ fn google_rpc() -> prost_types::FileDescriptorSet {
 }
 
 /// A flow's answer as tonic wants it.
-fn answered<T>(answer: Result<T, super::status::ApiError>) -> Result<Response<T>, Status> {
+fn answered<T>(answer: Result<T, ApiError>) -> Result<Response<T>, Status> {
     Ok(Response::new(answer?))
 }
 
@@ -181,10 +190,11 @@ impl EnvelopeService for Public {
 
     async fn grab_stream(
         &self,
-        request: Request<Streaming<v1::GrabStreamRequest>>,
+        _: Request<Streaming<v1::GrabStreamRequest>>,
     ) -> Result<Response<Self::GrabStreamStream>, Status> {
-        let session = grab_stream::Session::open(Arc::clone(&self.0), request.into_inner());
-        Ok(Response::new(session))
+        let words =
+            "GrabStream is served by `envelopes`, which reads its messages by another codec";
+        Err(ApiError::Internal(words.into()).to_status())
     }
 
     async fn list_grabs(

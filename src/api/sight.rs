@@ -59,7 +59,7 @@ impl Snapshot {
 
     /// Stopped by an operator or a broken invariant. Nothing is frozen once its books are closed.
     pub fn frozen(&self) -> bool {
-        let marked = self.row.frozen || self.hot.as_ref().is_some_and(|hot| hot.frozen);
+        let marked = self.row.frozen || self.hot.as_ref().is_some_and(|hot| hot.frozen.is_some());
         marked && !self.closed()
     }
 

@@ -15,18 +15,25 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 
+use crate::clock::timer_now;
 use crate::domain::envelope::CloseReason;
 use crate::hot::HotError;
 use crate::ledger::LedgerError;
 use crate::publish::PublishError;
+use crate::telemetry::Seldom;
 
 /// `google.rpc.ErrorInfo.domain` of every error.
 pub const ERROR_DOMAIN: &str = "redenvelope.v1";
+
+/// A store that is away fails every call alike.
+static UNANSWERED: Seldom = Seldom::new();
 
 /// Retry soon: what stood in the way is over in the time of a few commits.
 const RETRY_SOON: Duration = Duration::from_millis(50);
 /// Retry when a queue has drained or a store has come back.
 const RETRY_LATER: Duration = Duration::from_secs(1);
+/// Retry when settlement may have caught up: it works off some 100,000 grabs a second.
+const RETRY_BEHIND: Duration = Duration::from_secs(5);
 /// Retry when a person may have acted.
 const RETRY_MUCH_LATER: Duration = Duration::from_secs(30);
 
@@ -52,6 +59,15 @@ pub enum Full {
     Publishes,
     /// Audits that run.
     Audits,
+}
+
+/// What is turned away while settlement is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// New envelopes.
+    Creates,
+    /// Grabs.
+    Grabs,
 }
 
 /// Why a call has no answer.
@@ -90,6 +106,8 @@ pub enum ApiError {
     Frozen,
     /// A bound is reached: too busy.
     Shed(Full),
+    /// Settlement is behind: nothing new until it has caught up.
+    Behind(Behind),
     /// A store is out of reach, or the outcome is unknown. The words are for the log.
     Unavailable(String),
     /// The hot store has stopped for good and the process is about to end. For the log.
@@ -141,6 +159,7 @@ impl ApiError {
             Self::Funding => (Code::Unavailable, "ENVELOPE_FUNDING", Some(RETRY_SOON)),
             Self::Frozen => (Code::Unavailable, "ENVELOPE_FROZEN", Some(RETRY_MUCH_LATER)),
             Self::Shed(_) => (Code::ResourceExhausted, "SHED", Some(RETRY_LATER)),
+            Self::Behind(_) => (Code::Unavailable, "SETTLEMENT_BEHIND", Some(RETRY_BEHIND)),
             Self::Unavailable(_) => (Code::Unavailable, "STORE_UNAVAILABLE", Some(RETRY_LATER)),
             Self::Stopped(_) => (Code::Unavailable, "STORE_STOPPED", Some(RETRY_LATER)),
             Self::Deadline => (
@@ -183,6 +202,7 @@ impl ApiError {
             Self::Funding => "the shares are being published",
             Self::Frozen => "the envelope stands still until an operator acts",
             Self::Shed(full) => full.says(),
+            Self::Behind(_) => "nothing was done: money that was won before is paid first",
             Self::Unavailable(_) => "the outcome is unknown: repeat the same call to learn it",
             Self::Stopped(_) => "this server is about to restart: repeat the same call",
             Self::Deadline => "the time is over: repeat the same call to learn the outcome",
@@ -192,7 +212,7 @@ impl ApiError {
     }
 
     /// As a status with details. What is ours to mend is logged here, once, under an id that the
-    /// caller is told instead of the words.
+    /// caller is told instead of the words; that a store is away, seldom.
     pub fn to_status(&self) -> Status {
         let row = self.row();
         let mut metadata = HashMap::new();
@@ -205,7 +225,10 @@ impl ApiError {
                 message
             }
             Self::Unavailable(words) | Self::Stopped(words) => {
-                tracing::warn!(reason = row.reason, error = words, "a call got no answer");
+                if let Some(unsaid) = UNANSWERED.say(timer_now()) {
+                    let (reason, error) = (row.reason, words);
+                    tracing::warn!(reason, error, unsaid, "a call got no answer");
+                }
                 row.message.into_owned()
             }
             Self::AlreadyOver(reason) => {
@@ -237,6 +260,16 @@ impl ApiError {
     pub fn to_message(&self) -> pb::Status {
         let status = self.to_status();
         pb::Status::decode(status.details()).expect("we encoded it a line above")
+    }
+}
+
+impl Behind {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creates => "creates_behind",
+            Self::Grabs => "grabs_behind",
+        }
     }
 }
 

@@ -11,7 +11,9 @@
 //!
 //! # Ordering
 //! A watcher hears what it may see now, then whatever differs from what it heard last, and CLOSED
-//! as the last message. Where a store is out of reach it hears nothing new until it is back.
+//! as the last message. Where a store is out of reach it hears nothing new until it is back; of an
+//! envelope that a replaced hot store lost it hears nothing new until somebody grabs from it, looks
+//! at it or the sweeper closes it: two thousand watched envelopes are not repaired at once.
 //!
 //! # Not here
 //! What is shown: `sight`. What outlives a disconnect: nothing, the watcher asks again.
@@ -197,7 +199,7 @@ async fn poll(api: Arc<Api>) {
             watched.envelopes.keys().copied().collect::<Vec<_>>()
         };
         for chunk in ids.chunks(VIEWS_PER_CALL_MAX) {
-            match api.snapshots(chunk.to_vec()).await {
+            match api.snapshots_at_hand(chunk.to_vec()).await {
                 Ok(snapshots) => tell(&api, snapshots),
                 Err(error) => {
                     tracing::warn!(?error, "watchers hear nothing new: a store is out of reach");
@@ -208,9 +210,9 @@ async fn poll(api: Arc<Api>) {
     }
 }
 
-fn tell(api: &Api, snapshots: Vec<Option<Snapshot>>) {
+fn tell(api: &Api, snapshots: Vec<Snapshot>) {
     let watched = api.watches.0.lock();
-    for snapshot in snapshots.into_iter().flatten() {
+    for snapshot in snapshots {
         let Some(latest) = watched.envelopes.get(&snapshot.row.id) else {
             continue;
         };

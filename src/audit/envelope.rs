@@ -7,6 +7,7 @@ use super::shares::{ShareSums, Shares};
 use super::{AuditError, rows};
 use crate::domain::books::{DiscrepancyKind, EnvelopeBooks, IN_FLIGHT_MS_MAX};
 use crate::domain::envelope::{BookState, HotState};
+use crate::domain::id::Epoch;
 use crate::hot::{HotStore, HotView};
 use crate::ledger::{AuditRow, EnvelopeRow, Ledger, LedgerError};
 use crate::publish;
@@ -34,6 +35,7 @@ pub(super) async fn check(
         row,
         amounts: &amounts,
         hot_holds: view.is_some(),
+        hot_whole: view.is_some_and(|view| !view.stale),
         sums: ShareSums::default(),
     };
     shares.walk(findings).await?;
@@ -56,7 +58,7 @@ pub(super) async fn check(
     }
     findings.add(row.terms.currency, &books, row.made_good_minor);
     let view = view.filter(|_| hot_holds);
-    check_state(ledger, row, view, &sums, findings).await?;
+    check_state((hot, ledger), row, view, &sums, findings).await?;
     check_deadline(ledger, row, findings).await
 }
 
@@ -143,7 +145,7 @@ fn books(row: &EnvelopeRow, amounts: &[i64], sums: &ShareSums) -> EnvelopeBooks 
 /// States that can't stand beside each other, whichever was read first; what a step of publish or
 /// close could explain is read again.
 async fn check_state(
-    ledger: &dyn Ledger,
+    (hot, ledger): (&dyn HotStore, &dyn Ledger),
     row: &EnvelopeRow,
     view: Option<&HotView>,
     sums: &ShareSums,
@@ -160,6 +162,8 @@ async fn check_state(
             wrong(DiscrepancyKind::StateMismatch, row, detail, findings);
             None
         }
+        // The store was replaced, and nobody has touched the envelope since.
+        (_, None) if hot.epoch(row.id.partition(hot.partitions())) > Epoch::FIRST => None,
         (BookState::Live, None) => Some("live in the ledger, and not in the hot store"),
         (BookState::Funding | BookState::Closing(_), None) if sums.claims > 0 => {
             Some("paid from, not closed, and not in the hot store")
@@ -187,11 +191,7 @@ async fn check_deadline(
     if late_ms <= IN_FLIGHT_MS_MAX || !open || closed_by_now(ledger, row).await? {
         return Ok(());
     }
-    let why = if row.frozen {
-        ", frozen by an operator"
-    } else {
-        ""
-    };
+    let why = if row.frozen { ", frozen" } else { "" };
     let detail = format!("expired {late_ms} ms ago and is not closed{why}");
     wrong(DiscrepancyKind::Stuck, row, detail, findings);
     Ok(())

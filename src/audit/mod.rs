@@ -29,6 +29,8 @@
 //! - a state is only wrong if no order of the two reads explains it: `closed` in the ledger before
 //!   `live` in the hot store is wrong; `live` before *missing* is wrong unless the ledger says
 //!   `closed` when it is asked again; a deadline is judged by a row that is read again;
+//! - a hot store that was replaced may have lost an envelope or some of its grants until somebody
+//!   touches it; then it is missing, or *stale*, and a claim without its grant is explained;
 //! - step 4 reads the other way round, because the ledger knows an envelope before the hot store.
 //!
 //! *Quiet* is said only if the outbox was empty before and after, no grant was in flight, and the

@@ -43,6 +43,8 @@ pub(super) struct Shares<'a> {
     pub(super) amounts: &'a [i64],
     /// Turns false when the hot store forgets the envelope meanwhile.
     pub(super) hot_holds: bool,
+    /// The hot store has it in this epoch: it knows every grant that the books have.
+    pub(super) hot_whole: bool,
     pub(super) sums: ShareSums,
 }
 
@@ -144,7 +146,7 @@ impl Shares<'_> {
             said_minor,
             claim,
             grant,
-            hot_holds: self.hot_holds,
+            hot_holds: self.hot_holds && self.hot_whole,
             closed: matches!(self.row.state, BookState::Closed(_)),
         };
         match facts.verdict(self.ledger.now()) {

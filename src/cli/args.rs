@@ -317,6 +317,16 @@ pub struct Audit {
     /// Only this tenant [default: all]
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
+    /// Who asks, for the record
+    #[arg(long, value_name = "NAME", default_value = "command-line")]
+    pub operator: String,
+    /// Why, for the record
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "asked on the command line"
+    )]
+    pub reason: String,
     /// How long the audit may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Connection",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]

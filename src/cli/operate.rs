@@ -21,10 +21,14 @@ pub(super) async fn audit(
     style: Style,
 ) -> Result<Told, Failed> {
     let client = Client::connect_admin(args.admin.as_deref(), args.timeout, environment).await?;
-    let tenant = args.tenant.unwrap_or_default();
+    let request = v1::AuditRequest {
+        tenant: args.tenant.unwrap_or_default(),
+        operator: args.operator,
+        reason: args.reason,
+    };
     let admin = client.admin();
     let report = client
-        .ask(v1::AuditRequest { tenant }, |request| {
+        .ask(request, |request| {
             let mut admin = admin.clone();
             async move { admin.audit(request).await }
         })

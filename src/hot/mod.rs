@@ -8,7 +8,7 @@
 //! | `decline` | EXCLUSIVE | a share goes to the outbox as the sender's |
 //! | `view`, `held`, `grants`, `pending` | reads | nothing that is not yet durable is shown |
 //! | `outbox`, `settled` | settle | what is owed to the ledger, until the ledger has it |
-//! | `close`, `freeze`, `unfreeze`, `remove` | the end | no grab after it |
+//! | `close`, `freeze`, `unfreeze`, `marked`, `remove` | the end | no grab after it |
 //! | `standing`, `register` | a store process is new | it grants nothing before the ledger accepted it |
 //! | `owes`, `repair` | the store may have lost something | what the books have paid is taken for ever |
 //!
@@ -75,6 +75,16 @@ pub struct LoadChunk {
     pub amounts_minor: Vec<i64>,
 }
 
+/// Why an envelope stands still: the heavier mark hides the lighter one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// The books have the mark, and the store follows them.
+    Books,
+    /// A change would have broken an invariant. The store set the mark by itself, and the books
+    /// have to be told.
+    Broken,
+}
+
 /// How far an envelope is, in the hot store.
 #[derive(Clone, Debug)]
 pub struct HotView {
@@ -84,8 +94,8 @@ pub struct HotView {
     pub terms: Arc<Terms>,
     /// Where it stands.
     pub state: HotState,
-    /// Stopped by an operator or by a broken invariant.
-    pub frozen: bool,
+    /// Stopped, and why.
+    pub frozen: Option<Mark>,
     /// Shares that were taken or declined.
     pub taken_count: u32,
     /// What they are worth.
@@ -264,11 +274,25 @@ pub trait HotStore: Send + Sync + 'static {
         reason: CloseReason,
     ) -> Result<CloseReply, HotError>;
 
-    /// Marks an envelope frozen. A missing one is not an error: the ledger has the mark.
+    /// Sets [`Mark::Books`]; a heavier mark stays. A missing envelope is not an error: the ledger
+    /// has the mark.
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError>;
 
-    /// Takes the mark off.
-    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError>;
+    /// Takes the mark off, unless it is heavier than `upto`.
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError>;
+
+    /// Marked envelopes with ids above `after`, ascending, at most `limit` and
+    /// [`VIEWS_PER_CALL_MAX`].
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError>;
 
     /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the
     /// entry that reaches `limit` records or [`OUTBOX_RECORDS_PER_CALL_MAX`].

@@ -4,11 +4,11 @@
 //! | flow | calls | transactions |
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
-//! | create | `fund`, then `mark_live` | one for the hold, the leaf and the envelope's row |
+//! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
-//! | operators | `freeze`, `unfreeze`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -56,7 +56,7 @@ pub enum LedgerError {
         /// What the call takes.
         needed_minor: i64,
     },
-    /// The balance would pass `AMOUNT_MINOR_MAX`.
+    /// A deposit would bring the balance above `AMOUNT_MINOR_MAX`.
     #[error("the account can't hold so much")]
     BalanceTooLarge,
     /// No such thing in the books.
@@ -90,7 +90,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- money in and out ----
 
-    /// Outside → owner.
+    /// Outside → owner. A tenant's first deposit commits to its first batch of seed leaves: no
+    /// envelope can be paid for before it.
     async fn deposit(&self, transfer: Transfer) -> Result<Transferred, LedgerError>;
 
     /// Owner → outside.
@@ -119,6 +120,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Sender → escrow: idempotency row, next leaf, id, hold, in one transaction.
     async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError>;
+
+    /// What the same request funded before; `None`: nothing. Writes nothing.
+    async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError>;
 
     /// The seed that the envelope's leaf commits to. Never leaves the process before the close.
     async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError>;
@@ -150,9 +154,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Closing → Closed, if claims cover the `taken_count` shares that the hot store granted:
     /// refunds the remainder to the sender in the same transaction. `reason` is the hot store's:
-    /// an envelope that turned out to be empty was not expired.
+    /// an envelope that turned out to be empty was not expired. `under` is where the hot store
+    /// closed it: in another epoch it may be granting again, so it is to be closed there first. More
+    /// claims than grants are a contradiction in [`Epoch::FIRST`], and a loss in a later one.
     async fn finish_close(
         &self,
+        under: Under,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
@@ -214,7 +221,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- fairness ----
 
-    /// The newest batches of a tenant, the newest first. Commits to the first one if there is none.
+    /// The newest batches of a tenant, the newest first. The first one is committed to when the books
+    /// are founded (the default tenant's) or with the tenant's first deposit; before, there is none.
     async fn leaf_batches(
         &self,
         tenant: TenantId,
@@ -252,6 +260,13 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Unfreezes and records the act. Answers whether it was unfrozen before.
     async fn unfreeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError>;
+
+    /// Frozen envelopes with rows above `after_row`, by row: each waits for an operator.
+    async fn frozen(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError>;
 
     /// Acts on an envelope, the oldest first.
     async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError>;

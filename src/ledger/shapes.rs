@@ -108,6 +108,9 @@ pub struct EnvelopeRow {
     pub refunded_minor: i64,
     /// Paid from the reserve.
     pub made_good_minor: i64,
+    /// Records that were granted and have no claim: parked ones and dead letters. They block the
+    /// close.
+    pub set_aside_count: u32,
     /// When the books were balanced.
     pub closed_at: Option<UnixMs>,
 }
@@ -223,7 +226,7 @@ pub struct LeafBatch {
 /// An act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
-    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`.
+    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`, `audit`, `list_dead_letters`.
     pub act: String,
     /// Which envelope.
     pub envelope: Option<EnvelopeId>,

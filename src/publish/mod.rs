@@ -1,26 +1,32 @@
-//! Makes a funded envelope live: shares from the seed, into the hot store, open, marked.
+//! Makes a funded envelope live, and brings it back where a hot store has lost some of it.
 //!
 //! *Shape*
 //!
 //! | step | door | crash point before it |
 //! |---|---|---|
-//! | 1. read | `ledger.envelopes`: funded, not over, not frozen | |
-//! | 2. look | `hot.view`, if it is large: loaded already? then go to 5 | |
-//! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_load`, `publish::between_chunks` |
+//! | 1. look | `hot.epoch`, then `ledger.envelopes`, then `hot.view` | |
+//! | 2. decide | `revive::plan`: stands, load, repair | |
+//! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
+//! | 3′. repair, instead of 3 and 4 | `ledger.claims`, `hot.repair` (`revive`) | |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
-//! | 6. look again | `ledger.envelopes`: frozen meanwhile? then freeze | |
+//! | 6. look again | `ledger.envelopes`: closed meanwhile? then close; frozen? then `marks::follow` | |
 //!
 //! Create's own crash points, `create::after_fund` (before the call of this room) and
 //! `create::before_reply` (after it), stand in `api`.
 //!
 //! *Bounds.* [`LOADS_IN_FLIGHT_MAX`] chunks of `LOAD_CHUNK_SHARES_MAX` at once; `FLIGHTS_MAX`
-//! envelopes at once (`flight`); vectors of envelopes beyond one chunk are limited by permits.
+//! envelopes at once (`flight`); vectors and claims of envelopes beyond one chunk are limited by
+//! permits. Looks: [`LOOKS_MAX`].
 //!
 //! *Ordering.* Every step is idempotent, so two processes may publish the same envelope. The money
 //! is held before step 1; a grab is possible only after step 4. An envelope that is closed
 //! meanwhile stays closed: the hot store's end (or the tombstone that a close leaves where there is
-//! nothing) never goes back, whatever is loaded or opened after it.
+//! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
+//! what the hot store remembers of the end could bring it back: so a publish that waited for a
+//! permit looks again, and step 6 ends what the books have closed. Everything that is read is read
+//! after the epoch was looked up, and everything that is written is written under it: where the
+//! store was replaced meanwhile nothing is written, and it begins again with step 1.
 //!
 //! *If it crashes here.* The ledger's row stays Funding (or Live without a mark). The retry of
 //! Create, a grab that meets the missing envelope, or the sweeper publishes it; at its expiry it is
@@ -30,6 +36,11 @@
 
 mod amounts;
 mod flight;
+pub mod marks;
+mod registrar;
+mod revive;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -40,13 +51,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub use amounts::{
     AMOUNTS_CACHED_SHARES_MAX, Amounts, AmountsError, Vector, cut_aside, share_amounts,
 };
+pub use registrar::{RACES_MAX, Registered, Registrar, RegistrarError};
+pub use revive::must_revive;
 
 use crate::domain::envelope::{
-    BookState, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX, shares_checksum,
+    BookState, CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX,
+    shares_checksum,
 };
 use crate::domain::id::{EnvelopeId, Epoch};
-use crate::hot::{HotError, HotStore, LoadChunk};
+use crate::hot::{CloseReply, HotError, HotStore, LoadChunk};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
+use revive::{Look, Plan};
 
 /// Chunks of one envelope that are on their way at once. The embedded store commits what arrived
 /// together with one fsync and Redis hides its round trip; four chunks of 1,000 shares delay a
@@ -72,9 +87,9 @@ const MIDDLE_SHARES_MAX: u32 = 10_000_000;
 /// these.
 const LARGE_SHARES_MAX: u32 = 20_000_000;
 
-/// How often a publish looks the epoch up again: it changes once in a failover, and the caller
-/// repeats what this does not cover.
-const EPOCH_TRIES_MAX: u32 = 3;
+/// How often a publish looks: at first, after it waited for a permit, and after the epoch changed,
+/// which it does once in a failover. The caller repeats what this does not cover.
+const LOOKS_MAX: u32 = 4;
 
 /// Why an envelope was not published.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -127,6 +142,15 @@ impl From<LedgerError> for PublishError {
     }
 }
 
+impl From<marks::MarkError> for PublishError {
+    fn from(error: marks::MarkError) -> Self {
+        match error {
+            marks::MarkError::Hot(error) => error.into(),
+            marks::MarkError::Ledger(error) => error.into(),
+        }
+    }
+}
+
 /// Publishes envelopes: for Create, for a grab that meets a missing one, for the sweeper.
 pub struct Publisher {
     hot: Arc<dyn HotStore>,
@@ -151,45 +175,87 @@ impl Publisher {
         }
     }
 
-    /// Makes a funded envelope live and answers where it stands now: Live, or over. Repeating it
-    /// changes nothing; asking for an envelope that is being published waits for that.
+    /// Makes a funded envelope live, or brings it back after the hot store lost some of it, and
+    /// answers where it stands now: Live, or over. Repeating it changes nothing; asking for an
+    /// envelope that is being published waits for that.
     ///
     /// # Errors
     /// See [`PublishError`]: all but `NotFound` and `Broken` may be repeated.
     pub async fn publish(&self, id: EnvelopeId) -> Result<HotState, PublishError> {
-        self.flights.join(id, self.publish_alone(id)).await
+        self.flights.join(id, self.publish_alone(id, false)).await
     }
 
-    async fn publish_alone(&self, id: EnvelopeId) -> Result<HotState, PublishError> {
-        // 1. read
-        let row = self.row(id).await?;
-        if let BookState::Closing(reason) | BookState::Closed(reason) = row.state {
-            return Ok(HotState::Over(reason));
+    /// [`Publisher::publish`] for the Create that has just held the money, and was not replayed:
+    /// nobody knows the envelope yet, so the hot store is not asked what became of it.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn publish_new(&self, id: EnvelopeId) -> Result<HotState, PublishError> {
+        self.flights.join(id, self.publish_alone(id, true)).await
+    }
+
+    async fn publish_alone(&self, id: EnvelopeId, new: bool) -> Result<HotState, PublishError> {
+        let mut permit = None;
+        for _ in 0..LOOKS_MAX {
+            // 1. look, 2. decide
+            let look = self.look(id, new).await?;
+            let weight = match look.plan {
+                Plan::Over(reason) => return Ok(HotState::Over(reason)),
+                Plan::Frozen => return Err(PublishError::Frozen),
+                Plan::Stands(state) => return self.mark(&look.row, state).await,
+                Plan::Load => 1,
+                Plan::Missing | Plan::Stale => revive::WEIGHT,
+            };
+            if permit.is_none() && look.row.terms.share_count > ONE_CHUNK_SHARES {
+                crash("publish::before_permit")?;
+                permit = Some(self.permit(look.row.terms.share_count, weight).await?);
+                // It may have waited for long.
+                continue;
+            }
+            // 3. load and 4. open, or repair
+            let brought = match look.plan {
+                Plan::Load => self.load_and_open(&look).await?,
+                _ => self.revive(&look).await?,
+            };
+            if let Some(state) = brought {
+                return match look.row.state {
+                    BookState::Closing(_) => Ok(state),
+                    _ => self.mark(&look.row, state).await,
+                };
+            }
         }
-        if row.frozen {
-            return Err(PublishError::Frozen);
-        }
-        // 2. look: one chunk is loaded again faster than it is looked for.
-        let large = row.terms.share_count > ONE_CHUNK_SHARES;
-        let views = match large {
-            true => self.hot.view(vec![id]).await?,
-            false => Vec::new(),
-        };
-        let stands = views.into_iter().flatten().next().map(|view| view.state);
-        // 3. load, 4. open
-        let state = match stands {
-            None | Some(HotState::Funding) => self.load_and_open(&row).await?,
-            Some(state) => state,
-        };
+        Err(PublishError::Unavailable("the epoch keeps changing".into()))
+    }
+
+    /// The money is held, and where the envelope stands is known.
+    async fn mark(&self, row: &EnvelopeRow, state: HotState) -> Result<HotState, PublishError> {
+        let id = row.id;
         // 5. mark
         crash("publish::before_mark_live")?;
         self.ledger.mark_live(id).await?;
-        // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark.
-        if self.row(id).await?.frozen {
-            self.hot.freeze(self.epoch(id), id).await?;
+        // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark, and a
+        // close may have been forgotten there.
+        let row = self.row(id).await?;
+        if let BookState::Closed(reason) = row.state {
+            return self.end(&row, reason).await;
+        }
+        if row.frozen && marks::follow(&*self.hot, &*self.ledger, id).await? {
             return Err(PublishError::Frozen);
         }
         Ok(state)
+    }
+
+    /// Ends what was made live although the books are closed. Nobody can be paid from it.
+    async fn end(&self, row: &EnvelopeRow, reason: CloseReason) -> Result<HotState, PublishError> {
+        // The store refuses to call empty what it holds shares of; it sees by itself what expired.
+        let why = CloseReason::Recalled;
+        let close = self
+            .hot
+            .close(self.epoch(row.id), row.id, Arc::clone(&row.terms), why);
+        match close.await? {
+            CloseReply::Over { .. } => Ok(HotState::Over(reason)),
+            CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::Frozen),
+        }
     }
 
     async fn row(&self, id: EnvelopeId) -> Result<EnvelopeRow, PublishError> {
@@ -200,36 +266,23 @@ impl Publisher {
             .ok_or(PublishError::NotFound)
     }
 
-    async fn load_and_open(&self, row: &EnvelopeRow) -> Result<HotState, PublishError> {
-        let _permit = self.permit(row.terms.share_count).await?;
+    /// `None`: the store was replaced meanwhile, and what was loaded may be gone with it.
+    async fn load_and_open(&self, look: &Look) -> Result<Option<HotState>, PublishError> {
+        let row = &look.row;
         let amounts = self.amounts.of(row.id, &row.terms).await?;
         let checksum = shares_checksum(&amounts);
-        for _ in 0..EPOCH_TRIES_MAX {
-            let loaded = self.load(row, &amounts).await;
-            let opened = match loaded {
-                Ok(()) => {
-                    crash("publish::before_open")?;
-                    let epoch = self.epoch(row.id);
-                    self.hot.open(epoch, row.id, checksum).await
-                }
-                Err(error) => Err(error),
-            };
-            match opened {
-                Ok(HotState::Funding) => {
-                    let why = format!("envelope {} was opened and is not live", row.id);
-                    return Err(PublishError::Broken(why));
-                }
-                Ok(state) => return Ok(state),
-                // The store was replaced meanwhile: what was loaded may be gone with it.
-                Err(HotError::Epoch(_)) => {}
-                Err(error) => return Err(error.into()),
+        let opened = match self.load(look, &amounts).await {
+            Ok(()) => {
+                crash("publish::before_open")?;
+                self.hot.open(look.epoch, row.id, checksum).await
             }
-        }
-        Err(PublishError::Unavailable("the epoch keeps changing".into()))
+            Err(error) => Err(error),
+        };
+        brought(row.id, opened)
     }
 
-    async fn load(&self, row: &EnvelopeRow, amounts: &[i64]) -> Result<(), HotError> {
-        let epoch = self.epoch(row.id);
+    async fn load(&self, look: &Look, amounts: &[i64]) -> Result<(), HotError> {
+        let (epoch, row) = (look.epoch, &look.row);
         let chunks = amounts.len().div_ceil(LOAD_CHUNK_SHARES_MAX);
         stream::iter((0..chunks).zip(0_u32..))
             .map(|(index, number)| {
@@ -260,17 +313,32 @@ impl Publisher {
         self.hot.epoch(id.partition(self.hot.partitions()))
     }
 
-    /// Leave to hold a vector of so many shares.
-    async fn permit(&self, shares: u32) -> Result<Option<SemaphorePermit<'_>>, PublishError> {
-        let (permits, shares_max) = match shares {
-            ..=ONE_CHUNK_SHARES => return Ok(None),
-            _ if shares <= SYNCHRONOUS_SHARES_MAX => (&self.middle, MIDDLE_SHARES_MAX),
-            _ => (&self.large, LARGE_SHARES_MAX),
+    /// Leave to hold a vector of so many shares, which is more than one chunk; a share weighs as
+    /// much as `weight` amounts.
+    async fn permit(&self, shares: u32, weight: u32) -> Result<SemaphorePermit<'_>, PublishError> {
+        let (permits, shares_max) = match shares <= SYNCHRONOUS_SHARES_MAX {
+            true => (&self.middle, MIDDLE_SHARES_MAX),
+            false => (&self.large, LARGE_SHARES_MAX),
         };
-        let permit = permits.acquire_many(shares.min(shares_max)).await;
-        permit
-            .map(Some)
-            .map_err(|_| PublishError::Unavailable("publishing has stopped".into()))
+        let weighed = shares.saturating_mul(weight).min(shares_max);
+        let permit = permits.acquire_many(weighed).await;
+        permit.map_err(|_| PublishError::Unavailable("publishing has stopped".into()))
+    }
+}
+
+/// Where an envelope stands that was brought into the hot store; `None`: the epoch is another one.
+fn brought(
+    id: EnvelopeId,
+    answer: Result<HotState, HotError>,
+) -> Result<Option<HotState>, PublishError> {
+    match answer {
+        Ok(HotState::Funding) => {
+            let why = format!("envelope {id} was brought in and is not live");
+            Err(PublishError::Broken(why))
+        }
+        Ok(state) => Ok(Some(state)),
+        Err(HotError::Epoch(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -289,16 +357,4 @@ fn crash_hot(point: &str) -> Result<(), HotError> {
     ))));
     let _ = point;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Create spawns large publishes, and the sweeper runs many at once.
-    #[test]
-    fn a_publish_may_move_between_threads() {
-        fn sent<T: Send>(_: fn(&'static Publisher, EnvelopeId) -> T) {}
-        sent(|publisher, id| publisher.publish(id));
-    }
 }

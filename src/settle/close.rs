@@ -6,10 +6,13 @@
 //! |---|---|---|
 //! | 1. CLOSING | `ledger.begin_close` | `close::after_begin` |
 //! | 2. no grab any more | `hot.close`, which tells how many shares were granted | `close::after_hot`, `close::before_finish` |
-//! | 3. refund | `ledger.finish_close`, once claims cover what was granted | `close::after_finish` |
+//! | 3. refund | `ledger.finish_close`, once nothing is owed and claims cover what was granted | `close::after_finish` |
 //!
 //! *Ordering.* Step 3 takes its count from step 2 of the same call, and step 2 grants nothing
-//! after it: so the remainder that is refunded is never a share that somebody holds.
+//! after it: so the remainder that is refunded is never a share that somebody holds. Both steps are
+//! of one epoch: where the store was replaced between them, its successor is closed first. A store
+//! that lost some of an envelope says a smaller count in step 2, which claims may cover while it
+//! still owes: so what it owes is asked for too, and what it does not owe is in the books or lost.
 //!
 //! *If it crashes here.* The envelope stays CLOSING, which the sweeper finds; each step answers the
 //! same when it is repeated.
@@ -20,9 +23,10 @@ use std::sync::Arc;
 
 use super::{SettleError, crash};
 use crate::domain::envelope::{BookState, CloseReason};
-use crate::domain::id::EnvelopeId;
+use crate::domain::id::{EnvelopeId, Epoch};
 use crate::hot::{CloseReply, HotStore};
-use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError};
+use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError, Under};
+use crate::publish::marks;
 use crate::telemetry::metrics;
 
 /// How far a close came.
@@ -34,7 +38,7 @@ pub enum Closed {
     Waiting,
     /// By the hot store's clock it has not expired.
     NotDue,
-    /// An operator froze it.
+    /// It stands still until an operator acts.
     Frozen,
 }
 
@@ -76,10 +80,11 @@ pub async fn go_on(
         }
     };
     let id = row.id;
-    let epoch = hot.epoch(id.partition(hot.partitions()));
+    let partition = id.partition(hot.partitions());
+    let epoch = hot.epoch(partition);
     let close = || hot.close(epoch, id, Arc::clone(&row.terms), reason);
     let mut reply = close().await?;
-    if reply == CloseReply::Frozen && unfreeze_if_the_ledger_did(hot, ledger, id).await? {
+    if reply == CloseReply::Frozen && free(hot, ledger, id).await? {
         reply = close().await?;
     }
     let (reason, taken_count) = match reply {
@@ -93,7 +98,13 @@ pub async fn go_on(
     };
     crash("close::after_hot")?;
     crash("close::before_finish")?;
-    let progress = match ledger.finish_close(id, reason, taken_count).await {
+    // A store in its first epoch was never replaced, and has lost nothing.
+    if epoch != Epoch::FIRST && hot.owes(id).await? {
+        return Ok(Closed::Waiting);
+    }
+    let under = Under { partition, epoch };
+    let finished = ledger.finish_close(under, id, reason, taken_count);
+    let progress = match finished.await {
         Ok(progress) => progress,
         Err(LedgerError::Frozen) => return Ok(Closed::Frozen),
         Err(error) => return Err(error.into()),
@@ -111,19 +122,13 @@ pub async fn go_on(
     }
 }
 
-/// The ledger has the mark. Where a publish and an unfreeze crossed, the hot store kept it, and the
-/// money would be stuck: it follows the ledger. An operator who freezes at this very moment stops
-/// the refund at the ledger, and grabs are over anyway.
-async fn unfreeze_if_the_ledger_did(
+/// Makes the marks alike: a broken invariant goes into the books, and a mark that is only a
+/// stale copy of theirs is lifted. Answers whether the envelope is free now.
+async fn free(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
     id: EnvelopeId,
 ) -> Result<bool, SettleError> {
-    let rows = ledger.envelopes(vec![id]).await?;
-    let frozen = rows.into_iter().flatten().next().is_none_or(|r| r.frozen);
-    if !frozen {
-        let epoch = hot.epoch(id.partition(hot.partitions()));
-        hot.unfreeze(epoch, id).await?;
-    }
-    Ok(!frozen)
+    let carried = marks::carry(hot, ledger, id).await?;
+    Ok(!carried && !marks::follow(hot, ledger, id).await?)
 }

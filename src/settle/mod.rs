@@ -23,6 +23,7 @@
 
 pub mod close;
 mod drain;
+mod marks;
 pub mod plan;
 mod run;
 mod sweep;
@@ -36,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
+pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
     SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
@@ -45,6 +47,7 @@ pub use vitals::{Seen, Vitals};
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{HotError, HotStore};
 use crate::ledger::{Ledger, LedgerError};
+use crate::publish::marks::MarkError;
 use crate::publish::{Amounts, PublishError, Publisher};
 use crate::telemetry::metrics;
 
@@ -104,6 +107,15 @@ impl From<LedgerError> for SettleError {
             | LedgerError::Frozen
             | LedgerError::AlreadyOver(_)
             | LedgerError::Broken(_) => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<MarkError> for SettleError {
+    fn from(error: MarkError) -> Self {
+        match error {
+            MarkError::Hot(error) => error.into(),
+            MarkError::Ledger(error) => error.into(),
         }
     }
 }
@@ -171,11 +183,20 @@ impl Settlement {
     /// Settles one batch of each partition. Answers whether more is known to wait.
     ///
     /// # Errors
-    /// As [`Drain::once`]; partitions after the one that failed are not looked at.
+    /// As [`Drain::once`]. A partition that fails keeps no other one waiting: the first failure is
+    /// told at the end, and only a store that has stopped ends the round.
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
+        let mut failure = None;
         for partition in self.hot.partitions().all() {
-            let drained = self.drain_partition(partition).await?;
+            let drained = match self.drain_partition(partition).await {
+                Ok(drained) => drained,
+                Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             sum.records += drained.records;
             sum.paid += drained.paid;
             sum.duplicates += drained.duplicates;
@@ -186,7 +207,7 @@ impl Settlement {
             sum.more |= drained.more;
             sum.refusal = sum.refusal.or(drained.refusal);
         }
-        Ok(sum)
+        failure.map_or(Ok(sum), Err)
     }
 
     async fn drain_partition(&self, partition: Partition) -> Result<Drained, SettleError> {
@@ -217,13 +238,9 @@ impl Settlement {
     /// As [`Sweep::once`].
     pub async fn sweep_once(&self) -> Result<Swept, SettleError> {
         let hot = self.hot.vitals().await?;
-        self.vitals
-            .backlog(hot.unsettled_records, hot.oldest_unsettled_at);
-        let age_ms = self
-            .vitals
-            .seen()
-            .oldest_unsettled_age_ms(self.ledger.now());
-        metrics::outbox_waiting(hot.unsettled_records, age_ms);
+        let (waiting, oldest) = (hot.unsettled_records, hot.oldest_unsettled_at);
+        self.vitals.backlog(waiting, oldest, self.ledger.now());
+        metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);
         metrics::hot_holds(hot.envelopes, hot.queued_grabs);
         let swept = self.sweep.once().await?;
         if !swept.unpublished.is_empty() {

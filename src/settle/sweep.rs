@@ -5,6 +5,7 @@
 //!
 //! | found | what happens |
 //! |---|---|
+//! | a mark that one store has and the other has not | `marks` |
 //! | parked records of an unfrozen envelope | `ledger.settle_parked` |
 //! | `Due::Unpublished` | handed to `publish`, in a loop of its own: a large one takes seconds |
 //! | `Due::Expired`, `Due::Empty` | `close` |
@@ -29,6 +30,7 @@ use parking_lot::Mutex;
 
 use super::SettleError;
 use super::close::{self, Closed};
+use super::marks::{Marked, Marks};
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
@@ -63,6 +65,8 @@ pub struct Swept {
     pub waiting: usize,
     /// Parked records that were posted.
     pub unparked: usize,
+    /// What was done about marks that were not alike.
+    pub marked: Marked,
     /// To be published.
     pub unpublished: Vec<EnvelopeId>,
     /// Envelopes that could not be closed for now, and batches of parked records that were refused.
@@ -77,6 +81,7 @@ pub struct Swept {
 pub struct Sweep {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
+    marks: Marks,
     /// The ledger's row after which the next page begins.
     due_after: Mutex<i64>,
     /// The envelope after which the walk over the hot store goes on.
@@ -87,6 +92,7 @@ impl Sweep {
     /// Between these doors.
     pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
         Self {
+            marks: Marks::new(Arc::clone(&hot), Arc::clone(&ledger)),
             hot,
             ledger,
             due_after: Mutex::new(i64::MIN),
@@ -100,7 +106,12 @@ impl Sweep {
     /// The ledger can't say what is due, or the hot store has stopped. One envelope that fails is
     /// counted and does not stop the others.
     pub async fn once(&self) -> Result<Swept, SettleError> {
-        let mut swept = Swept::default();
+        let mut swept = Swept {
+            marked: self.marks.once().await?,
+            ..Swept::default()
+        };
+        swept.failed = swept.marked.failed;
+        swept.failure.clone_from(&swept.marked.failure);
         for _ in 0..PARKED_BATCHES_MAX {
             let posted = match self.ledger.settle_parked(SETTLE_BATCH_MAX).await {
                 Ok(posted) => posted,

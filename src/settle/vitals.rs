@@ -11,6 +11,8 @@ pub struct Seen {
     pub unsettled_records: u64,
     /// When the oldest of them was granted.
     pub oldest_unsettled_at: Option<UnixMs>,
+    /// How long it had been waiting when it was seen.
+    pub oldest_age_ms: i64,
     /// Why the last round failed; `None` if it did not.
     pub last_error: Option<String>,
 }
@@ -49,10 +51,11 @@ impl Vitals {
         seen
     }
 
-    pub(super) fn backlog(&self, unsettled_records: u64, oldest_unsettled_at: Option<UnixMs>) {
+    pub(super) fn backlog(&self, unsettled_records: u64, oldest: Option<UnixMs>, now: UnixMs) {
         let mut errors = self.seen.lock();
         errors.seen.unsettled_records = unsettled_records;
-        errors.seen.oldest_unsettled_at = oldest_unsettled_at;
+        errors.seen.oldest_unsettled_at = oldest;
+        errors.seen.oldest_age_ms = errors.seen.oldest_unsettled_age_ms(now);
     }
 
     pub(super) fn went_well(&self, which: &'static str) {

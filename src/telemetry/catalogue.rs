@@ -47,6 +47,10 @@ pub const SETTLE_SECONDS: &str = "red_envelope_settle_batch_seconds";
 pub const SETTLE_RECORDS: &str = "red_envelope_settle_batch_records";
 pub const REFUNDED: &str = "red_envelope_refunds_total";
 pub const SET_ASIDE: &str = "red_envelope_dead_letters_total";
+pub const UNREADABLE: &str = "red_envelope_outbox_unreadable_total";
+pub const REPAIRED: &str = "red_envelope_envelopes_rebuilt_total";
+pub const FROZEN: &str = "red_envelope_frozen_envelopes";
+pub const BROKEN: &str = "red_envelope_broken_invariants_total";
 pub const OUTBOX: &str = "red_envelope_outbox_records";
 pub const OUTBOX_AGE: &str = "red_envelope_outbox_oldest_age_seconds";
 pub const HELD: &str = "red_envelope_hot_envelopes";
@@ -126,10 +130,34 @@ pub const METRICS: &[Metric] = &[
         "Remainders that went back to senders",
     ),
     metric(
+        UNREADABLE,
+        MetricKind::Counter,
+        Unit::Count,
+        "Outbox entries that nobody can read, kept under the poison key",
+    ),
+    metric(
+        REPAIRED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Envelopes that the hot store had lost, wholly or in part, rebuilt from the books",
+    ),
+    metric(
         SET_ASIDE,
         MetricKind::Counter,
         Unit::Count,
         "Records that could not be settled and were set aside",
+    ),
+    metric(
+        FROZEN,
+        MetricKind::Gauge,
+        Unit::Count,
+        "Envelopes that stand still until an operator acts",
+    ),
+    metric(
+        BROKEN,
+        MetricKind::Counter,
+        Unit::Count,
+        "Envelopes that the service froze since an invariant would have broken",
     ),
     metric(
         OUTBOX,

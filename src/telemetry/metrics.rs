@@ -20,10 +20,10 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
-    CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, GRABS, GRABS_FAILED,
-    HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY,
-    REFUNDED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
-    STORE_BYTES, STREAMS, TURNED_AWAY, WATCHERS,
+    BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, FROZEN,
+    GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE,
+    QUEUED, READY, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
+    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -51,6 +51,10 @@ struct Meters {
     settle_records: Histogram,
     refunded: Counter,
     set_aside: Counter,
+    unreadable: Counter,
+    repaired: Counter,
+    frozen: Gauge,
+    broken: Counter,
     outbox: Gauge,
     outbox_age: Gauge,
     held: Gauge,
@@ -76,6 +80,10 @@ impl Meters {
             settle_records: metrics::histogram!(SETTLE_RECORDS),
             refunded: metrics::counter!(REFUNDED),
             set_aside: metrics::counter!(SET_ASIDE),
+            unreadable: metrics::counter!(UNREADABLE),
+            repaired: metrics::counter!(REPAIRED),
+            frozen: metrics::gauge!(FROZEN),
+            broken: metrics::counter!(BROKEN),
             outbox: metrics::gauge!(OUTBOX),
             outbox_age: metrics::gauge!(OUTBOX_AGE),
             held: metrics::gauge!(HELD),
@@ -226,6 +234,20 @@ pub fn envelope_created(kind: Kind) {
     }
 }
 
+/// An entry of the outbox that nobody can read was set aside.
+pub fn outbox_unreadable() {
+    if let Some(meters) = meters() {
+        meters.unreadable.increment(1);
+    }
+}
+
+/// An envelope that the hot store had lost was rebuilt from the books.
+pub fn envelope_repaired() {
+    if let Some(meters) = meters() {
+        meters.repaired.increment(1);
+    }
+}
+
 /// An envelope's books were balanced.
 pub fn envelope_closed(reason: CloseReason) {
     if let Some(meters) = meters() {
@@ -273,6 +295,20 @@ pub fn refunded() {
 pub fn set_aside(records: usize) {
     if let Some(meters) = meters() {
         meters.set_aside.increment(records as u64);
+    }
+}
+
+/// So many envelopes are frozen in the books.
+pub fn frozen(envelopes: u64) {
+    if let Some(meters) = meters() {
+        meters.frozen.set(gauge_of(envelopes));
+    }
+}
+
+/// An invariant would have broken: the service froze an envelope.
+pub fn broken() {
+    if let Some(meters) = meters() {
+        meters.broken.increment(1);
     }
 }
 

@@ -9,6 +9,9 @@ pub mod logs;
 pub mod metrics;
 pub mod probes;
 pub mod rpc;
+mod seldom;
+
+pub use seldom::{SELDOM_EVERY, Seldom};
 
 use std::time::Instant;
 

@@ -155,7 +155,7 @@ def walk(grpc_port: str, admin_port: str) -> None:
     assert check(b"", timeout=DEADLINE_S) == b"\x08\x01"
     print("healthy")
 
-    report = operators.Audit(admin.AuditRequest(), timeout=DEADLINE_S)
+    report = operators.Audit(admin.AuditRequest(operator="olga", reason="a test"), timeout=DEADLINE_S)
     assert report.clean, report
     print("audited")
 

@@ -1,8 +1,9 @@
 //! Settlement and publish die at each crash point; what comes after them finishes the work, once.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
 
 use futures_util::FutureExt;
 use red_envelope::domain::envelope::{BookState, CloseReason};
@@ -10,7 +11,7 @@ use red_envelope::ledger::Fund;
 
 use crate::world::{EXPIRES_IN_MS, World, equal};
 
-const POINTS: [&str; 11] = [
+const POINTS: [&str; 14] = [
     "publish::before_load",
     "publish::between_chunks",
     "publish::before_open",
@@ -22,6 +23,9 @@ const POINTS: [&str; 11] = [
     "close::after_hot",
     "close::before_finish",
     "close::after_finish",
+    "marks::after_books_freeze",
+    "marks::after_hot_unfreeze",
+    "marks::after_books_unfreeze",
 ];
 
 thread_local! {
@@ -42,13 +46,32 @@ fn lay_points() {
                     std::panic::resume_unwind(Box::new(point));
                 }
             };
-            fail::cfg_callback(point, die).unwrap();
+            at(point, die);
         }
     });
 }
 
+/// Has every thread that passes `point` call this too.
+pub fn at(point: &'static str, call: impl Fn() + Send + Sync + 'static) {
+    type Calls = BTreeMap<&'static str, Vec<Arc<dyn Fn() + Send + Sync>>>;
+    static CALLS: Mutex<Calls> = Mutex::new(BTreeMap::new());
+    CALLS
+        .lock()
+        .unwrap()
+        .entry(point)
+        .or_default()
+        .push(Arc::new(call));
+    let all = move || {
+        let calls = CALLS.lock().unwrap().get(point).cloned();
+        for call in calls.into_iter().flatten() {
+            call();
+        }
+    };
+    fail::cfg_callback(point, all).unwrap();
+}
+
 /// Runs `step` until it dies at `point`: its future is dropped there, as a process would be.
-async fn dies_at<T>(point: &'static str, step: impl Future<Output = T>) {
+pub async fn dies_at<T>(point: &'static str, step: impl Future<Output = T>) {
     lay_points();
     ARMED.set(Some(point));
     let died = AssertUnwindSafe(step).catch_unwind().await;

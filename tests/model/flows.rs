@@ -416,3 +416,17 @@ async fn a_blocked_page_does_not_hide_the_envelopes_behind_it() {
     world.settle().await;
     world.is_clean().await;
 }
+
+#[tokio::test]
+async fn a_sweep_measures_how_long_the_oldest_grab_waits_for_its_money() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 100, 3)).await;
+    world.win(id, "bob").await;
+    world.clock.advance_ms(30_001);
+    world.sweep().await;
+    let age_ms = || world.settlement().vitals().seen().oldest_age_ms;
+    assert_eq!(age_ms(), 30_001);
+    world.drain().await;
+    world.sweep().await;
+    assert_eq!(age_ms(), 0);
+}

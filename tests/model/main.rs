@@ -5,9 +5,11 @@
 //! |---|---|
 //! | `world` | both stores in a folder of their own, settlement between them, a clock that is moved |
 //! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
+//! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
+//! | `crossings` | steps that are crossed in the middle by others |
 //! | `audits` | planted wrongs, each named by the audit; none where there is none |
-//! | `random` | `enum Op`: random days, and the promises after each operation |
+//! | `ops`, `random` | `enum Op`: random days, and the promises after each operation |
 //!
 //! # Not here
 //! The server, the wire, kill -9 and power cuts: `tests/it`.
@@ -16,6 +18,9 @@
 
 mod audits;
 mod crashes;
+mod crossings;
 mod flows;
+mod frozen;
+mod ops;
 mod random;
 mod world;

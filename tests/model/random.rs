@@ -10,80 +10,20 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use red_envelope::clock::Clock;
 use red_envelope::domain::books::DiscrepancyKind;
-use red_envelope::domain::envelope::{BookState, Draft, Kind};
+use red_envelope::domain::envelope::{BookState, CloseReason, Draft, Kind};
 use red_envelope::domain::grab::{GrabReply, Grant, HeldShare, Outcome, Refusal};
 use red_envelope::domain::id::{EnvelopeId, UnixMs};
 use red_envelope::hot::DeclineReply;
 use red_envelope::ledger::LedgerError;
+use red_envelope::publish::marks::{self, MarkError};
 
+use crate::ops::{Op, op};
 use crate::world::{World, equal, exclusive, lucky, person};
 
 /// Days that one run tries; each takes some 30 operations and as many audits.
 const DAYS: u32 = 24;
 const SENDERS: [&str; 2] = ["sender-0", "sender-1"];
 const GRABBERS: [&str; 4] = ["bob", "carol", "dave", "erin"];
-
-#[derive(Clone, Debug)]
-enum Op {
-    Deposit {
-        sender: usize,
-        minor: i64,
-    },
-    Withdraw {
-        sender: usize,
-        minor: i64,
-    },
-    Create {
-        sender: usize,
-        kind: Kind,
-        each_minor: i64,
-        shares: u32,
-        expires_in_ms: i64,
-    },
-    Grab {
-        grabber: usize,
-        envelope: usize,
-    },
-    Decline {
-        grabber: usize,
-        envelope: usize,
-    },
-    Recall {
-        envelope: usize,
-    },
-    Advance {
-        ms: i64,
-    },
-    Drain,
-    Sweep,
-    Forget,
-    Reopen,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let kind = prop_oneof![Just(Kind::Lucky), Just(Kind::Equal), Just(Kind::Exclusive)];
-    let expiry = prop_oneof![Just(1_000), Just(60_000), Just(3_600_000)];
-    let step = prop_oneof![Just(1), Just(1_000), Just(59_000), Just(700_000)];
-    prop_oneof![
-        2 => (0..2_usize, 1..500_i64).prop_map(|(sender, minor)| Op::Deposit { sender, minor }),
-        1 => (0..2_usize, 1..300_i64).prop_map(|(sender, minor)| Op::Withdraw { sender, minor }),
-        4 => (0..2_usize, kind, 1..50_i64, 1..5_u32, expiry).prop_map(
-            |(sender, kind, each_minor, shares, expires_in_ms)| Op::Create {
-                sender, kind, each_minor, shares, expires_in_ms,
-            }
-        ),
-        10 => (0..4_usize, any::<usize>())
-            .prop_map(|(grabber, envelope)| Op::Grab { grabber, envelope }),
-        3 => (0..4_usize, any::<usize>())
-            .prop_map(|(grabber, envelope)| Op::Decline { grabber, envelope }),
-        1 => any::<usize>().prop_map(|envelope| Op::Recall { envelope }),
-        3 => step.prop_map(|ms| Op::Advance { ms }),
-        3 => Just(Op::Drain),
-        3 => Just(Op::Sweep),
-        1 => Just(Op::Forget),
-        1 => Just(Op::Reopen),
-    ]
-}
 
 /// An envelope as its sender and its grabbers know it.
 struct Sent {
@@ -92,6 +32,8 @@ struct Sent {
     draft: Draft,
     expires_at: UnixMs,
     recalled: bool,
+    /// Nothing of it moves until an operator acts.
+    frozen: bool,
     /// What was promised: by grabber, and whether it was declined.
     held: BTreeMap<usize, (Grant, bool)>,
 }
@@ -181,12 +123,10 @@ impl Day {
             }
             Op::Grab { grabber, envelope } => self.grab(grabber, envelope).await,
             Op::Decline { grabber, envelope } => self.decline(grabber, envelope).await,
-            Op::Recall { envelope } => {
-                if let Some(at) = self.pick(envelope) {
-                    self.world.recall(self.sent[at].id).await;
-                    self.sent[at].recalled = true;
-                }
-            }
+            Op::Recall { envelope } => self.recall(envelope).await,
+            Op::Freeze { envelope } => self.freeze(envelope).await,
+            Op::Unfreeze { envelope } => self.unfreeze(envelope).await,
+            Op::Break { envelope } => self.break_invariant(envelope).await,
             Op::Advance { ms } => {
                 self.world.clock.advance_ms(ms);
                 self.moved = true;
@@ -241,6 +181,7 @@ impl Day {
             draft,
             expires_at,
             recalled: false,
+            frozen: false,
             held: BTreeMap::new(),
         });
     }
@@ -262,9 +203,14 @@ impl Day {
                 assert!(matches!(state, BookState::Closed(_)), "{state:?}");
                 return;
             }
+            GrabReply::Frozen => {
+                assert!(self.sent[at].frozen, "nobody froze it");
+                return;
+            }
             other => panic!("{other:?}"),
         };
         let sent = &mut self.sent[at];
+        assert!(!sent.frozen, "a frozen envelope answered {outcome:?}");
         assert!(
             sent.may_answer(grabber, outcome, now),
             "{outcome:?} to {grabber}, who holds {:?}",
@@ -288,6 +234,7 @@ impl Day {
             .world
             .decline(self.sent[at].id, GRABBERS[grabber])
             .await;
+        let frozen = self.sent[at].frozen;
         let held = &mut self.sent[at].held;
         match (reply, held.get(&grabber)) {
             (DeclineReply::Declined { grant, replayed }, before) => {
@@ -296,7 +243,74 @@ impl Day {
             }
             (DeclineReply::AlreadyGrabbed(grant), Some((same, false))) => assert_eq!(grant, *same),
             (DeclineReply::Over(_) | DeclineReply::Missing, _) => {}
+            (DeclineReply::Frozen, _) => assert!(frozen, "nobody froze it"),
             (other, before) => panic!("{other:?}, and {before:?} before"),
+        }
+    }
+
+    async fn recall(&mut self, envelope: usize) {
+        let Some(at) = self.pick(envelope) else {
+            return;
+        };
+        let (ledger, id) = (self.world.ledger(), self.sent[at].id);
+        match ledger.begin_close(id, CloseReason::Recalled).await {
+            // The hot store may have frozen it, and the books not know yet.
+            Ok(_) => self.sent[at].recalled = true,
+            Err(LedgerError::Frozen) => assert!(self.sent[at].frozen, "nobody froze it"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    async fn freeze(&mut self, envelope: usize) {
+        let Some(at) = self.pick(envelope) else {
+            return;
+        };
+        let id = self.sent[at].id;
+        let act = self.world.act("freeze", id);
+        match marks::freeze(self.world.hot(), self.world.ledger(), id, act).await {
+            Ok(_) => self.sent[at].frozen = true,
+            Err(MarkError::Ledger(LedgerError::AlreadyOver(_))) => self.is_closed(id).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    async fn unfreeze(&mut self, envelope: usize) {
+        let Some(at) = self.pick(envelope) else {
+            return;
+        };
+        let id = self.sent[at].id;
+        let act = self.world.act("unfreeze", id);
+        match marks::unfreeze(self.world.hot(), self.world.ledger(), id, act).await {
+            Ok(_) => self.sent[at].frozen = false,
+            Err(MarkError::Ledger(LedgerError::AlreadyOver(_))) => self.is_closed(id).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    async fn break_invariant(&mut self, envelope: usize) {
+        let Some(at) = self.pick(envelope) else {
+            return;
+        };
+        let id = self.sent[at].id;
+        if !matches!(self.world.row(id).await.state, BookState::Closed(_)) {
+            self.world.break_invariant(id).await;
+            self.sent[at].frozen = true;
+        }
+    }
+
+    async fn is_closed(&self, id: EnvelopeId) {
+        let state = self.world.row(id).await.state;
+        assert!(matches!(state, BookState::Closed(_)), "{state:?}");
+    }
+
+    /// Operators look at what is frozen and let it go on, each by an act.
+    async fn operators_act(&mut self) {
+        for at in 0..self.sent.len() {
+            let frozen = self.sent[at].frozen;
+            if frozen {
+                self.unfreeze(at).await;
+            }
+            assert_eq!(self.world.marked(self.sent[at].id).await, None);
         }
     }
 
@@ -333,6 +347,7 @@ impl Day {
 
     /// Settlement had its turn: every balance is what the model says.
     async fn adds_up(&mut self) {
+        self.operators_act().await;
         self.world.settle().await;
         self.moved = false;
         self.holds().await;

@@ -16,10 +16,10 @@ use red_envelope::domain::id::{EnvelopeId, Partition, PersonId, TenantId};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
 use red_envelope::hot::embedded::{EmbeddedStore, Limits};
-use red_envelope::hot::{DeclineReply, HotStore};
+use red_envelope::hot::{DeclineReply, HotStore, Mark};
 use red_envelope::ledger::sqlite::SqliteLedger;
 use red_envelope::ledger::{AdminAct, EnvelopeRow, Fund, Ledger, Transfer};
-use red_envelope::publish::{Amounts, Publisher};
+use red_envelope::publish::{Amounts, Publisher, marks};
 use red_envelope::settle::{Drained, Settlement, Swept};
 
 /// When a world begins: noon, UTC, on 2026-11-23.
@@ -180,6 +180,14 @@ impl World {
         &*self.stores.ledger
     }
 
+    /// Both doors, for what happens meanwhile.
+    pub fn doors(&self) -> (Arc<dyn HotStore>, Arc<dyn Ledger>) {
+        (
+            Arc::clone(&self.stores.hot),
+            Arc::clone(&self.stores.ledger),
+        )
+    }
+
     pub fn settlement(&self) -> &Settlement {
         &self.stores.settlement
     }
@@ -300,16 +308,25 @@ impl World {
 
     pub async fn freeze(&self, id: EnvelopeId) {
         let act = self.act("freeze", id);
-        self.ledger().freeze(id, act).await.unwrap();
-        let epoch = self.hot().epoch(Partition::ZERO);
-        self.hot().freeze(epoch, id).await.unwrap();
+        let frozen = marks::freeze(self.hot(), self.ledger(), id, act).await;
+        frozen.unwrap();
     }
 
     pub async fn unfreeze(&self, id: EnvelopeId) {
         let act = self.act("unfreeze", id);
-        self.ledger().unfreeze(id, act).await.unwrap();
-        let epoch = self.hot().epoch(Partition::ZERO);
-        self.hot().unfreeze(epoch, id).await.unwrap();
+        let unfrozen = marks::unfreeze(self.hot(), self.ledger(), id, act).await;
+        unfrozen.unwrap();
+    }
+
+    /// Has the hot store find that an invariant would break.
+    pub async fn break_invariant(&self, id: EnvelopeId) {
+        self.stores.embedded.break_invariant(id).await.unwrap();
+    }
+
+    /// The hot store's mark.
+    pub async fn marked(&self, id: EnvelopeId) -> Option<Mark> {
+        let views = self.hot().view(vec![id]).await.unwrap();
+        views.into_iter().flatten().next().and_then(|v| v.frozen)
     }
 
     pub async fn drain(&self) -> Drained {

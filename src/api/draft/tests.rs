@@ -20,7 +20,12 @@ fn drafted(request: v1::CreateEnvelopeRequest) -> Result<Drafted, ApiError> {
         now: NOW,
         salt: rand::random(),
     };
-    draft(request, &rules)
+    // As for a first request: what is wrong by now is wrong.
+    let drafted = draft(request, &rules)?;
+    match drafted.by_now.is_empty() {
+        true => Ok(drafted),
+        false => Err(ApiError::Invalid(drafted.by_now)),
+    }
 }
 
 fn money(currency_code: &str, minor_units: i64) -> v1::Money {
@@ -347,9 +352,9 @@ fn all_that_is_wrong_is_named_at_once() {
         [
             "sender",
             "share_count",
-            "total.currency_code",
             "total.minor_units",
-            "greeting"
+            "greeting",
+            "total.currency_code"
         ]
     );
 }

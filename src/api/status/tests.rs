@@ -22,6 +22,7 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::Funding,
         ApiError::Frozen,
         ApiError::Shed(Full::HotStore),
+        ApiError::Behind(Behind::Creates),
         ApiError::Unavailable("10.0.0.7 refused".into()),
         ApiError::Stopped("fsync".into()),
         ApiError::Deadline,
@@ -43,6 +44,7 @@ fn one_of_each() -> Vec<ApiError> {
             | ApiError::Funding
             | ApiError::Frozen
             | ApiError::Shed(_)
+            | ApiError::Behind(_)
             | ApiError::Unavailable(_)
             | ApiError::Stopped(_)
             | ApiError::Deadline

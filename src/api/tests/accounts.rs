@@ -132,4 +132,11 @@ async fn the_server_tells_its_level_limits_and_batches() {
     assert_eq!(told.declared_units[0].code, "POINTS");
     assert_eq!(told.fairness_batches[0].batch_root.len(), 32);
     assert!(told.sender_may_grab);
+    let made_up = v1::GetServiceInfoRequest {
+        tenant: "made-up".into(),
+    };
+    for _ in 0..2 {
+        let told = world.about.clone().get_service_info(made_up.clone()).await;
+        assert_eq!(told.unwrap().into_inner().fairness_batches, []);
+    }
 }

@@ -103,3 +103,24 @@ async fn only_exclusive_shares_can_be_declined() {
     let declined = decline(&world, &id, "bob").await;
     assert_eq!(failure(declined), refused("NOT_EXCLUSIVE"));
 }
+
+#[tokio::test]
+async fn a_repeat_is_answered_as_the_first_time_though_the_hour_would_refuse_it() {
+    let world = World::with_alice().await;
+    let opens = |request_id: &str| v1::CreateEnvelopeRequest {
+        open_time: Some(crate::api::wire::timestamp(
+            crate::domain::id::UnixMs(NOON_MS).plus_ms(3_600_000),
+        )),
+        expires_in: Some(crate::api::wire::duration(7_200_000)),
+        ..lucky(request_id, 1_000, 4)
+    };
+    let id = world.send(opens("r1")).await;
+    // A clock that was set back: by now it would open after its expiry.
+    world.clock.advance_ms(-7_200_000);
+    let late = world.create(opens("r2")).await.unwrap_err();
+    let named = late.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(named[0].field, "open_time");
+    let again = world.create(opens("r1")).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(again.envelope.unwrap().envelope_id, id);
+}

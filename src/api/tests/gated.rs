@@ -11,8 +11,8 @@ use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::embedded::EmbeddedStore;
 use crate::hot::{
-    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, PendingShare,
-    Repair, Standing,
+    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
+    PendingShare, Repair, Standing,
 };
 
 pub(super) struct Gated {
@@ -133,8 +133,21 @@ impl HotStore for Gated {
         self.inner.freeze(epoch, envelope).await
     }
 
-    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
-        self.inner.unfreeze(epoch, envelope).await
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError> {
+        self.inner.unfreeze(epoch, envelope, upto).await
+    }
+
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        self.inner.marked(after, limit).await
     }
 
     async fn outbox(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use red_envelope_proto::v1::GrabOutcome as O;
 
 use super::*;
+use crate::api::{CREATES_SHED_AGE_MS, GRABS_SHED_AGE_MS};
 
 #[tokio::test]
 async fn shares_sum_to_the_total_and_the_late_go_empty() {
@@ -229,4 +230,31 @@ async fn a_thousand_grabbers_at_once_get_exactly_the_shares_there_are() {
     }
     assert_eq!((won, shares.len()), (50, 50));
     assert_eq!(shares.values().map(|(_, minor)| minor).sum::<i64>(), 5_000);
+}
+
+#[tokio::test]
+async fn while_settlement_is_behind_envelopes_are_turned_away_and_then_grabs() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let behind = (Code::Unavailable, "SETTLEMENT_BEHIND".to_owned());
+
+    world.services.settlement_is_behind(CREATES_SHED_AGE_MS);
+    world.send(lucky("r2", 100, 4)).await;
+    world.services.settlement_is_behind(CREATES_SHED_AGE_MS + 1);
+    let turned_away = world.create(lucky("r3", 100, 4)).await;
+    let told = turned_away.as_ref().unwrap_err().get_details_retry_info();
+    assert!(told.is_some());
+    assert_eq!(failure(turned_away), behind);
+    let share = world.wins(&id, "bob").await;
+
+    world.services.settlement_is_behind(GRABS_SHED_AGE_MS + 1);
+    assert_eq!(failure(world.grab(&id, "carol").await), behind);
+    assert_eq!(world.balance("alice").await.2, 1_100, "nothing was held");
+
+    // It has caught up: the same calls are served.
+    world.services.settlement_is_behind(0);
+    assert!(!world.create(lucky("r3", 100, 4)).await.unwrap().replayed);
+    world.wins(&id, "carol").await;
+    let again = world.grab(&id, "bob").await.unwrap().share.unwrap();
+    assert_eq!(again.amount.unwrap().minor_units, share);
 }

@@ -9,6 +9,7 @@ mod endings;
 mod gated;
 mod grabs;
 mod operators;
+mod raw;
 mod sights;
 mod streams;
 
@@ -61,8 +62,9 @@ struct World {
     public: Channel,
     admin: Channel,
     shutdown: CancellationToken,
+    services: Services,
     _serving: DropGuard,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a world is made with.
@@ -123,8 +125,9 @@ impl World {
             public,
             admin,
             shutdown,
+            services,
             _serving: serving.drop_guard(),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -257,7 +260,14 @@ impl World {
             panic!("the envelope is not over: {:?}", view.state);
         };
         self.ledger.begin_close(id, reason).await.unwrap();
-        let closed = self.ledger.finish_close(id, reason, view.taken_count).await;
+        let under = Under {
+            partition: Partition::ZERO,
+            epoch: self.hot.epoch(Partition::ZERO),
+        };
+        let closed = self
+            .ledger
+            .finish_close(under, id, reason, view.taken_count);
+        let closed = closed.await;
         assert!(matches!(closed, Ok(CloseProgress::Closed(_))), "{closed:?}");
     }
 }
@@ -268,6 +278,7 @@ async fn serve(routes: Routes, until: &CancellationToken) -> Channel {
     let incoming = TcpListenerStream::new(listener);
     let until = until.clone().cancelled_owned();
     let server = Server::builder()
+        .layer(super::details::Details)
         .layer(super::deadline::Deadlines)
         .add_routes(routes);
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, until));

@@ -6,6 +6,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use super::*;
+use crate::ledger::conformance;
 
 fn freeze(id: &str) -> v1::FreezeEnvelopeRequest {
     v1::FreezeEnvelopeRequest {
@@ -29,6 +30,7 @@ async fn trace(world: &World, id: &str) -> v1::TraceEnvelopeResponse {
     let request = v1::TraceEnvelopeRequest {
         envelope_id: id.into(),
         operator: "oscar".into(),
+        reason: "ticket 9".into(),
         ..Default::default()
     };
     let traced = world.operators.clone().trace_envelope(request).await;
@@ -76,16 +78,122 @@ async fn every_act_is_on_record_also_a_refused_one() {
     let acts = trace(&world, &id).await.acts;
     let told: Vec<_> = acts
         .iter()
-        .map(|act| (act.act.as_str(), act.operator.as_str(), act.result.as_str()))
+        .map(|act| {
+            let who_and_why = (act.operator.as_str(), act.reason.as_str());
+            (act.act.as_str(), who_and_why, act.result.as_str())
+        })
+        .collect();
+    let oscar = ("oscar", "ticket 9");
+    assert_eq!(
+        told,
+        [
+            ("freeze", ("olga", "ticket 7"), "ALREADY_OVER"),
+            ("trace", oscar, "done"),
+            ("trace", oscar, "done"),
+        ]
+    );
+}
+
+/// What stands in the record of acts that are of no one envelope: act, operator, reason, result.
+fn acts_of_none(world: &World) -> Vec<[String; 4]> {
+    let books = world.folder.path().join("ledger.sqlite");
+    let db = rusqlite::Connection::open(books).unwrap();
+    let mut acts = db
+        .prepare(
+            "-- ledger.acts_of_none
+             SELECT act, operator, reason, result FROM admin_act WHERE envelope IS NULL",
+        )
+        .unwrap();
+    let row = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]);
+    let acts = acts.query_map([], row).unwrap();
+    acts.map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn a_look_is_an_act_too_and_says_who_and_why() {
+    let world = World::new().await;
+    let mut operators = world.operators.clone();
+    let nameless = operators.audit(v1::AuditRequest::default()).await;
+    assert_eq!(nameless.unwrap_err().code(), Code::InvalidArgument);
+    let nameless = v1::ListDeadLettersRequest::default();
+    let nameless = operators.list_dead_letters(nameless).await;
+    assert_eq!(nameless.unwrap_err().code(), Code::InvalidArgument);
+    assert!(acts_of_none(&world).is_empty());
+
+    let (operator, reason) = ("olga".to_owned(), "the evening's".to_owned());
+    let audit = v1::AuditRequest {
+        operator: operator.clone(),
+        reason: reason.clone(),
+        ..Default::default()
+    };
+    operators.audit(audit).await.unwrap();
+    let letters = v1::ListDeadLettersRequest {
+        operator,
+        reason,
+        ..Default::default()
+    };
+    operators.list_dead_letters(letters).await.unwrap();
+    let replay = v1::ReplayDeadLetterRequest {
+        dead_letter_id: "5".into(),
+        operator: "olga".into(),
+        reason: "ticket 8".into(),
+    };
+    operators.replay_dead_letter(replay).await.unwrap_err();
+    let told = acts_of_none(&world);
+    let told: Vec<_> = told
+        .iter()
+        .map(|act| act.each_ref().map(String::as_str))
         .collect();
     assert_eq!(
         told,
         [
-            ("freeze", "olga", "ALREADY_OVER"),
-            ("trace", "oscar", "done"),
-            ("trace", "oscar", "done"),
+            ["audit", "olga", "the evening's", "done"],
+            ["list_dead_letters", "olga", "the evening's", "done"],
+            [
+                "replay_dead_letter",
+                "olga",
+                "ticket 8",
+                "DEAD_LETTER_NOT_FOUND"
+            ],
         ]
     );
+}
+
+#[tokio::test]
+async fn a_replay_whose_amount_cannot_be_looked_up_is_on_record_as_refused() {
+    let world = World::with_alice().await;
+    // Funded behind the service, so that nobody remembers what its shares are worth.
+    let fund = conformance::fund(conformance::draft("alice", 100, 2), "f1");
+    let envelope = world.ledger.fund(fund).await.unwrap().envelope.id;
+    let record = conformance::record(envelope, 0, "bob", 7);
+    let aside = vec![SettleItem::SetAside(record, "poison")];
+    world
+        .ledger
+        .settle(conformance::FIRST, aside)
+        .await
+        .unwrap();
+    let letters = world.ledger.dead_letters(None, 0, 1).await.unwrap();
+    // Without its secret nothing says what the share is worth.
+    let books = world.folder.path().join("ledger.sqlite");
+    let db = rusqlite::Connection::open(books).unwrap();
+    db.execute_batch(
+        "-- ledger.attack
+         DROP TRIGGER leaf_batch_is_not_changed; UPDATE leaf_batch SET sealed = x'00';",
+    )
+    .unwrap();
+    let replay = v1::ReplayDeadLetterRequest {
+        dead_letter_id: letters[0].row.to_string(),
+        operator: "olga".into(),
+        reason: "ticket 8".into(),
+    };
+    let refused = world.operators.clone().replay_dead_letter(replay).await;
+    assert_eq!(failure(refused).1, "INTERNAL");
+    let acts = world.ledger.acts(envelope, 10).await.unwrap();
+    let told: Vec<_> = acts
+        .iter()
+        .map(|a| (&*a.act, &*a.reason, &*a.result))
+        .collect();
+    assert_eq!(told, [("replay_dead_letter", "ticket 8", "INTERNAL")]);
 }
 
 #[tokio::test]
@@ -132,7 +240,11 @@ async fn an_audit_of_sound_books_is_clean() {
     let world = World::with_alice().await;
     let id = world.send(lucky("r1", 1_000, 3)).await;
     world.wins(&id, "bob").await;
-    let audit = || v1::AuditRequest::default();
+    let audit = || v1::AuditRequest {
+        operator: "olga".into(),
+        reason: "the evening's".into(),
+        ..Default::default()
+    };
     let mut operators = world.operators.clone();
     let live = operators.audit(audit()).await.unwrap().into_inner();
     assert!(live.clean && !live.quiet, "{live:?}");
@@ -141,7 +253,11 @@ async fn an_audit_of_sound_books_is_clean() {
     let quiet = operators.audit(audit()).await.unwrap().into_inner();
     assert!(quiet.clean && quiet.quiet, "{quiet:?}");
     assert_eq!(quiet.totals[0].funded_minor, 1_000);
-    let letters = v1::ListDeadLettersRequest::default();
+    let letters = v1::ListDeadLettersRequest {
+        operator: "olga".into(),
+        reason: "the evening's".into(),
+        ..Default::default()
+    };
     let letters = operators.list_dead_letters(letters).await.unwrap();
     assert_eq!(letters.into_inner().dead_letters, []);
     let replay = v1::ReplayDeadLetterRequest {

@@ -251,3 +251,22 @@ async fn random_ids_are_looked_up_by_the_hundred() {
     let looks = world.hot.views() - before;
     assert!(looks <= 400, "{looks} look-ups for 2,000 ids");
 }
+
+#[tokio::test]
+async fn while_settlement_is_far_behind_each_message_is_turned_away() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let age_ms = crate::api::GRABS_SHED_AGE_MS + 1;
+    world.services.settlement_is_behind(age_ms);
+    let (sending, mut answers) = open(&world, 2).await;
+    sending.send(message(1, &id, "bob")).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(Answer::Status(status)) = answer.result else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(Code::from_i32(status.code), Code::Unavailable);
+    world.services.settlement_is_behind(0);
+    sending.send(message(2, &id, "bob")).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(outcome(&answer.result.unwrap()), v1::GrabOutcome::Won);
+}

@@ -1,6 +1,8 @@
 //! `send` and `recall`: what senders do.
 
-use std::io::{BufRead, IsTerminal, Write};
+mod prompt;
+
+use std::io::BufRead;
 use std::path::Path;
 
 use prost_types::{Duration, Timestamp};
@@ -312,11 +314,7 @@ pub(super) fn passphrase(file: Option<&Path>, prompt: bool) -> Result<String, Fa
             first_line(file).map_err(|e| unreadable(&name, e))?
         }
         None if prompt => {
-            if std::io::stdin().is_terminal() {
-                eprint!("Passphrase (it will be seen): ");
-                let _unseen = std::io::stderr().flush();
-            }
-            first_line(std::io::stdin()).map_err(|e| unreadable("the terminal", e))?
+            prompt::unseen_line("Passphrase").map_err(|e| unreadable("the terminal", e))?
         }
         None => return Ok(String::new()),
     };

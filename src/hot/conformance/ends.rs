@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use super::stage::{Cast, EXPIRES_IN_MS, NEW_YEAR_MS, Stage, outcome, person, tenant, won};
+use super::stage::{
+    Cast, EXPIRES_IN_MS, NEW_YEAR_MS, Stage, epoch, outcome, partition, person, tenant, won,
+};
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GrabReply, Outcome};
-use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
-use crate::hot::{CloseReply, HotStore, HotView};
+use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::hot::{CloseReply, HotStore, HotView, Mark};
 
 async fn close(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
     let terms = Arc::clone(&cast.terms);
-    let closed = store.close(Epoch::FIRST, cast.id, terms, reason).await;
+    let closed = store
+        .close(epoch(store, cast.id), cast.id, terms, reason)
+        .await;
     closed.expect("the store serves")
 }
 
@@ -120,15 +124,21 @@ pub async fn a_tombstone_stops_a_late_loader(stage: &mut dyn Stage) {
 pub async fn a_frozen_envelope_stands_still_until_it_is_unfrozen(stage: &mut dyn Stage) {
     let cast = Cast::exclusive(&[("ann", 5), ("bob", 7)]);
     cast.publish(&*stage.store()).await;
-    let freeze = stage.store().freeze(Epoch::FIRST, cast.id).await;
+    let freeze = stage
+        .store()
+        .freeze(epoch(&*stage.store(), cast.id), cast.id)
+        .await;
     freeze.expect("it serves");
     let nobody = Cast::lucky(&[1]).id;
-    let freeze = stage.store().freeze(Epoch::FIRST, nobody).await;
+    let freeze = stage
+        .store()
+        .freeze(epoch(&*stage.store(), nobody), nobody)
+        .await;
     freeze.expect("a missing envelope is no error");
     stage.crash().await;
     let store = stage.store();
     assert_eq!(cast.grab(&*store, "ann").await, GrabReply::Frozen);
-    let declined = store.decline(Epoch::FIRST, tenant(), cast.id, person("bob"));
+    let declined = store.decline(epoch(&*store, cast.id), tenant(), cast.id, person("bob"));
     let declined = declined.await.expect("it serves");
     assert_eq!(declined, crate::hot::DeclineReply::Frozen);
     assert_eq!(
@@ -136,9 +146,20 @@ pub async fn a_frozen_envelope_stands_still_until_it_is_unfrozen(stage: &mut dyn
         CloseReply::Frozen
     );
     let seen = view(&*store, cast.id).await.expect("it is there");
-    assert_eq!((seen.state, seen.frozen), (HotState::Live, true));
-    let unfrozen = store.unfreeze(Epoch::FIRST, cast.id).await;
+    assert_eq!(
+        (seen.state, seen.frozen),
+        (HotState::Live, Some(Mark::Books))
+    );
+    let marked = store.marked(None, 10).await.expect("it serves");
+    assert_eq!(marked, [(cast.id, Mark::Books)]);
+    let above = store.marked(Some(cast.id), 10).await.expect("it serves");
+    assert_eq!(above, []);
+    let unfrozen = store
+        .unfreeze(epoch(&*store, cast.id), cast.id, Mark::Books)
+        .await;
     unfrozen.expect("it serves");
+    let marked = store.marked(None, 10).await.expect("it serves");
+    assert_eq!(marked, []);
     assert_eq!(won(cast.grab(&*store, "ann").await), (0, 5));
 }
 
@@ -187,13 +208,13 @@ pub async fn the_outbox_keeps_a_debt_until_it_is_settled_by_id_and_nonce(stage: 
     stage.crash().await;
     let store = stage.store();
     let entries = store
-        .outbox(Partition::ZERO, None, 10)
+        .outbox(partition(&*store, cast.id), None, 10)
         .await
         .expect("it serves");
     let [entry] = &entries[..] else {
         panic!("one batch is one entry, not {}", entries.len());
     };
-    assert_eq!(entry.epoch, Epoch::FIRST);
+    assert!(entry.epoch <= epoch(&*store, cast.id));
     let record = &entry.records[0];
     assert_eq!(
         (
@@ -205,7 +226,9 @@ pub async fn the_outbox_keeps_a_debt_until_it_is_settled_by_id_and_nonce(stage: 
         (cast.id, &person("ann"), 5, false)
     );
     let wrong = vec![(entry.id, entry.nonce ^ 1), (entry.id + 1, entry.nonce)];
-    let watermark = store.settled(Epoch::FIRST, Partition::ZERO, wrong).await;
+    let watermark = store
+        .settled(epoch(&*store, cast.id), partition(&*store, cast.id), wrong)
+        .await;
     assert!(watermark.expect("it serves") < entry.id);
     assert_eq!(cast.debts(&*store).await.len(), 1);
     let vitals = store.vitals().await.expect("it serves");
@@ -213,11 +236,17 @@ pub async fn the_outbox_keeps_a_debt_until_it_is_settled_by_id_and_nonce(stage: 
     assert_eq!(vitals.oldest_unsettled_at, Some(record.grant.at));
     let right = vec![(entry.id, entry.nonce)];
     let watermark = store
-        .settled(Epoch::FIRST, Partition::ZERO, right.clone())
+        .settled(
+            epoch(&*store, cast.id),
+            partition(&*store, cast.id),
+            right.clone(),
+        )
         .await;
     assert!(watermark.expect("it serves") >= entry.id);
     assert_eq!(cast.debts(&*store).await, []);
-    let again = store.settled(Epoch::FIRST, Partition::ZERO, right).await;
+    let again = store
+        .settled(epoch(&*store, cast.id), partition(&*store, cast.id), right)
+        .await;
     assert!(again.expect("settling twice is harmless") >= entry.id);
     assert_eq!(
         store.vitals().await.expect("it serves").unsettled_records,
@@ -234,17 +263,17 @@ pub async fn the_watermark_stops_before_the_first_unsettled_entry(stage: &mut dy
         won(cast.grab(&*store, name).await);
     }
     let entries = store
-        .outbox(Partition::ZERO, None, 10)
+        .outbox(partition(&*store, cast.id), None, 10)
         .await
         .expect("it serves");
     let [a, b, c] = [0, 1, 2].map(|n| (entries[n].id, entries[n].nonce));
     assert!(a.0 < b.0 && b.0 < c.0);
     let page = store
-        .outbox(Partition::ZERO, Some(a.0), 1)
+        .outbox(partition(&*store, cast.id), Some(a.0), 1)
         .await
         .expect("it serves");
     assert_eq!(page.iter().map(|e| e.id).collect::<Vec<_>>(), [b.0]);
-    let settle = |pairs| store.settled(Epoch::FIRST, Partition::ZERO, pairs);
+    let settle = |pairs| store.settled(epoch(&*store, cast.id), partition(&*store, cast.id), pairs);
     let watermark = settle(vec![b]).await.expect("it serves");
     assert!(watermark < a.0);
     let left = cast.debts(&*store).await;
@@ -266,16 +295,25 @@ pub async fn only_what_is_over_and_settled_is_removed(stage: &mut dyn Stage) {
         cast.publish(&*stage.store()).await;
         won(cast.grab(&*stage.store(), "ann").await);
     }
-    let freeze = stage.store().freeze(Epoch::FIRST, frozen.id).await;
+    let freeze = stage
+        .store()
+        .freeze(epoch(&*stage.store(), frozen.id), frozen.id)
+        .await;
     freeze.expect("it serves");
-    let remove = stage.store().remove(Epoch::FIRST, ids.clone()).await;
+    let remove = stage
+        .store()
+        .remove(epoch(&*stage.store(), over.id), ids.clone())
+        .await;
     remove.expect("it serves");
     assert!(
         view(&*stage.store(), over.id).await.is_some(),
         "it is not settled"
     );
     over.settle_all(&*stage.store()).await;
-    let remove = stage.store().remove(Epoch::FIRST, ids).await;
+    let remove = stage
+        .store()
+        .remove(epoch(&*stage.store(), over.id), ids)
+        .await;
     remove.expect("it serves");
     for _ in 0..2 {
         assert!(view(&*stage.store(), over.id).await.is_none());
@@ -296,7 +334,12 @@ pub async fn what_somebody_won_is_pending_until_it_is_settled(stage: &mut dyn St
     won(cast.grab(&*stage.store(), "ann").await);
     let decline = stage
         .store()
-        .decline(Epoch::FIRST, tenant(), declined.id, person("ann"))
+        .decline(
+            epoch(&*stage.store(), declined.id),
+            tenant(),
+            declined.id,
+            person("ann"),
+        )
         .await;
     decline.expect("it serves");
     stage.crash().await;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::stage::{Cast, NEW_YEAR_MS, Stage, one, outcome, person, tenant, won};
+use super::stage::{Cast, NEW_YEAR_MS, Stage, epoch, one, outcome, partition, person, tenant, won};
 use crate::domain::audience::WRONG_TRIES_PER_GRABBER_MAX;
 use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, shares_checksum};
 use crate::domain::grab::{Grab, GrabReply, Outcome, Refusal};
-use crate::domain::id::{Epoch, Partition, TenantId, UnixMs};
-use crate::hot::{DeclineReply, HotError};
+use crate::domain::id::{Epoch, TenantId, UnixMs};
+use crate::hot::{DeclineReply, HotError, Mark};
 
 /// Three shares, five grabs in one call: one of them twice, the last share in the middle.
 pub async fn grabs_of_one_call_are_answered_in_their_order_with_duplicates_and_the_last_share(
@@ -17,7 +17,9 @@ pub async fn grabs_of_one_call_are_answered_in_their_order_with_duplicates_and_t
     let cast = Cast::lucky(&[5, 7, 11]);
     cast.publish(&*stage.store()).await;
     let names = ["ann", "bob", "ann", "cat", "dan", "bob"];
-    let grabs = names.map(|name| cast.grab_by(name)).to_vec();
+    let grabs = names
+        .map(|name| cast.grab_in(&*stage.store(), name))
+        .to_vec();
     let replies = stage.store().grab(grabs).await.expect("the store serves");
     let replies: Vec<_> = replies.into_iter().map(outcome).collect();
     assert!(matches!(replies[0], Outcome::Won(g) if (g.share, g.amount_minor) == (0, 5)));
@@ -48,7 +50,12 @@ pub async fn a_repeated_grab_is_answered_with_the_first_share_for_ever(stage: &m
     assert_eq!(outcome(cast.grab(&*stage.store(), "ann").await), again);
     let recalled = CloseReason::Recalled;
     let store = stage.store();
-    let closed = store.close(Epoch::FIRST, cast.id, Arc::clone(&cast.terms), recalled);
+    let closed = store.close(
+        epoch(&*store, cast.id),
+        cast.id,
+        Arc::clone(&cast.terms),
+        recalled,
+    );
     closed.await.expect("it can be closed");
     assert_eq!(outcome(cast.grab(&*store, "ann").await), again);
     assert_eq!(outcome(cast.grab(&*store, "bob").await), Outcome::Recalled);
@@ -119,7 +126,7 @@ pub async fn a_chunk_may_be_loaded_twice_and_only_the_whole_envelope_opens(stage
     let cast = Cast::lucky(&vec![2; shares]);
     let load = |store: Arc<dyn crate::hot::HotStore>, number| {
         let chunk = cast.chunk(number);
-        async move { store.load(Epoch::FIRST, chunk).await }
+        async move { store.load(epoch(&*store, chunk.envelope), chunk).await }
     };
     load(stage.store(), 0)
         .await
@@ -161,19 +168,19 @@ pub async fn wrong_shares_are_refused_and_nothing_is_published(stage: &mut dyn S
     let cast = Cast::lucky(&[5, 7]);
     let mut beyond = cast.chunk(0);
     beyond.amounts_minor.push(1);
-    refused(store.load(Epoch::FIRST, beyond).await);
+    refused(store.load(epoch(&*store, cast.id), beyond).await);
     let mut nothing = cast.chunk(0);
     nothing.amounts_minor = vec![5, 0];
-    refused(store.load(Epoch::FIRST, nothing).await);
+    refused(store.load(epoch(&*store, cast.id), nothing).await);
     let none = store.view(vec![cast.id]).await.expect("it serves");
     assert!(none[0].is_none(), "a refused chunk leaves no envelope");
 
     cast.load(&*store).await.expect("these are fine");
     let mut other = cast.chunk(0);
     other.amounts_minor = vec![5, 8];
-    refused(store.load(Epoch::FIRST, other).await);
+    refused(store.load(epoch(&*store, cast.id), other).await);
     let checksum = shares_checksum(&[5, 8]);
-    let opened = store.open(Epoch::FIRST, cast.id, checksum).await;
+    let opened = store.open(epoch(&*store, cast.id), cast.id, checksum).await;
     assert!(matches!(opened, Err(HotError::Mismatch(_))), "{opened:?}");
     assert_eq!(cast.grab(&*store, "ann").await, GrabReply::Funding);
 
@@ -191,10 +198,10 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     let store = stage.store();
     let cast = Cast::lucky(&[5, 7]);
     cast.publish(&*store).await;
-    let wrong = Epoch(7);
+    let (right, wrong) = (epoch(&*store, cast.id), Epoch(777));
     let refused = |answer: Option<HotError>| {
         assert!(
-            matches!(answer, Some(HotError::Epoch(Epoch::FIRST))),
+            matches!(&answer, Some(HotError::Epoch(stands)) if *stands == right),
             "{answer:?}"
         );
     };
@@ -203,9 +210,9 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     refused(store.open(wrong, cast.id, 0).await.err());
     let grab = Grab {
         epoch: wrong,
-        ..cast.grab_by("ann")
+        ..cast.grab_in(&*store, "ann")
     };
-    assert_eq!(one(&*store, grab).await, GrabReply::Epoch(Epoch::FIRST));
+    assert_eq!(one(&*store, grab).await, GrabReply::Epoch(right));
     let decline = store.decline(wrong, tenant(), cast.id, person("ann"));
     refused(decline.await.err());
     let close = store.close(
@@ -216,8 +223,13 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     );
     refused(close.await.err());
     refused(store.freeze(wrong, cast.id).await.err());
-    refused(store.unfreeze(wrong, cast.id).await.err());
-    refused(store.settled(wrong, Partition::ZERO, vec![]).await.err());
+    refused(store.unfreeze(wrong, cast.id, Mark::Broken).await.err());
+    refused(
+        store
+            .settled(wrong, partition(&*store, cast.id), vec![])
+            .await
+            .err(),
+    );
     refused(store.remove(wrong, vec![cast.id]).await.err());
     let views = store
         .view(vec![cast.id, fresh.id])
@@ -226,7 +238,7 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     let view = views[0].as_ref().expect("it is there");
     assert_eq!(
         (view.state, view.frozen, view.taken_count),
-        (HotState::Live, false, 0)
+        (HotState::Live, None, 0)
     );
     assert!(views[1].is_none());
 }
@@ -239,10 +251,15 @@ pub async fn an_envelope_of_another_tenant_is_missing(stage: &mut dyn Stage) {
     let shop = TenantId::parse("shop").expect("shop is a name");
     let grab = Grab {
         tenant: shop.clone(),
-        ..cast.grab_by("ann")
+        ..cast.grab_in(&*store, "ann")
     };
     assert_eq!(one(&*store, grab).await, GrabReply::Missing);
-    let declined = store.decline(Epoch::FIRST, shop.clone(), cast.id, person("ann"));
+    let declined = store.decline(
+        epoch(&*store, cast.id),
+        shop.clone(),
+        cast.id,
+        person("ann"),
+    );
     assert_eq!(declined.await.expect("it serves"), DeclineReply::Missing);
     assert_eq!(won(cast.grab(&*store, "ann").await), (0, 5));
     let pending = store.pending(shop, person("ann")).await;
@@ -254,7 +271,8 @@ pub async fn an_exclusive_share_goes_to_its_name_or_back_to_the_sender(stage: &m
     let cast = Cast::exclusive(&[("ann", 5), ("bob", 7), ("cat", 11)]);
     cast.publish(&*stage.store()).await;
     let store = stage.store();
-    let decline = |name: &str| store.decline(Epoch::FIRST, tenant(), cast.id, person(name));
+    let decline =
+        |name: &str| store.decline(epoch(&*store, cast.id), tenant(), cast.id, person(name));
     assert_eq!(cast.grab(&*store, "eve").await, GrabReply::Missing);
     assert_eq!(won(cast.grab(&*store, "cat").await), (2, 11));
     assert_eq!(
@@ -269,7 +287,8 @@ pub async fn an_exclusive_share_goes_to_its_name_or_back_to_the_sender(stage: &m
     drop(store);
     stage.crash().await;
     let store = stage.store();
-    let decline = |name: &str| store.decline(Epoch::FIRST, tenant(), cast.id, person(name));
+    let decline =
+        |name: &str| store.decline(epoch(&*store, cast.id), tenant(), cast.id, person(name));
     let again = DeclineReply::Declined {
         grant,
         replayed: true,

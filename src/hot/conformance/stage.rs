@@ -43,6 +43,16 @@ pub fn tenant() -> TenantId {
     TenantId::parse("").expect("the default tenant has a name")
 }
 
+/// The partition of an envelope.
+pub fn partition(store: &dyn HotStore, id: EnvelopeId) -> Partition {
+    id.partition(store.partitions())
+}
+
+/// The epoch in which a store's partition of an envelope stands.
+pub fn epoch(store: &dyn HotStore, id: EnvelopeId) -> Epoch {
+    store.epoch(partition(store, id))
+}
+
 /// What somebody who says `phrase` brings to an envelope of [`Cast::locked`].
 pub fn phrase(phrase: &str) -> PhraseDigest {
     lock().try_phrase(phrase, &PEPPER)
@@ -154,7 +164,9 @@ impl Cast {
     /// Loads it.
     pub async fn load(&self, store: &dyn HotStore) -> Result<(), HotError> {
         for number in 0..self.amounts.len().div_ceil(LOAD_CHUNK_SHARES_MAX) {
-            store.load(Epoch::FIRST, self.chunk(number)).await?;
+            store
+                .load(epoch(store, self.id), self.chunk(number))
+                .await?;
         }
         Ok(())
     }
@@ -162,7 +174,7 @@ impl Cast {
     /// Opens it.
     pub async fn open(&self, store: &dyn HotStore) -> Result<HotState, HotError> {
         let checksum = shares_checksum(&self.amounts);
-        store.open(Epoch::FIRST, self.id, checksum).await
+        store.open(epoch(store, self.id), self.id, checksum).await
     }
 
     /// Loads and opens it.
@@ -172,7 +184,15 @@ impl Cast {
         assert_eq!(state, HotState::Live);
     }
 
-    /// A grab by somebody.
+    /// A grab by somebody, in the epoch in which the store stands.
+    pub fn grab_in(&self, store: &dyn HotStore, name: &str) -> Grab {
+        Grab {
+            epoch: epoch(store, self.id),
+            ..self.grab_by(name)
+        }
+    }
+
+    /// A grab by somebody, of a store that is never replaced.
     pub fn grab_by(&self, name: &str) -> Grab {
         Grab {
             epoch: Epoch::FIRST,
@@ -185,21 +205,23 @@ impl Cast {
 
     /// Grabs for somebody and waits for the answer.
     pub async fn grab(&self, store: &dyn HotStore, name: &str) -> GrabReply {
-        one(store, self.grab_by(name)).await
+        one(store, self.grab_in(store, name)).await
     }
 
     /// Grabs with a passphrase.
     pub async fn grab_with(&self, store: &dyn HotStore, name: &str, said: &str) -> GrabReply {
         let grab = Grab {
             phrase: Some(phrase(said)),
-            ..self.grab_by(name)
+            ..self.grab_in(store, name)
         };
         one(store, grab).await
     }
 
     /// What is owed for it.
     pub async fn debts(&self, store: &dyn HotStore) -> Vec<OutboxRecord> {
-        let entries = store.outbox(Partition::ZERO, None, usize::MAX).await;
+        let entries = store
+            .outbox(partition(store, self.id), None, usize::MAX)
+            .await;
         let entries = entries.expect("the outbox can be read");
         let records = entries.into_iter().flat_map(|entry| entry.records);
         records.filter(|r| r.envelope == self.id).collect()
@@ -207,10 +229,13 @@ impl Cast {
 
     /// Settles everything that the store owes.
     pub async fn settle_all(&self, store: &dyn HotStore) -> u64 {
-        let entries = store.outbox(Partition::ZERO, None, usize::MAX).await;
+        let entries = store
+            .outbox(partition(store, self.id), None, usize::MAX)
+            .await;
         let entries = entries.expect("the outbox can be read");
         let pairs = entries.iter().map(|e| (e.id, e.nonce)).collect();
-        let settled = store.settled(Epoch::FIRST, Partition::ZERO, pairs).await;
+        let (epoch, partition) = (epoch(store, self.id), partition(store, self.id));
+        let settled = store.settled(epoch, partition, pairs).await;
         settled.expect("settling is allowed")
     }
 }

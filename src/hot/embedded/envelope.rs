@@ -23,6 +23,7 @@ use crate::domain::envelope::{CloseReason, HotState, Kind, Terms};
 use crate::domain::grab::{Grant, HeldShare};
 use crate::domain::id::{PersonId, UnixMs};
 use crate::domain::money::AMOUNT_MINOR_MAX;
+use crate::hot::Mark;
 
 /// Who holds a share. The share's number is its place, the amount is in the amounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub(super) struct Envelope {
     pub born: u64,
     pub state: HotState,
     pub opening_seen: bool,
-    pub frozen: bool,
+    pub frozen: Option<Mark>,
     pub tries: Tries,
     /// The newest row that owes something for this envelope; 0: none does.
     pub last_debt_seq: u64,
@@ -90,7 +91,7 @@ impl Envelope {
             born,
             state: HotState::Funding,
             opening_seen,
-            frozen: false,
+            frozen: None,
             tries: Tries::default(),
             last_debt_seq: 0,
             dirty_since: None,

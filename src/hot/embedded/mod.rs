@@ -29,6 +29,8 @@
 //! The lock on the data folder; audiences; the ledger.
 
 mod envelope;
+#[cfg(any(test, feature = "test-hooks"))]
+mod hooks;
 mod index;
 mod log;
 mod outbox;
@@ -54,13 +56,15 @@ pub use self::log::OpenError;
 use self::queue::{Answer, Call, GrabCall, Queue};
 use self::writer::{Alarm, Desk, Shared, Writer};
 use crate::clock::Clock;
-use crate::domain::envelope::{CloseReason, HotState, Terms};
+use crate::domain::envelope::{
+    CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
+};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
     CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
-    LoadChunk, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX, Standing,
-    VIEWS_PER_CALL_MAX,
+    LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX,
+    Standing, VIEWS_PER_CALL_MAX,
 };
 
 /// Grabs that may wait for the writer: a third of a second at 200,000/s, which is what a caller
@@ -77,6 +81,9 @@ pub const LOG_BYTES_MAX: u64 = 64 << 20;
 pub const LOG_BYTES_PER_ENVELOPE: u64 = 256;
 /// Envelopes that one page of `envelopes` holds.
 pub const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
+/// [`LOAD_CHUNK_SHARES_MAX`] as a number of shares.
+#[expect(clippy::cast_possible_truncation, reason = "it is 1,000")]
+const CHUNK_SHARES: u32 = LOAD_CHUNK_SHARES_MAX as u32;
 /// Envelopes that one turn removes.
 const REMOVED_PER_CALL_MAX: usize = 1_000;
 /// Outbox entries that a reader of all of it looks at before others get their turn: below 1 ms.
@@ -405,17 +412,32 @@ impl HotStore for EmbeddedStore {
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
         Self::stands(epoch)?;
         self.ask(1, move |desk| {
-            desk.index.mark_frozen(desk.batch, envelope, true);
+            desk.index.freeze(desk.batch, envelope);
         })
         .await
     }
 
-    async fn unfreeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError> {
         Self::stands(epoch)?;
         self.ask(1, move |desk| {
-            desk.index.mark_frozen(desk.batch, envelope, false);
+            desk.index.unfreeze(desk.batch, envelope, upto);
         })
         .await
+    }
+
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        let limit = limit.min(VIEWS_PER_CALL_MAX);
+        self.ask(1, move |desk| desk.index.marked_after(after, limit))
+            .await
     }
 
     async fn outbox(
@@ -499,15 +521,32 @@ impl HotStore for EmbeddedStore {
 
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         Self::stands(epoch)?;
-        let views = self.view(vec![repair.envelope]).await?;
-        match views.into_iter().flatten().next() {
-            Some(view) => Ok(view.state),
+        let id = repair.envelope;
+        let views = self.view(vec![id]).await?;
+        if let Some(view) = views.into_iter().flatten().next()
+            && view.state != HotState::Funding
+        {
+            return Ok(view.state);
+        }
+        if !repair.claims.is_empty() {
             // The file was put back to an older point than the books: half of it can't be told.
-            None => Err(HotError::Mismatch(
+            return Err(HotError::Mismatch(
                 "the hot store's file is older than the ledger's: restore both from one backup"
                     .into(),
-            )),
+            ));
         }
+        let chunks = repair.amounts_minor.chunks(LOAD_CHUNK_SHARES_MAX);
+        for (number, amounts_minor) in (0_u32..).zip(chunks) {
+            let chunk = LoadChunk {
+                envelope: id,
+                terms: Arc::clone(&repair.terms),
+                offset: number.saturating_mul(CHUNK_SHARES),
+                amounts_minor: amounts_minor.to_vec(),
+            };
+            self.load(epoch, chunk).await?;
+        }
+        let checksum = shares_checksum(&repair.amounts_minor);
+        self.open(epoch, id, checksum).await
     }
 
     async fn envelopes(

@@ -7,7 +7,7 @@
 //!        | CREATED terms                 | LOADED offset count amount*
 //!        | OPENED | OPENING_SEEN | OVER reason
 //!        | TAKEN share amount person     | DECLINED share amount person
-//!        | WRONG_TRY person | FROZEN | UNFROZEN | REMOVED
+//!        | WRONG_TRY person | FROZEN | UNFROZEN | BROKEN | REMOVED
 //!        | SETTLED count delta*          which older rows the ledger has
 //! ```
 //! Numbers are LEB128 variable-length integers, texts have their length in front. A grab of a
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::domain::envelope::{CloseReason, LOAD_CHUNK_SHARES_MAX, Terms};
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
+use crate::hot::Mark;
 
 /// The layout above. A reader that meets another one refuses.
 const VERSION: u8 = 1;
@@ -44,6 +45,7 @@ const FROZEN: u8 = 10;
 const UNFROZEN: u8 = 11;
 const REMOVED: u8 = 12;
 const SETTLED: u8 = 13;
+const BROKEN: u8 = 14;
 
 /// What happened to an envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +71,8 @@ pub(super) enum What {
     },
     /// A passphrase was wrong.
     WrongTry(PersonId),
-    /// The mark of an operator or of a broken invariant.
-    Frozen(bool),
+    /// The mark as it now stands.
+    Frozen(Option<Mark>),
     /// It is forgotten.
     Removed,
 }
@@ -190,8 +192,9 @@ fn put_change(out: &mut Vec<u8>, what: &What) {
             out.push(WRONG_TRY);
             put_text(out, grabber.as_str());
         }
-        What::Frozen(true) => out.push(FROZEN),
-        What::Frozen(false) => out.push(UNFROZEN),
+        What::Frozen(Some(Mark::Books)) => out.push(FROZEN),
+        What::Frozen(Some(Mark::Broken)) => out.push(BROKEN),
+        What::Frozen(None) => out.push(UNFROZEN),
         What::Removed => out.push(REMOVED),
     }
 }
@@ -415,8 +418,9 @@ impl<'a> Reader<'a> {
                 }
             }
             WRONG_TRY => What::WrongTry(self.person()?),
-            FROZEN => What::Frozen(true),
-            UNFROZEN => What::Frozen(false),
+            FROZEN => What::Frozen(Some(Mark::Books)),
+            BROKEN => What::Frozen(Some(Mark::Broken)),
+            UNFROZEN => What::Frozen(None),
             REMOVED => What::Removed,
             _ => return Err(Damage::Content("an unknown change")),
         })

@@ -30,6 +30,7 @@ use super::record::{
 use crate::domain::envelope::HotState;
 use crate::domain::grab::Grant;
 use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::hot::Mark;
 
 /// Bytes of snapshots that ride on one batch: 1–2 ms of a slice of 5.
 pub(super) const SLICE_BYTES: usize = 256 * 1024;
@@ -150,6 +151,10 @@ fn put_holders(body: &mut Vec<u8>, envelope: &Envelope, places: std::ops::Range<
     }
 }
 
+/// Bits of a header's marks, beside 1: the opening was seen.
+const BOOKS: u8 = 2;
+const BROKEN: u8 = 4;
+
 fn header(envelope: &Envelope, holders: usize, body: &mut Vec<u8>) {
     body.clear();
     body.push(VERSION);
@@ -158,7 +163,12 @@ fn header(envelope: &Envelope, holders: usize, body: &mut Vec<u8>) {
         HotState::Live => body.push(1),
         HotState::Over(reason) => body.extend_from_slice(&[2, reason_code(reason)]),
     }
-    body.push(u8::from(envelope.opening_seen) | u8::from(envelope.frozen) << 1);
+    let marked = match envelope.frozen {
+        None => 0,
+        Some(Mark::Books) => BOOKS,
+        Some(Mark::Broken) => BROKEN,
+    };
+    body.push(u8::from(envelope.opening_seen) | marked);
     put_count(body, envelope.saved.amounts);
     put_count(body, holders);
     put_number(body, envelope.last_debt_seq);
@@ -230,7 +240,11 @@ fn restore_header(body: &mut Reader<'_>, envelope: &mut Envelope) -> Result<usiz
     };
     let marks = body.byte()?;
     envelope.opening_seen = marks & 1 != 0;
-    envelope.frozen = marks & 2 != 0;
+    envelope.frozen = match marks & (BOOKS | BROKEN) {
+        0 => None,
+        BOOKS => Some(Mark::Books),
+        _ => Some(Mark::Broken),
+    };
     let mut count = || usize::try_from(body.number()?).map_err(|_| too_large.clone());
     let (amounts, holders) = (count()?, count()?);
     envelope.last_debt_seq = body.number()?;

@@ -1,5 +1,274 @@
-//! The hot store on Redis or Valkey.
+//! The hot store on Redis: every decision is one call of a function, whole or not at all.
+//!
+//! # Shape
+//! | file | noun |
+//! |---|---|
+//! | `library.lua` | the functions, which run inside Redis |
+//! | `keys`, `layout`, `reply` | names of keys, bytes under them, codes of answers |
+//! | `link` | one multiplexed connection |
+//! | `core` | what all parts share; how a function is called |
+//! | `batcher` | grabs on their own connection, many a call |
+//! | `lifecycle`, `reads`, `outbox`, `repair` | the other functions of the door |
+//! | `register` | the library and the epochs |
+//! | `checks` | whether the server keeps what the level promises |
+//!
+//! # Ordering
+//! The store grants nothing before the ledger accepted the Redis process for its partitions
+//! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::hold_back`]).
+//!
+//! # If it crashes here
+//! Nothing is remembered in this process but caches of what never changes within an epoch.
+//!
+//! # Not here
+//! Sentinel and Cluster; the ledger.
 
+mod batcher;
 pub mod checks;
+mod core;
+mod keys;
+mod layout;
+mod lifecycle;
+mod link;
+mod outbox;
+mod reads;
+mod register;
+mod repair;
+mod reply;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod server_under_test;
+mod sums;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use self::keys::LAYOUT;
+pub use self::link::{BadAddress, Timing};
+
+use self::batcher::Batcher;
+use self::core::Core;
+use self::keys::Keys;
+use self::link::Link;
+use crate::clock::Clock;
+use crate::domain::envelope::{CloseReason, HotState, Terms};
+use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
+use crate::hot::{
+    CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
+    LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX,
+    Standing, VIEWS_PER_CALL_MAX,
+};
+
+/// Ids that one page of `envelopes` holds.
+const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
+
+/// The hot store on one Redis.
+pub struct RedisStore {
+    core: Arc<Core>,
+    batcher: Batcher,
+}
+
+impl RedisStore {
+    /// For the server at `url`. Nothing is connected yet, and nothing granted before `register`.
+    ///
+    /// # Errors
+    /// A URL that is none of Redis'.
+    pub fn new(
+        url: &str,
+        count: PartitionCount,
+        timing: Timing,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BadAddress> {
+        let core = Arc::new(Core::new(Keys::new(count), clock, Link::new(url, timing)?));
+        let batcher = Batcher::start(Arc::clone(&core), Link::new(url, timing)?);
+        Ok(Self { core, batcher })
+    }
+
+    /// Why nothing may be acknowledged now, as the last check of the server found; empty: nothing
+    /// holds it back.
+    pub fn hold_back(&self, reasons: Vec<String>) {
+        self.core.hold_back(reasons);
+    }
+}
+
+#[async_trait]
+impl HotStore for RedisStore {
+    fn partitions(&self) -> PartitionCount {
+        self.core.keys.count()
+    }
+
+    fn epoch(&self, partition: Partition) -> Epoch {
+        self.core.epoch(partition)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let mut reasons = self.core.reasons();
+        if reasons.is_empty() && !self.core.is_registered() {
+            reasons.push("Redis is not registered yet".into());
+        }
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => Err(reasons.join("; ")),
+        }
+    }
+
+    async fn vitals(&self) -> Result<HotVitals, HotError> {
+        let mut vitals = self.core.vitals().await?;
+        vitals.queued_grabs = u64::try_from(self.batcher.waiting()).unwrap_or(u64::MAX);
+        Ok(vitals)
+    }
+
+    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+        self.core.load(epoch, chunk).await
+    }
+
+    async fn open(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        checksum: u32,
+    ) -> Result<HotState, HotError> {
+        self.core.open(epoch, envelope, checksum).await
+    }
+
+    async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
+        self.core.may_acknowledge()?;
+        self.batcher.grab(grabs).await
+    }
+
+    async fn decline(
+        &self,
+        epoch: Epoch,
+        tenant: TenantId,
+        envelope: EnvelopeId,
+        grabber: PersonId,
+    ) -> Result<DeclineReply, HotError> {
+        self.core.decline(epoch, tenant, envelope, grabber).await
+    }
+
+    async fn view(&self, envelopes: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError> {
+        self.core.view(envelopes).await
+    }
+
+    async fn held(
+        &self,
+        grabber: PersonId,
+        envelopes: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<HeldShare>>, HotError> {
+        self.core.held(&grabber, envelopes).await
+    }
+
+    async fn grants(
+        &self,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+        let limit = limit.min(GRANTS_PER_PAGE_MAX);
+        self.core.grants(envelope, from, limit).await
+    }
+
+    async fn pending(
+        &self,
+        tenant: TenantId,
+        grabber: PersonId,
+    ) -> Result<Vec<PendingShare>, HotError> {
+        self.core.pending(&tenant, &grabber).await
+    }
+
+    async fn close(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        terms: Arc<Terms>,
+        reason: CloseReason,
+    ) -> Result<CloseReply, HotError> {
+        self.core.close(epoch, envelope, &terms, reason).await
+    }
+
+    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+        let mark = Some(Mark::Books);
+        self.core.mark(epoch, envelope, mark, Mark::Books).await
+    }
+
+    async fn unfreeze(
+        &self,
+        epoch: Epoch,
+        envelope: EnvelopeId,
+        upto: Mark,
+    ) -> Result<(), HotError> {
+        self.core.mark(epoch, envelope, None, upto).await
+    }
+
+    async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
+    }
+
+    async fn outbox(
+        &self,
+        partition: Partition,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, HotError> {
+        let limit = limit.min(OUTBOX_RECORDS_PER_CALL_MAX);
+        self.core.outbox(partition, after, limit).await
+    }
+
+    async fn settled(
+        &self,
+        epoch: Epoch,
+        partition: Partition,
+        entries: Vec<(u64, u64)>,
+    ) -> Result<u64, HotError> {
+        if entries.len() > SETTLED_PER_CALL_MAX {
+            let what = format!("a call takes at most {SETTLED_PER_CALL_MAX} entries");
+            return Err(HotError::Mismatch(what));
+        }
+        self.core.settled(epoch, partition, &entries).await
+    }
+
+    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
+        self.core.remove(epoch, envelopes).await
+    }
+
+    async fn standing(&self) -> Result<Option<Standing>, HotError> {
+        self.core.standing().await.map(Some)
+    }
+
+    async fn register(
+        &self,
+        server: String,
+        epochs: Vec<(Partition, Epoch)>,
+    ) -> Result<(), HotError> {
+        self.core.register(&server, &epochs).await
+    }
+
+    async fn unregistered(&self) {
+        self.core.unregistered().await;
+    }
+
+    async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError> {
+        self.core.owes(envelope).await
+    }
+
+    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+        self.core.repair(epoch, repair).await
+    }
+
+    async fn envelopes(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError> {
+        self.core
+            .envelopes(after, limit.min(ENVELOPES_PER_PAGE_MAX))
+            .await
+    }
+}

@@ -1,6 +1,6 @@
 //! The end of an envelope.
 
-use super::{HOUR_MS, NOON_MS, World, act, decline, draft, fund, pay, record};
+use super::{FIRST, HOUR_MS, NOON_MS, World, act, decline, draft, fund, pay, record};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, UnixMs};
 use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError, SettleItem, Settled};
@@ -9,7 +9,7 @@ impl World {
     async fn finish(&self, id: EnvelopeId, taken_count: u32) -> CloseProgress {
         let closing = self
             .ledger
-            .finish_close(id, CloseReason::Expired, taken_count);
+            .finish_close(FIRST, id, CloseReason::Expired, taken_count);
         closing.await.expect("an answer")
     }
 
@@ -39,7 +39,10 @@ fn waiting(progress: &CloseProgress) -> Option<(u32, u32)> {
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_close_waits_until_claims_cover_what_was_granted(world: &World) {
     let id = world.live(100, 4, "e1").await;
-    let early = world.ledger.finish_close(id, CloseReason::Expired, 0).await;
+    let early = world
+        .ledger
+        .finish_close(FIRST, id, CloseReason::Expired, 0)
+        .await;
     assert!(
         matches!(early, Err(LedgerError::Broken(_))),
         "it is not closing"
@@ -53,7 +56,7 @@ pub async fn a_close_waits_until_claims_cover_what_was_granted(world: &World) {
     world.settle(vec![decline(id, 2, "dave", 5)]).await;
     assert_eq!(waiting(&world.finish(id, 3).await), None);
     assert_eq!(world.has("alice").await, (50, 0));
-    // Fewer granted than claimed is a contradiction, which never closes.
+    // Fewer granted than claimed is a contradiction of a store that was never replaced.
     let other = world.live(100, 4, "e2").await;
     world.settle(vec![pay(other, 0, "bob", 40)]).await;
     world.begin(other, CloseReason::Expired).await;
@@ -96,7 +99,10 @@ pub async fn the_first_reason_stands_until_the_hot_store_decides(world: &World) 
     assert_eq!(first.state, BookState::Closing(CloseReason::Recalled));
     let second = world.begin(id, CloseReason::Expired).await;
     assert_eq!(second.state, BookState::Closing(CloseReason::Recalled));
-    let closed = world.ledger.finish_close(id, CloseReason::Empty, 0).await;
+    let closed = world
+        .ledger
+        .finish_close(FIRST, id, CloseReason::Empty, 0)
+        .await;
     let Ok(CloseProgress::Closed(closed)) = closed else {
         panic!("nothing was granted");
     };

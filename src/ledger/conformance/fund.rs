@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{HOUR_MS, NOON_MS, World, assert_insufficient, draft, fund, tenant};
-use crate::domain::envelope::BookState;
+use super::{HOUR_MS, NOON_MS, World, assert_insufficient, draft, fund, tenant, transfer};
+use crate::domain::envelope::{BookState, Draft};
 use crate::domain::fairness::{LEAVES_PER_BATCH, leaf_hash};
-use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::ledger::LedgerError;
+use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
+use crate::ledger::{LedgerError, Transfer};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn funding_moves_the_total_from_the_sender_into_the_escrow(world: &World) {
@@ -39,6 +39,19 @@ pub async fn funding_again_answers_the_same_envelope(world: &World) {
     assert!(again.replayed);
     assert_eq!(again.envelope.id, first.id);
     assert_eq!(again.envelope.terms, first.terms);
+    let found = world
+        .ledger
+        .funded(fund(draft("alice", 888, 8), "f1"))
+        .await;
+    let found = found.expect("a read").expect("it stands");
+    assert_eq!((found.envelope.id, found.replayed), (first.id, true));
+    let other = world
+        .ledger
+        .funded(fund(draft("alice", 888, 9), "f1"))
+        .await;
+    assert!(matches!(other, Err(LedgerError::RequestIdReused)));
+    let none = world.ledger.funded(fund(draft("alice", 1, 1), "f2")).await;
+    assert!(none.expect("a read").is_none());
     assert_eq!(world.has("alice").await, (112, 888));
 }
 
@@ -87,6 +100,33 @@ pub async fn a_thousand_concurrent_requests_of_one_id_make_one_debit(world: &Wor
     ids.dedup();
     assert_eq!((first, ids.len()), (1, 1));
     assert_eq!(world.has("alice").await, (1_000_000 - 888, 888));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_tenants_first_batch_comes_with_its_first_deposit_and_no_question_makes_one(
+    world: &World,
+) {
+    let shop = TenantId::parse("shop").expect("a good name");
+    let roots = || async {
+        let asked = world.ledger.leaf_batches(shop.clone(), 10).await;
+        asked.expect("roots")
+    };
+    assert_eq!(roots().await, []);
+    assert_eq!(roots().await, []);
+    let money = Transfer {
+        tenant: shop.clone(),
+        ..transfer("alice", 100, "d1")
+    };
+    world.ledger.deposit(money).await.expect("it stands");
+    let published = roots().await;
+    assert_eq!(published.len(), 1);
+    let draft = Draft {
+        tenant: shop.clone(),
+        ..draft("alice", 100, 4)
+    };
+    let first = world.fund(draft, "f1").await.terms.leaf;
+    assert_eq!(first.batch_root, published[0].batch_root);
+    assert_eq!((first.leaf_number, first.batch_number), (0, 0));
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

@@ -1,6 +1,6 @@
 //! What owners and operators are shown.
 
-use super::{World, cny, decline, draft, pay, person, tenant, transfer};
+use super::{FIRST, World, cny, decline, draft, pay, person, tenant, transfer};
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::EnvelopeId;
 use crate::domain::money::Currency;
@@ -23,7 +23,7 @@ pub async fn entries_tell_the_whole_history_of_an_account(world: &World) {
     begun.expect("it closes");
     let done = world
         .ledger
-        .finish_close(id, CloseReason::Recalled, 2)
+        .finish_close(FIRST, id, CloseReason::Recalled, 2)
         .await;
     done.expect("it closes");
     let points = Currency::from_code("POINTS").expect("a code");
@@ -158,7 +158,10 @@ pub async fn the_postings_of_an_envelope_tell_where_its_money_went(world: &World
     world.settle(vec![decline(id, 2, "dave", 30)]).await;
     let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
     begun.expect("it closes");
-    let done = world.ledger.finish_close(id, CloseReason::Expired, 3).await;
+    let done = world
+        .ledger
+        .finish_close(FIRST, id, CloseReason::Expired, 3)
+        .await;
     done.expect("it closes");
     let postings = world.ledger.postings(id, 10).await.expect("postings");
     let told: Vec<_> = postings

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{World, act, decline, draft, fund, pay, transfer};
+use super::{FIRST, World, act, decline, draft, fund, pay, transfer};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::EnvelopeId;
 use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
@@ -112,6 +112,8 @@ impl Model {
         if sheet.claims.get(&share) == Some(&claim) {
             return Settled::Duplicate;
         }
+        // Paid after all, below: then nothing is set aside any more.
+        let letter = (share, claim);
         let set_aside = |list: &mut Vec<_>| {
             if !list.contains(&(share, claim)) {
                 list.push((share, claim));
@@ -131,6 +133,7 @@ impl Model {
             sheet.claims.insert(share, claim);
             let to = if claim.2 { sheet.sender } else { claim.0 };
             self.accounts[to] += claim.1;
+            sheet.letters.retain(|other| *other != letter);
             Settled::Paid
         }
     }
@@ -285,7 +288,7 @@ impl Model {
         let claimed = u32::try_from(sheet.claims.len()).unwrap();
         let answer = world
             .ledger
-            .finish_close(sheet.id, CloseReason::Expired, claimed + more)
+            .finish_close(FIRST, sheet.id, CloseReason::Expired, claimed + more)
             .await;
         if !sheet.closing {
             assert!(matches!(answer, Err(LedgerError::Broken(_))));

@@ -1,9 +1,10 @@
 //! Money in and out.
 
-use super::{World, assert_insufficient, cny, person, tenant, transfer};
+use super::{FIRST, World, assert_insufficient, cny, decline, draft, person, tenant, transfer};
+use crate::domain::envelope::CloseReason;
 use crate::domain::id::TenantId;
 use crate::domain::money::AMOUNT_MINOR_MAX;
-use crate::ledger::{LedgerError, Transfer};
+use crate::ledger::{CloseProgress, LedgerError, Settled, Transfer};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_deposit_is_made_once_however_often_it_is_asked_for(world: &World) {
@@ -64,6 +65,30 @@ pub async fn an_account_holds_at_most_the_limit(world: &World) {
     let more = world.ledger.deposit(transfer("alice", 1, "d2")).await;
     assert!(matches!(more, Err(LedgerError::BalanceTooLarge)));
     assert_eq!(world.has("alice").await, (AMOUNT_MINOR_MAX, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_refund_always_fits_and_the_limit_binds_what_comes_from_outside(world: &World) {
+    world.deposit("alice", AMOUNT_MINOR_MAX, "d1").await;
+    let id = world.fund(draft("alice", 100, 4), "f1").await.id;
+    world.ledger.mark_live(id).await.expect("it becomes Live");
+    world.deposit("alice", 100, "d2").await;
+    // She is full: what was declined, and then the remainder, comes on top.
+    let back = world.settle(vec![decline(id, 1, "bob", 30)]).await;
+    assert_eq!(back, [Settled::Paid]);
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    let done = world
+        .ledger
+        .finish_close(FIRST, id, CloseReason::Expired, 1)
+        .await;
+    assert!(matches!(done, Ok(CloseProgress::Closed(_))), "{done:?}");
+    assert_eq!(world.has("alice").await, (AMOUNT_MINOR_MAX + 100, 0));
+    let more = world.ledger.deposit(transfer("alice", 1, "d3")).await;
+    assert!(matches!(more, Err(LedgerError::BalanceTooLarge)));
+    let out = world.ledger.withdraw(transfer("alice", 101, "w1")).await;
+    out.expect("it is hers");
+    world.deposit("alice", 1, "d4").await;
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

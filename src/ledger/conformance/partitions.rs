@@ -1,8 +1,9 @@
 //! The hot store's incarnations: epochs that only advance, and batches that keep to theirs.
 
 use super::{FIRST, World, pay};
+use crate::domain::envelope::CloseReason;
 use crate::domain::id::{Epoch, Partition, PartitionCount};
-use crate::ledger::{HotLayout, LedgerError, PartitionRow, Settled, Under};
+use crate::ledger::{CloseProgress, HotLayout, LedgerError, PartitionRow, Settled, Under};
 
 fn partition(index: u16) -> Partition {
     Partition::new(index).expect("cases name partitions that there can be")
@@ -57,6 +58,53 @@ pub async fn a_batch_read_under_an_older_epoch_posts_nothing(world: &World) {
     let verdicts = world.ledger.settle(under, batch).await.expect("is posted");
     assert_eq!(verdicts, [Settled::Duplicate, Settled::Paid]);
     assert_eq!(world.has("carol").await, (25, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_close_of_an_older_epoch_refunds_nothing(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    // The store that said "nobody took a share" is gone, and its successor may have granted one.
+    advance(world, &[(0, 1)], "redis a").await;
+    let finish = |epoch| {
+        let under = Under { epoch, ..FIRST };
+        let ledger = &world.ledger;
+        ledger.finish_close(under, id, CloseReason::Expired, 0)
+    };
+    let older = finish(Epoch::FIRST).await;
+    assert!(matches!(older, Err(LedgerError::Epoch(Epoch(2)))));
+    assert_eq!(world.has("alice").await, (0, 100));
+    let closed = finish(Epoch(2)).await;
+    assert!(matches!(closed, Ok(CloseProgress::Closed(_))));
+    assert_eq!(world.has("alice").await, (100, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_close_forgives_a_replaced_store_what_it_lost(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 40)]).await;
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    let finish = |epoch| {
+        let under = Under { epoch, ..FIRST };
+        let ledger = &world.ledger;
+        ledger.finish_close(under, id, CloseReason::Expired, 0)
+    };
+    let contradicted = finish(Epoch::FIRST).await;
+    let waits = matches!(
+        contradicted,
+        Ok(CloseProgress::Waiting {
+            claimed_count: 1,
+            ..
+        })
+    );
+    assert!(waits, "{contradicted:?}");
+    advance(world, &[(0, 1)], "redis a").await;
+    let closed = finish(Epoch(2)).await;
+    assert!(matches!(closed, Ok(CloseProgress::Closed(_))), "{closed:?}");
+    assert_eq!(world.has("alice").await, (60, 0));
+    assert_eq!(world.has("bob").await, (40, 0));
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

@@ -61,11 +61,11 @@ pub(super) fn envelopes(
 fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     Ok(AuditRow {
         envelope: envelope(row)?,
-        entries_in_minor: row.get(12)?,
-        entries_out_minor: row.get(13)?,
-        paid: (row.get(14)?, row.get(15)?),
-        declined: (row.get(16)?, row.get(17)?),
-        dead_letters: row.get(18)?,
+        entries_in_minor: row.get(13)?,
+        entries_out_minor: row.get(14)?,
+        paid: (row.get(15)?, row.get(16)?),
+        declined: (row.get(17)?, row.get(18)?),
+        dead_letters: row.get(19)?,
     })
 }
 

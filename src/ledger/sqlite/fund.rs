@@ -34,18 +34,10 @@ use super::writer::Books;
 pub(super) fn fund(books: &mut Books<'_>, fund: &Fund) -> Result<Funded, LedgerError> {
     // ---- read ----
     let draft = &fund.draft;
-    let key = RequestKey {
-        tenant: draft.tenant.as_str(),
-        owner: draft.sender.as_str(),
-        method: "fund",
-        request_id: fund.request_id.as_str(),
-    };
-    if let Some((_, row)) = made_before(books.db, key, &fund.request_hash)? {
-        return Ok(Funded {
-            envelope: envelope_at(books.db, row)?,
-            replayed: true,
-        });
+    if let Some(before) = funded(books.db, fund)? {
+        return Ok(before);
     }
+    let key = key(fund);
     let total_minor = checked_amount(draft.total_minor)
         .map_err(|error| LedgerError::Broken(error.to_string()))?;
     let sender_name = AccountName::of(&draft.tenant, &draft.sender, draft.currency);
@@ -87,6 +79,26 @@ pub(super) fn fund(books: &mut Books<'_>, fund: &Fund) -> Result<Funded, LedgerE
         envelope: envelope_at(books.db, Some(row))?,
         replayed: false,
     })
+}
+
+/// What the same request funded before.
+pub(super) fn funded(db: &Connection, fund: &Fund) -> Result<Option<Funded>, LedgerError> {
+    let Some((_, row)) = made_before(db, key(fund), &fund.request_hash)? else {
+        return Ok(None);
+    };
+    Ok(Some(Funded {
+        envelope: envelope_at(db, row)?,
+        replayed: true,
+    }))
+}
+
+fn key(fund: &Fund) -> RequestKey<'_> {
+    RequestKey {
+        tenant: fund.draft.tenant.as_str(),
+        owner: fund.draft.sender.as_str(),
+        method: "fund",
+        request_id: fund.request_id.as_str(),
+    }
 }
 
 fn insert_envelope(books: &Books<'_>, id: EnvelopeId, terms: &Terms) -> Result<i64, LedgerError> {

@@ -1,7 +1,7 @@
 //! Commitments to seeds: batches of leaves, each with a published root and a sealed secret.
 //!
 //! *Ordering.* A batch is committed to before its first leaf is used: the first one when the books
-//! are founded or the tenant is first seen, each later one when the batch before it is begun, so
+//! are founded or with the tenant's first deposit, each later one when the batch before it is begun, so
 //! that its root can be published `LEAVES_PER_BATCH` envelopes ahead.
 //!
 //! *Not here.* How a secret makes seeds: `domain::fairness`.

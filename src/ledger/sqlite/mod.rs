@@ -204,6 +204,10 @@ impl Ledger for SqliteLedger {
         self.write(move |books| fund::fund(books, &fund)).await
     }
 
+    async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError> {
+        self.read(move |db| fund::funded(db, &fund)).await
+    }
+
     async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
         let keys = Arc::clone(&self.keys);
         self.read(move |db| fund::server_seed(db, &keys, envelope))
@@ -245,12 +249,16 @@ impl Ledger for SqliteLedger {
 
     async fn finish_close(
         &self,
+        under: Under,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
-        self.write(move |books| close::finish_close(books, envelope, reason, taken_count))
-            .await
+        self.write(move |books| {
+            partitions::check(books.db, under)?;
+            close::finish_close(books, (envelope, under.epoch), reason, taken_count)
+        })
+        .await
     }
 
     async fn due(
@@ -329,18 +337,8 @@ impl Ledger for SqliteLedger {
         tenant: TenantId,
         limit: usize,
     ) -> Result<Vec<LeafBatch>, LedgerError> {
-        let asked = tenant.clone();
-        let batches = self
-            .read(move |db| leaves::newest_batches(db, &asked, limit))
-            .await?;
-        if !batches.is_empty() || limit == 0 {
-            return Ok(batches);
-        }
-        self.write(move |books| {
-            leaves::commit_to(books, &tenant, 0)?;
-            leaves::newest_batches(books.db, &tenant, limit)
-        })
-        .await
+        self.read(move |db| leaves::newest_batches(db, &tenant, limit))
+            .await
     }
 
     async fn proof(&self, envelope: EnvelopeId) -> Result<Option<Proof>, LedgerError> {
@@ -385,6 +383,15 @@ impl Ledger for SqliteLedger {
 
     async fn unfreeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError> {
         self.write(move |books| operators::mark_frozen(books, envelope, false, &act))
+            .await
+    }
+
+    async fn frozen(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        self.read(move |db| operators::frozen(db, after_row, limit))
             .await
     }
 

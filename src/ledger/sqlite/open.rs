@@ -18,9 +18,11 @@ use crate::domain::id::{PartitionCount, UnixMs};
 use crate::ledger::LedgerError;
 
 /// Numbered from 1, forward only. A released file is never edited.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_books.sql"),
-    include_str!("migrations/0002_hot_partitions.sql"),
+    include_str!("migrations/0002_frozen.sql"),
+    include_str!("migrations/0003_refunds.sql"),
+    include_str!("migrations/0004_hot_partitions.sql"),
 ];
 
 /// Tells our books from any other SQLite file: "RdEn".
@@ -57,6 +59,14 @@ pub enum OpenError {
         /// Asked for.
         asked: u16,
     },
+    /// A migration would leave rows that refer to nothing.
+    #[error("the ledger can't be brought up to date: rows refer to others that are not there")]
+    References,
+    /// The file can't have a write-ahead log.
+    #[error(
+        "the ledger's file can't have a write-ahead log, its journal is {0:?}: move the data folder to a local disk"
+    )]
+    Journal(String),
     /// The seal keys do not open the newest commitment.
     #[error("the seal keys are not those of this ledger: {0}")]
     SealKeys(String),
@@ -132,10 +142,18 @@ fn check_origin(db: &Connection, path: &Path) -> Result<(), OpenError> {
 /// (32 MiB): a batch of 200 grabs of as many envelopes touches a thousand pages, and the same ones
 /// again and again, so folding at SQLite's default of 1,000 would write each of them twice.
 fn set_up(db: &Connection) -> Result<(), OpenError> {
+    // SQLite answers which journal it has, and not that it could not have this one.
+    let journal: String = db.query_row(
+        "-- ledger.journal_mode\nPRAGMA journal_mode = WAL",
+        [],
+        |row| row.get(0),
+    )?;
+    if journal != "wal" {
+        return Err(OpenError::Journal(journal));
+    }
     db.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     db.execute_batch(
         "-- ledger.set_up
-         PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = ON;
          PRAGMA recursive_triggers = ON;
@@ -168,6 +186,11 @@ fn migrate(db: &mut Connection, partitions: PartitionCount, now: UnixMs) -> Resu
         row.get(0)
     })?;
     let done = usize::try_from(found).unwrap_or(0);
+    if done == MIGRATIONS.len() {
+        return Ok(());
+    }
+    // A migration may build a table anew: references are checked at its end, not at each step.
+    db.execute_batch("-- ledger.references_off\nPRAGMA foreign_keys = OFF")?;
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(done) {
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(sql)?;
@@ -185,9 +208,19 @@ fn migrate(db: &mut Connection, partitions: PartitionCount, now: UnixMs) -> Resu
                 (partitions.get(), now.0),
             )?;
         }
+        check_references(&tx)?;
         tx.commit()?;
     }
+    db.execute_batch("-- ledger.references_on\nPRAGMA foreign_keys = ON")?;
     Ok(())
+}
+
+fn check_references(db: &Connection) -> Result<(), OpenError> {
+    let mut check = db.prepare("-- ledger.check_references\nPRAGMA foreign_key_check")?;
+    match check.exists([])? {
+        true => Err(OpenError::References),
+        false => Ok(()),
+    }
 }
 
 fn check_partitions(db: &Connection, asked: PartitionCount) -> Result<(), OpenError> {

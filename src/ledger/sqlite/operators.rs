@@ -53,6 +53,25 @@ pub(super) fn mark_frozen(
     Ok(envelope.frozen == frozen)
 }
 
+/// Frozen envelopes above a row.
+pub(super) fn frozen(
+    db: &Connection,
+    after_row: i64,
+    limit: usize,
+) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.frozen
+         SELECT row, id FROM envelope WHERE frozen = 1 AND row > ?1 ORDER BY row LIMIT ?2",
+    )
+    .and_then(|mut find| {
+        find.query_map((after_row, page(limit)), |row| {
+            Ok((row.get(0)?, envelope_id(row, 1)?))
+        })?
+        .collect()
+    })
+    .sql()
+}
+
 pub(super) fn acts(
     db: &Connection,
     id: EnvelopeId,

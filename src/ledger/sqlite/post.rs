@@ -185,7 +185,7 @@ pub(super) fn check_debit(account: &Account, amount_minor: i64) -> Result<(), Le
     Ok(())
 }
 
-/// Whether an owner's account can hold so much more.
+/// Whether an owner's account may take so much more from outside. Refunds don't ask.
 pub(super) fn check_credit(account: &Account, amount_minor: i64) -> Result<(), LedgerError> {
     if account.available_minor > AMOUNT_MINOR_MAX - amount_minor {
         return Err(LedgerError::BalanceTooLarge);

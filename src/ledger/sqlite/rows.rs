@@ -100,7 +100,7 @@ pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<BookState>
 /// The columns of [`envelope`], in its order.
 pub(super) const ENVELOPE_COLUMNS: &str = "n.row, n.id, n.terms, n.state, n.reason, n.frozen, \
      n.settled_count, n.settled_minor, n.declined_count, n.refunded_minor, n.made_good_minor, \
-     n.closed_at";
+     n.closed_at, n.parked_count + n.dead_letter_count";
 
 pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<EnvelopeRow> {
     let terms = Terms::from_json(row.get_ref(2)?.as_str()?)
@@ -117,6 +117,7 @@ pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<EnvelopeRow> {
         refunded_minor: row.get(9)?,
         made_good_minor: row.get(10)?,
         closed_at: row.get::<_, Option<i64>>(11)?.map(UnixMs),
+        set_aside_count: row.get(12)?,
     })
 }
 

@@ -5,7 +5,8 @@
 //! *Ordering.* An envelope with an open dead letter or a parked record can't close: both counts
 //! stand in its row.
 //!
-//! *If it crashes here.* A record is taken out of here in the transaction that settles it.
+//! *If it crashes here.* A record is taken out of here in the transaction that settles it, whether an
+//! operator replays it or the outbox brings it again.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -273,24 +274,62 @@ fn not_by_the_terms(terms: &Terms, record: &OutboxRecord) -> Option<&'static str
     (held != Some(record.grant.share)).then_some("wrong_grabber")
 }
 
-/// Marks a letter as done, and takes it off its envelope's count.
+/// Marks the open letter of a record that stands in the books, if there is one.
+pub(super) fn resolve_letter(
+    db: &Connection,
+    now: UnixMs,
+    record: &OutboxRecord,
+) -> Result<(), LedgerError> {
+    let resolved: Option<Option<i64>> = db
+        .prepare_cached(
+            "-- ledger.resolve_letter
+             UPDATE dead_letter SET settled_at = ?6
+             WHERE envelope = ?1 AND share = ?2 AND grabber = ?3 AND amount_minor = ?4
+                 AND declined = ?5 AND settled_at IS NULL
+             RETURNING envelope_row",
+        )
+        .and_then(|mut update| {
+            update
+                .query_row(
+                    (
+                        record.envelope.to_bytes(),
+                        record.grant.share,
+                        record.grabber.as_str(),
+                        record.grant.amount_minor,
+                        record.declined,
+                        now.0,
+                    ),
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+        .sql()?;
+    match resolved.flatten() {
+        Some(row) => count(db, "dead_letter", row, -1),
+        None => Ok(()),
+    }
+}
+
+/// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.
 fn settle_letter(
     books: &Books<'_>,
     letter: &DeadLetterRow,
     reason: Option<&str>,
 ) -> Result<(), LedgerError> {
-    let envelope_row: Option<i64> = books
+    let envelope_row: Option<Option<i64>> = books
         .db
         .prepare_cached(
             "-- ledger.settle_letter
              UPDATE dead_letter SET settled_at = ?2, reason = coalesce(?3, reason)
-             WHERE row = ?1 RETURNING envelope_row",
+             WHERE row = ?1 AND settled_at IS NULL RETURNING envelope_row",
         )
         .and_then(|mut update| {
-            update.query_row((letter.row, books.now.0, reason), |row| row.get(0))
+            update
+                .query_row((letter.row, books.now.0, reason), |row| row.get(0))
+                .optional()
         })
         .sql()?;
-    match envelope_row {
+    match envelope_row.flatten() {
         Some(row) => count(books.db, "dead_letter", row, -1),
         None => Ok(()),
     }

@@ -12,7 +12,8 @@
 //!
 //! # Ordering
 //! A record that stands in the books already is a duplicate whatever else is wrong with it or its
-//! envelope: settling is repeated after a crash, and the repeat must not be set aside.
+//! envelope: settling is repeated after a crash, and the repeat must not be set aside. A record that
+//! is paid, or found to be, takes its own dead letter back in the same transaction.
 //!
 //! # If it crashes here
 //! All verdicts of the batch stand or none; the repeat finds duplicates.
@@ -43,6 +44,8 @@ pub(super) struct Escrow {
     sender: String,
     closed: bool,
     frozen: bool,
+    /// It has open dead letters: one of them may be of a record that is paid now.
+    letters: bool,
     share_count: u32,
     /// Funded less all that went out, less what this batch pays.
     left_minor: i64,
@@ -164,10 +167,14 @@ impl<'a> Batch<'a> {
             .or_else(|| self.obstacle(escrow, account, record));
         if obstacle.is_none() && self.claim(escrow, record)? {
             self.book(escrow, account, record);
+            self.resolve_letter(escrow, record)?;
             return Ok(Settled::Paid);
         }
         let row = self.escrows[escrow].row;
         if let Some(verdict) = claimed_before(self.db, row, record)? {
+            if verdict == Settled::Duplicate {
+                self.resolve_letter(escrow, record)?;
+            }
             return Ok(verdict);
         }
         match obstacle {
@@ -179,11 +186,20 @@ impl<'a> Batch<'a> {
                 // A closed envelope stays as it was closed: the letter does not count in its row.
                 let blocked = (!self.escrows[escrow].closed).then_some(row);
                 set_aside::dead_letter(self.db, self.now, blocked, record, reason)?;
+                self.escrows[escrow].letters = true;
                 Ok(Settled::DeadLetter)
             }
             None => Err(LedgerError::Broken(
                 "a claim was refused, and no other stands in its way".to_owned(),
             )),
+        }
+    }
+
+    /// What was set aside and is paid after all no longer stands in the way of the close.
+    fn resolve_letter(&self, escrow: usize, record: &OutboxRecord) -> Result<(), LedgerError> {
+        match self.escrows[escrow].letters {
+            true => set_aside::resolve_letter(self.db, self.now, record),
+            false => Ok(()),
         }
     }
 
@@ -200,8 +216,9 @@ impl<'a> Batch<'a> {
             "amount_not_positive"
         } else if amount_minor > escrow.left_minor {
             "more_than_was_funded"
-        } else if account.account.available_minor + account.added_minor
-            > AMOUNT_MINOR_MAX - amount_minor
+        } else if !record.declined
+            && account.account.available_minor + account.added_minor
+                > AMOUNT_MINOR_MAX - amount_minor
         {
             "balance_too_large"
         } else {
@@ -284,7 +301,7 @@ impl<'a> Batch<'a> {
                 "-- ledger.escrow
                  SELECT n.row, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
                         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
-                        b.row, b.amount_minor, b.share
+                        b.row, b.amount_minor, b.share, n.dead_letter_count > 0
                  FROM envelope n LEFT JOIN claim b ON b.row = n.best_claim
                  WHERE n.id = ?1",
             )
@@ -339,6 +356,7 @@ fn escrow(row: &Row<'_>, purses: &mut Vec<(String, Currency)>) -> rusqlite::Resu
         sender: row.get(3)?,
         closed: row.get(4)?,
         frozen: row.get(5)?,
+        letters: row.get(11)?,
         share_count: row.get(6)?,
         left_minor: row.get(7)?,
         best: match best {

@@ -14,6 +14,7 @@ use crate::domain::money::checked_amount;
 use crate::domain::posting::PostingKind;
 use crate::ledger::{LedgerError, Transfer, Transferred};
 
+use super::leaves::commit_to;
 use super::post::{
     AccountName, Posting, account, account_entry, add_to_account, check_credit, check_debit,
     check_outside, posting,
@@ -33,7 +34,10 @@ pub(super) struct RequestKey<'a> {
 /// What a request made: (posting, envelope).
 pub(super) type Made = (i64, Option<i64>);
 
-pub(super) fn deposit(books: &Books<'_>, transfer: &Transfer) -> Result<Transferred, LedgerError> {
+pub(super) fn deposit(
+    books: &mut Books<'_>,
+    transfer: &Transfer,
+) -> Result<Transferred, LedgerError> {
     // ---- read ----
     let (key, hash) = request(transfer, "deposit");
     if let Some((posting, _)) = made_before(books.db, key, &hash)? {
@@ -51,6 +55,11 @@ pub(super) fn deposit(books: &Books<'_>, transfer: &Transfer) -> Result<Transfer
     check_outside(&outside, amount_minor)?;
 
     // ---- post ----
+    if outside.row.is_none() {
+        // The tenant may be new: its first seeds are committed to before anybody can pay for an
+        // envelope, and so before the server knows a nonce.
+        commit_to(books, &transfer.tenant, 0)?;
+    }
     let outside_row = add_to_account(books.db, outside_name, &outside, -amount_minor)?;
     let owner_row = add_to_account(books.db, owner_name, &owner, amount_minor)?;
     let posting = move_between(

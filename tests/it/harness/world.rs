@@ -212,7 +212,12 @@ impl World {
 
     /// The books of both stores, now.
     pub async fn audit(&mut self) -> AuditResponse {
-        let reply = self.admin.audit(AuditRequest::default()).await.unwrap();
+        let request = AuditRequest {
+            operator: "olga".to_owned(),
+            reason: "a test".to_owned(),
+            ..AuditRequest::default()
+        };
+        let reply = self.admin.audit(request).await.unwrap();
         reply.into_inner()
     }
 

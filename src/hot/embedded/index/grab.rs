@@ -19,7 +19,7 @@ impl Index {
         let Some(envelope) = self.of_tenant(grab.envelope, &grab.tenant) else {
             return GrabReply::Missing;
         };
-        if envelope.frozen {
+        if envelope.frozen.is_some() {
             return GrabReply::Frozen;
         }
         if envelope.state == HotState::Funding {
@@ -140,7 +140,7 @@ impl Index {
         let Some(share) = envelope.terms.exclusive_share_of(grabber) else {
             return DeclineReply::Missing;
         };
-        if envelope.frozen {
+        if envelope.frozen.is_some() {
             return DeclineReply::Frozen;
         }
         if envelope.state == HotState::Funding {

@@ -7,7 +7,7 @@ use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Term
 use crate::domain::id::EnvelopeId;
 use crate::hot::embedded::envelope::{Broken, Envelope};
 use crate::hot::embedded::record::{Change, What};
-use crate::hot::{CloseReply, HotError, LoadChunk};
+use crate::hot::{CloseReply, HotError, LoadChunk, Mark};
 
 impl Index {
     /// Puts shares down.
@@ -84,7 +84,7 @@ impl Index {
     ) -> Result<CloseReply, HotError> {
         let broken = |broken: Broken| HotError::Unavailable(broken.to_owned());
         let standing = self.envelopes.get(&id);
-        if standing.is_some_and(|envelope| envelope.frozen) {
+        if standing.is_some_and(|envelope| envelope.frozen.is_some()) {
             return Ok(CloseReply::Frozen);
         }
         if let Some(over) = standing.and_then(over_reply) {
@@ -110,12 +110,35 @@ impl Index {
             .ok_or_else(|| broken("it was just closed"))
     }
 
-    /// Sets or takes off the mark.
-    pub fn mark_frozen(&mut self, batch: &mut Batch, id: EnvelopeId, frozen: bool) {
-        if self.envelopes.get(&id).is_some_and(|e| e.frozen != frozen) {
-            self.make(batch, id, What::Frozen(frozen))
-                .expect("a mark breaks no invariant of an envelope that is here");
+    /// Sets the mark of the books; a heavier one stays.
+    pub fn freeze(&mut self, batch: &mut Batch, id: EnvelopeId) {
+        if self.envelopes.get(&id).is_some_and(|e| e.frozen.is_none()) {
+            self.mark(batch, id, Some(Mark::Books));
         }
+    }
+
+    /// Takes the mark off, unless it is heavier than `upto`.
+    pub fn unfreeze(&mut self, batch: &mut Batch, id: EnvelopeId, upto: Mark) {
+        let mark = self.envelopes.get(&id).and_then(|e| e.frozen);
+        if mark.is_some_and(|mark| mark <= upto) {
+            self.mark(batch, id, None);
+        }
+    }
+
+    fn mark(&mut self, batch: &mut Batch, id: EnvelopeId, mark: Option<Mark>) {
+        self.make(batch, id, What::Frozen(mark))
+            .expect("a mark breaks no invariant of an envelope that is here");
+    }
+
+    /// Asks for a change that no envelope allows, as a bug would.
+    #[cfg(any(test, feature = "test-hooks"))]
+    pub fn break_invariant(&mut self, batch: &mut Batch, id: EnvelopeId) {
+        let nowhere = What::Loaded {
+            offset: u32::MAX,
+            amounts_minor: vec![1],
+        };
+        // The answer is the mark.
+        let _broken = self.make(batch, id, nowhere);
     }
 
     /// Forgets an envelope that is over and of which every row up to `watermark` has all debts.
@@ -127,7 +150,7 @@ impl Index {
     ) -> Option<Envelope> {
         let envelope = self.envelopes.get(&id)?;
         let over = matches!(envelope.state, HotState::Over(_));
-        if !over || envelope.frozen || envelope.last_debt_seq > watermark {
+        if !over || envelope.frozen.is_some() || envelope.last_debt_seq > watermark {
             return None;
         }
         batch.changes.push(Change {

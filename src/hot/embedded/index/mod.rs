@@ -24,7 +24,8 @@
 mod grab;
 mod lifecycle;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
@@ -34,7 +35,7 @@ use super::record::{Change, What};
 use crate::domain::envelope::HotState;
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
-use crate::hot::HotView;
+use crate::hot::{HotView, Mark};
 
 /// Envelopes that one row may begin: `born` is the row's number times this plus a count.
 const BORN_PER_ROW: u64 = 1 << 16;
@@ -80,6 +81,8 @@ pub(super) struct Index {
     ids: BTreeSet<EnvelopeId>,
     /// By the oldest row that no snapshot covers.
     dirty: BTreeSet<(u64, EnvelopeId)>,
+    /// Those that stand still: few, and settlement asks for them every second.
+    marked: BTreeMap<EnvelopeId, Mark>,
 }
 
 impl Index {
@@ -101,7 +104,7 @@ impl Index {
             tracing::error!(%envelope, broken, "an invariant would break: the envelope is frozen");
             let freeze = Change {
                 envelope,
-                what: What::Frozen(true),
+                what: What::Frozen(Some(Mark::Broken)),
             };
             if self.apply(batch, &freeze).is_ok() {
                 batch.changes.push(freeze);
@@ -152,7 +155,13 @@ impl Index {
                 envelope.last_debt_seq = batch.seq;
             }
             What::WrongTry(grabber) => envelope.count_wrong_try(grabber),
-            What::Frozen(frozen) => envelope.frozen = *frozen,
+            What::Frozen(mark) => {
+                envelope.frozen = *mark;
+                match mark {
+                    Some(mark) => self.marked.insert(id, *mark),
+                    None => self.marked.remove(&id),
+                };
+            }
             What::Removed => {
                 self.forget(id);
                 return Ok(());
@@ -168,11 +177,15 @@ impl Index {
     /// Takes an envelope in, from a snapshot or newly begun.
     pub fn insert(&mut self, id: EnvelopeId, envelope: Envelope) {
         self.ids.insert(id);
+        if let Some(mark) = envelope.frozen {
+            self.marked.insert(id, mark);
+        }
         self.envelopes.insert(id, envelope);
     }
 
     fn forget(&mut self, id: EnvelopeId) -> Option<Envelope> {
         self.ids.remove(&id);
+        self.marked.remove(&id);
         let envelope = self.envelopes.remove(&id)?;
         if let Some(since) = envelope.dirty_since {
             self.dirty.remove(&(since, id));
@@ -241,9 +254,15 @@ impl Index {
         Some(held.take(limit).collect())
     }
 
+    /// Marked envelopes above one, ascending.
+    pub fn marked_after(&self, after: Option<EnvelopeId>, limit: usize) -> Vec<(EnvelopeId, Mark)> {
+        let from = after.map_or(Unbounded, Excluded);
+        let marked = self.marked.range((from, Unbounded));
+        marked.take(limit).map(|(id, mark)| (*id, *mark)).collect()
+    }
+
     /// Ids above one, ascending.
     pub fn ids_after(&self, after: Option<EnvelopeId>, limit: usize) -> Vec<EnvelopeId> {
-        use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         let ids = self.ids.range((from, Unbounded));
         ids.take(limit).copied().collect()

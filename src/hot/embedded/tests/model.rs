@@ -15,7 +15,7 @@ use crate::domain::id::{Epoch, Partition, PersonId, UnixMs};
 use crate::hot::conformance::stage::{
     Cast, EXPIRES_IN_MS, NEW_YEAR_MS, Stage, person, phrase, tenant,
 };
-use crate::hot::{CloseReply, DeclineReply, HotError, HotStore, HotView};
+use crate::hot::{CloseReply, DeclineReply, HotError, HotStore, HotView, Mark};
 
 const NAMES: [&str; 5] = ["ann", "bob", "cat", "dan", "eve"];
 
@@ -27,7 +27,9 @@ enum Op {
     Grab(Vec<(usize, usize, bool)>),
     Decline(usize, usize),
     Close(usize, CloseReason),
-    Freeze(usize, bool),
+    Freeze(usize),
+    Break(usize),
+    Unfreeze(usize, Mark),
     MoveClock(i64),
     SettleOne,
     SettleAll,
@@ -49,6 +51,7 @@ fn casts() -> Vec<Cast> {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let which = || 0..casts().len();
     let name = || 0..NAMES.len();
+    let mark = prop_oneof![Just(Mark::Books), Just(Mark::Broken)];
     let reason = prop_oneof![Just(CloseReason::Expired), Just(CloseReason::Recalled)];
     let steps = prop_oneof![
         Just(600),
@@ -62,7 +65,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         9 => vec((which(), name(), any::<bool>()), 1..6).prop_map(Op::Grab),
         2 => (which(), name()).prop_map(|(which, name)| Op::Decline(which, name)),
         1 => (which(), reason).prop_map(|(which, reason)| Op::Close(which, reason)),
-        1 => (which(), any::<bool>()).prop_map(|(which, on)| Op::Freeze(which, on)),
+        1 => which().prop_map(Op::Freeze),
+        1 => which().prop_map(Op::Break),
+        2 => (which(), mark).prop_map(|(which, upto)| Op::Unfreeze(which, upto)),
         2 => steps.prop_map(Op::MoveClock),
         2 => Just(Op::SettleOne),
         3 => Just(Op::SettleAll),
@@ -86,7 +91,7 @@ struct Should {
     state: HotState,
     loaded: bool,
     opening_seen: bool,
-    frozen: bool,
+    frozen: Option<Mark>,
     held: BTreeMap<u32, HeldShare>,
     tries: BTreeMap<PersonId, u32>,
 }
@@ -97,7 +102,7 @@ impl Should {
             state,
             loaded,
             opening_seen: false,
-            frozen: false,
+            frozen: None,
             held: BTreeMap::new(),
             tries: BTreeMap::new(),
         }
@@ -140,7 +145,7 @@ impl Should {
 
     fn grab(&mut self, cast: &Cast, who: &PersonId, right: bool, now: UnixMs) -> GrabReply {
         let refused = |refusal| GrabReply::Outcome(Outcome::Refused(refusal));
-        if self.frozen {
+        if self.frozen.is_some() {
             return GrabReply::Frozen;
         }
         if self.state == HotState::Funding {
@@ -196,7 +201,7 @@ impl Should {
         let Some(share) = cast.terms.exclusive_share_of(who) else {
             return DeclineReply::Missing;
         };
-        if self.frozen {
+        if self.frozen.is_some() {
             return DeclineReply::Frozen;
         }
         if self.state == HotState::Funding {
@@ -294,14 +299,24 @@ impl World {
                 self.note(*which);
             }
             Op::Close(which, reason) => self.close(&*store, *which, *reason, now).await,
-            Op::Freeze(which, on) => {
+            Op::Freeze(which) => {
                 let id = self.casts[*which].id;
-                match on {
-                    true => store.freeze(Epoch::FIRST, id).await.unwrap(),
-                    false => store.unfreeze(Epoch::FIRST, id).await.unwrap(),
-                }
+                store.freeze(Epoch::FIRST, id).await.unwrap();
                 if let Some(should) = &mut self.should[*which] {
-                    should.frozen = *on;
+                    should.frozen = should.frozen.or(Some(Mark::Books));
+                }
+            }
+            Op::Break(which) => {
+                store.break_invariant(self.casts[*which].id).await.unwrap();
+                if let Some(should) = &mut self.should[*which] {
+                    should.frozen = Some(Mark::Broken);
+                }
+            }
+            Op::Unfreeze(which, upto) => {
+                let id = self.casts[*which].id;
+                store.unfreeze(Epoch::FIRST, id, *upto).await.unwrap();
+                if let Some(should) = &mut self.should[*which] {
+                    should.frozen = should.frozen.filter(|mark| mark > upto);
                 }
             }
             Op::MoveClock(ms) => self.stage.clock.advance_ms(*ms),
@@ -311,7 +326,7 @@ impl World {
                 self.settle(&*store, usize::MAX).await;
                 let ids = vec![self.casts[*which].id];
                 store.remove(Epoch::FIRST, ids).await.unwrap();
-                let gone = |s: &Should| matches!(s.state, HotState::Over(_)) && !s.frozen;
+                let gone = |s: &Should| matches!(s.state, HotState::Over(_)) && s.frozen.is_none();
                 if self.should[*which].as_ref().is_some_and(gone) {
                     self.should[*which] = None;
                 }
@@ -376,7 +391,7 @@ impl World {
             .unwrap_or(Should::new(HotState::Funding, false));
         let due = now >= cast.terms.expires_at;
         let expected = match should.state {
-            _ if should.frozen => CloseReply::Frozen,
+            _ if should.frozen.is_some() => CloseReply::Frozen,
             HotState::Over(first) => should.close_reply(first),
             _ if !due && reason == CloseReason::Expired => {
                 self.should[which] = standing;

@@ -9,6 +9,7 @@ use super::super::record::{Change, Damage, Row, What, decode, encode};
 use crate::domain::envelope::CloseReason;
 use crate::domain::grab::Grant;
 use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
+use crate::hot::Mark;
 use crate::hot::conformance::stage::Cast;
 
 fn names() -> impl Strategy<Value = PersonId> {
@@ -49,7 +50,12 @@ fn whats(at: UnixMs) -> impl Strategy<Value = What> {
             }
         ),
         names().prop_map(What::WrongTry),
-        any::<bool>().prop_map(What::Frozen),
+        prop_oneof![
+            Just(None),
+            Just(Some(Mark::Books)),
+            Just(Some(Mark::Broken))
+        ]
+        .prop_map(What::Frozen),
         Just(What::Removed),
     ]
 }

@@ -1,5 +1,6 @@
 //! Every sentence on made-up facts, and every fact on real servers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -202,6 +203,24 @@ fn the_runbook_has_the_line_of_the_acl() {
     let runbook = include_str!("../../../../docs/RUNBOOK.md");
     let line = rights::acl_line("red-envelope");
     assert!(runbook.contains(&line), "put this line there:\n{line}");
+}
+
+#[test]
+fn every_command_that_the_library_calls_is_among_the_rights() {
+    let library = include_str!("../library.lua");
+    let calls = library.split("call('").skip(1);
+    let called: BTreeSet<&str> = calls.filter_map(|rest| rest.split('\'').next()).collect();
+    assert!(called.len() > 20, "{called:?}");
+    let named = |name: &str| {
+        let of_it = |command: &&str| command.split(' ').next() == Some(name);
+        rights::COMMANDS.iter().any(|command| of_it(&command))
+    };
+    let missing: Vec<_> = called.into_iter().filter(|name| !named(name)).collect();
+    assert!(missing.is_empty(), "add {missing:?}");
+    let prefix = crate::hot::redis::keys::LAYOUT_KEY
+        .split_inclusive(':')
+        .next();
+    assert_eq!(prefix, Some(rights::KEYS));
 }
 
 async fn connected(url: &str) -> MultiplexedConnection {

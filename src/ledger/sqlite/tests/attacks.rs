@@ -7,7 +7,7 @@ use super::{embedded, world_at};
 use crate::domain::books::DiscrepancyKind;
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
-use crate::ledger::conformance::{World, decline, pay};
+use crate::ledger::conformance::{FIRST, World, decline, pay};
 
 struct Scene {
     world: World,
@@ -30,7 +30,7 @@ async fn scene() -> Scene {
         .unwrap();
     world
         .ledger
-        .finish_close(closed, CloseReason::Expired, 1)
+        .finish_close(FIRST, closed, CloseReason::Expired, 1)
         .await
         .unwrap();
     let open = world.live(100, 4, "e2").await;

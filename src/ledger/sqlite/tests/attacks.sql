@@ -46,7 +46,7 @@ INSERT INTO claim
 UPDATE account SET available_minor = -1 WHERE owner = 'bob';
 
 -- ledger.attack: more than an account holds
-UPDATE account SET available_minor = 9000000000000001 WHERE owner = 'bob';
+UPDATE account SET available_minor = 9000000000000000001 WHERE owner = 'bob';
 
 -- ledger.attack: stealing an account
 UPDATE account SET owner = 'mallory' WHERE owner = 'bob';

@@ -99,7 +99,7 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
             refused,
             OpenError::UnknownSchema {
                 found: 99,
-                known: 2
+                known: 4
             }
         ),
         "{refused}"
@@ -109,6 +109,77 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .unwrap();
     assert_eq!(version, 99);
+}
+
+/// Books as the first schema left them: alice brought in 100.
+fn first_books(path: &std::path::Path) {
+    let db = Connection::open(path).unwrap();
+    let schema = include_str!("../migrations/0001_books.sql");
+    db.execute_batch(schema).unwrap();
+    db.execute_batch(
+        "-- ledger.first_books
+         PRAGMA application_id = 0x5264456e;
+         PRAGMA user_version = 1;
+         INSERT INTO book (row, partition_count, created_at) VALUES (1, 1, 0);
+         INSERT INTO account (tenant, kind, owner, currency, available_minor)
+         VALUES ('default', 'outside', '', 'CNY', -100), ('default', 'owner', 'alice', 'CNY', 100);
+         INSERT INTO posting (tenant, kind, currency, posted_at)
+         VALUES ('default', 'deposit', 'CNY', 0);
+         INSERT INTO entry (posting_row, account_row, amount_minor)
+         VALUES (1, 1, -100), (1, 2, 100);",
+    )
+    .unwrap();
+}
+
+#[tokio::test]
+async fn books_of_the_first_schema_are_brought_up_to_date_and_keep_their_rows_and_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.sqlite");
+    first_books(&path);
+    let world = world_at(&path);
+    assert_eq!(world.has("alice").await, (100, 0));
+    let id = world.live(50, 2, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 20)]).await;
+    world.audit().await;
+    drop(world);
+    let db = Connection::open(&path).unwrap();
+    let refused = db.execute("-- ledger.attack\nDELETE FROM account", []);
+    assert!(refused.is_err(), "the triggers are there again");
+    let version: i32 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 4);
+}
+
+#[tokio::test]
+async fn books_whose_rows_refer_to_nothing_are_left_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.sqlite");
+    first_books(&path);
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch(
+        "-- ledger.attack
+         PRAGMA foreign_keys = OFF;
+         INSERT INTO entry (posting_row, account_row, amount_minor) VALUES (9, 9, 1);",
+    )
+    .unwrap();
+    let refused = open_at(&path, &ManualClock::at(NOON_MS)).err().unwrap();
+    assert!(matches!(refused, OpenError::References), "{refused}");
+    let version: i32 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 1);
+}
+
+#[tokio::test]
+async fn a_file_without_a_write_ahead_log_is_refused() {
+    // SQLite keeps this one in memory, where there is no log.
+    let nowhere = std::path::Path::new(":memory:");
+    let refused = open_at(nowhere, &ManualClock::at(NOON_MS)).err().unwrap();
+    assert!(
+        matches!(&refused, OpenError::Journal(found) if found == "memory"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -128,7 +199,7 @@ async fn books_of_the_first_release_belong_to_the_embedded_store_once_they_are_u
         drop(world);
         let db = Connection::open(&path).unwrap();
         db.execute_batch(
-            "DROP TABLE hot_layout; DROP TABLE hot_partition; PRAGMA user_version = 1;",
+            "DROP TABLE hot_layout; DROP TABLE hot_partition; PRAGMA user_version = 3;",
         )
         .unwrap();
         drop(db);

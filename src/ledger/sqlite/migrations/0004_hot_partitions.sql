@@ -1,4 +1,4 @@
--- ledger.migrate_0002: which hot store the books belong to, and its incarnations.
+-- ledger.migrate_0004: which hot store the books belong to, and its incarnations.
 --
 -- Why: a hot store across a network may be restarted, replaced or emptied under a process. A batch
 -- is posted only in the epoch in which it was read, and the ledger is where all processes agree on

@@ -1,0 +1,298 @@
+//! What every part of the store shares: keys, epochs, the connection, and how a function is called.
+//!
+//! # Ordering
+//! A partition's epoch is known here only after `register`, or when the server named a newer one
+//! that another process registered. An answer of epoch 0 means that the server has not been
+//! registered: whoever waits in [`Core::unregistered`] wakes up.
+//!
+//! # Not here
+//! What the functions do: `library.lua`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::watch;
+
+use super::keys::Keys;
+use super::link::{Failure, Link, refusal};
+use super::reply::{self, Reply};
+use super::sums::Sums;
+use crate::clock::{Clock, StoreClock};
+use crate::domain::envelope::Terms;
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::hot::HotError;
+
+/// Terms that are kept: 1 KB each, 64 MB; a look-up is a round trip.
+const TERMS_KEPT_MAX: usize = 65_536;
+/// Envelopes whose sums are kept: 100 bytes each.
+const SUMS_KEPT_MAX: usize = 262_144;
+
+/// Shared by the store's parts.
+pub struct Core {
+    /// Every key.
+    pub keys: Keys,
+    /// What the server is told about time.
+    pub clock: Arc<dyn Clock>,
+    /// For everything but grabs.
+    pub link: Link,
+    /// Terms that were read before; they never change.
+    pub terms: Cache<EnvelopeId, Arc<Terms>>,
+    /// What taken shares add up to.
+    pub sums: Cache<EnvelopeId, Sums>,
+    epochs: Vec<AtomicU64>,
+    registered: watch::Sender<bool>,
+    /// Why nothing may be acknowledged now.
+    held_back: Mutex<Vec<String>>,
+}
+
+impl Core {
+    /// Not registered yet.
+    pub fn new(keys: Keys, clock: Arc<dyn Clock>, link: Link) -> Self {
+        let epochs = keys.count().all().map(|_| AtomicU64::new(0)).collect();
+        Self {
+            keys,
+            clock,
+            link,
+            terms: Cache::new(TERMS_KEPT_MAX),
+            sums: Cache::new(SUMS_KEPT_MAX),
+            epochs,
+            registered: watch::Sender::new(false),
+            held_back: Mutex::default(),
+        }
+    }
+
+    /// The partition of an envelope.
+    pub fn partition(&self, id: EnvelopeId) -> Partition {
+        id.partition(self.keys.count())
+    }
+
+    /// The epoch of a partition as this process knows it; 0 before the first registration.
+    pub fn epoch(&self, partition: Partition) -> Epoch {
+        Epoch(self.epochs[usize::from(partition.index())].load(Ordering::Acquire))
+    }
+
+    /// An epoch was registered, here or by another process.
+    pub fn learn(&self, partition: Partition, epoch: Epoch) {
+        self.epochs[usize::from(partition.index())].fetch_max(epoch.0, Ordering::AcqRel);
+    }
+
+    /// All partitions were registered.
+    pub fn now_registered(&self) {
+        self.sums.clear();
+        self.registered.send_replace(true);
+    }
+
+    /// The server must be registered again.
+    pub fn lost(&self) {
+        if self.registered.send_replace(false) {
+            tracing::warn!("Redis must be registered anew: it was restarted, flushed or reloaded");
+        }
+    }
+
+    /// Whether the server was registered and has not been lost since.
+    pub fn is_registered(&self) -> bool {
+        *self.registered.borrow()
+    }
+
+    /// Waits until it has to be registered.
+    pub async fn unregistered(&self) {
+        let mut registered = self.registered.subscribe();
+        // The sender lives as long as this.
+        let _ended = registered.wait_for(|registered| !registered).await;
+    }
+
+    /// Why nothing may be acknowledged; empty: nothing holds it back.
+    pub fn hold_back(&self, reasons: Vec<String>) {
+        *self.held_back.lock() = reasons;
+    }
+
+    /// See [`Core::hold_back`].
+    pub fn reasons(&self) -> Vec<String> {
+        self.held_back.lock().clone()
+    }
+
+    /// Whether acknowledging is allowed.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn may_acknowledge(&self) -> Result<(), HotError> {
+        match self.held_back.lock().first() {
+            Some(why) => Err(HotError::Unavailable(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The first argument of functions that look at the time.
+    pub fn clock_arg(&self) -> String {
+        match self.clock.for_store() {
+            StoreClock::Own { offset_ms } => offset_ms.to_string(),
+            StoreClock::Standing(at) => format!("={}", at.0),
+        }
+    }
+
+    /// Whether the caller's epoch is the one that is known.
+    pub fn stands(&self, partition: Partition, epoch: Epoch) -> Result<(), HotError> {
+        match self.epoch(partition) {
+            known if known == epoch && epoch != Epoch(0) => Ok(()),
+            Epoch(0) => Err(HotError::Unavailable("Redis is not registered yet".into())),
+            known => Err(HotError::Epoch(known)),
+        }
+    }
+
+    /// Calls a function of one partition.
+    ///
+    /// # Errors
+    /// The outcome is unknown, or the server stands in another epoch.
+    pub async fn call(&self, call: Call) -> Result<(Reply, Vec<Value>), HotError> {
+        let sent = self.link.send(&call.command()).await;
+        self.answer(call.partition, sent.map_err(|failure| self.fault(failure))?)
+    }
+
+    /// Calls functions of several partitions, all on their way at once.
+    ///
+    /// # Errors
+    /// The first error of any.
+    pub async fn call_all(&self, calls: Vec<Call>) -> Result<Vec<(Reply, Vec<Value>)>, HotError> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in &calls {
+            pipeline.add_command(call.command());
+        }
+        let sent = self.link.send_all(&pipeline).await;
+        let values = sent.map_err(|failure| self.fault(failure))?;
+        let pairs = calls.iter().zip(values);
+        pairs
+            .map(|(call, value)| self.answer(call.partition, value))
+            .collect()
+    }
+
+    /// Runs plain commands, all on their way at once.
+    ///
+    /// # Errors
+    /// The first error of any.
+    pub async fn run_all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let values = self.link.send_all(&pipeline).await?;
+        values.into_iter().map(|value| self.value(value)).collect()
+    }
+
+    /// A reply that may be an error in a pipeline.
+    fn value(&self, value: Value) -> Result<Value, HotError> {
+        match value {
+            Value::ServerError(error) => {
+                let failure = refusal(error.code(), error.details().unwrap_or_default());
+                Err(self.fault(failure))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// Notes what a failure says about the server.
+    pub fn fault(&self, failure: Failure) -> HotError {
+        if let Failure::NoLibrary = failure {
+            self.lost();
+        }
+        failure.into()
+    }
+
+    fn answer(&self, partition: Partition, value: Value) -> Result<(Reply, Vec<Value>), HotError> {
+        let (code, items) = reply::split(self.value(value)?)?;
+        match code {
+            Reply::Epoch => {
+                let epoch = items.first().map_or(Ok(0), reply::number)?;
+                Err(self.other_epoch(partition, epoch))
+            }
+            Reply::Fault => Err(HotError::Unavailable(
+                "the outbox in Redis does not take what is owed: see the log of Redis".into(),
+            )),
+            code => Ok((code, items)),
+        }
+    }
+
+    /// The server stands in another epoch; 0: in none.
+    pub fn other_epoch(&self, partition: Partition, epoch: i64) -> HotError {
+        match u64::try_from(epoch) {
+            Ok(epoch) if epoch > 0 => {
+                self.learn(partition, Epoch(epoch));
+                HotError::Epoch(self.epoch(partition))
+            }
+            _ => {
+                self.lost();
+                HotError::Unavailable("Redis is being registered: try again".into())
+            }
+        }
+    }
+}
+
+/// A call of one function, for one partition.
+pub struct Call {
+    partition: Partition,
+    name: &'static str,
+    read_only: bool,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    /// A function that writes. The partition's epoch key is its first key.
+    pub fn writing(core: &Core, name: &'static str, partition: Partition) -> Self {
+        Self {
+            partition,
+            name,
+            read_only: false,
+            keys: vec![core.keys.epoch(partition)],
+            args: Vec::with_capacity(8),
+        }
+    }
+
+    /// A function that only reads: it is answered also where memory is full.
+    pub fn reading(core: &Core, name: &'static str, partition: Partition) -> Self {
+        Self {
+            read_only: true,
+            ..Self::writing(core, name, partition)
+        }
+    }
+
+    /// One more key.
+    pub fn key(mut self, key: String) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl Into<Vec<u8>>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// A number as an argument.
+    pub fn number(self, number: impl std::fmt::Display) -> Self {
+        self.arg(number.to_string())
+    }
+
+    /// The two arguments that say where the caller believes to be.
+    pub fn under(self, epoch: Epoch) -> Self {
+        let partition = self.partition.index();
+        self.number(partition).number(epoch.0)
+    }
+
+    fn command(&self) -> Cmd {
+        let mut command = redis::cmd(if self.read_only { "FCALL_RO" } else { "FCALL" });
+        command.arg(self.name).arg(self.keys.len());
+        for key in &self.keys {
+            command.arg(key.as_bytes());
+        }
+        for arg in &self.args {
+            command.arg(arg.as_slice());
+        }
+        command
+    }
+}

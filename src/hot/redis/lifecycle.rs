@@ -1,0 +1,337 @@
+//! Publishes envelopes and ends them.
+//!
+//! # Ordering
+//! Shares that were put down never change under their epoch, so `open` may read them back, check
+//! them here, and then open: the library itself can't add amounts up.
+//!
+//! # If it crashes here
+//! A Funding envelope is loaded again from the first chunk; an end stands or does not.
+
+use std::sync::Arc;
+
+use redis::Value;
+
+use super::core::{Call, Core};
+use super::layout::{Meta, Reader, mark_code, put_amount, state_code, state_of, width_of};
+use super::reply::{self, Reply};
+use crate::domain::envelope::{
+    CloseReason, HotState, Kind, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
+};
+use crate::domain::grab::Grant;
+use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
+use crate::domain::money::AMOUNT_MINOR_MAX;
+use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk, Mark};
+
+/// Bytes of packed shares that one command reads back.
+const READ_BACK_BYTES: usize = 65_536;
+
+fn mismatch<T>(what: impl Into<String>) -> Result<T, HotError> {
+    Err(HotError::Mismatch(what.into()))
+}
+
+/// The digest that opens an envelope; empty where it has no lock.
+pub(super) fn lock_of(terms: &Terms) -> Vec<u8> {
+    let digest = terms
+        .passphrase
+        .as_ref()
+        .map(|lock| lock.digest().to_bytes().to_vec());
+    digest.unwrap_or_default()
+}
+
+impl Core {
+    /// The keys of `load_1`, `close_1` and `rebuild_1`, in their order.
+    pub(super) fn with_all_keys(&self, call: Call, id: EnvelopeId) -> Call {
+        let own = self.keys.envelope(id);
+        call.key(own.grabs)
+            .key(own.shares)
+            .key(own.terms)
+            .key(own.list)
+            .key(own.phrase)
+            .key(self.keys.index(self.partition(id)))
+    }
+
+    /// Puts shares down.
+    pub async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+        let partition = self.partition(chunk.envelope);
+        self.stands(partition, epoch)?;
+        let shares = packed(&chunk)?;
+        let call = Call::writing(self, "load_1", partition);
+        let call = self
+            .with_all_keys(call, chunk.envelope)
+            .under(epoch)
+            .arg(chunk.envelope.to_bytes())
+            .number(chunk.offset)
+            .arg(shares)
+            .arg(Meta::funding(&chunk.terms, epoch).pack())
+            .arg(chunk.terms.to_json())
+            .arg(lock_of(&chunk.terms));
+        match self.call(call).await? {
+            (Reply::Ok, _) => {
+                self.terms.insert(chunk.envelope, chunk.terms);
+                Ok(())
+            }
+            // An earlier chunk was shed: repeating the load in order brings it.
+            (Reply::OutOfOrder, _) => Err(HotError::Unavailable(
+                "the shares before these are not loaded yet".into(),
+            )),
+            (Reply::OtherTerms, _) => mismatch("the envelope was begun under other terms"),
+            (Reply::OtherAmounts, _) => mismatch("a share was loaded before with another amount"),
+            (Reply::Damaged, _) => Err(HotError::Unavailable(
+                "what Redis holds of the envelope is not whole: it is being repaired".into(),
+            )),
+            (code, items) => Err(unexpected(code, items)),
+        }
+    }
+
+    /// Makes a loaded envelope live.
+    pub async fn open(
+        &self,
+        epoch: Epoch,
+        id: EnvelopeId,
+        checksum: u32,
+    ) -> Result<HotState, HotError> {
+        let partition = self.partition(id);
+        self.stands(partition, epoch)?;
+        let terms = self.terms_of(&[id]).await?.pop().flatten();
+        let Some(terms) = terms else {
+            return mismatch("nothing is loaded");
+        };
+        let own = self.keys.envelope(id);
+        let mut state = redis::cmd("HGET");
+        state.arg(&own.grabs).arg("");
+        let meta = self.run_all(vec![state]).await?.pop();
+        let meta = match &meta {
+            Some(Value::BulkString(bytes)) => Meta::unpack(bytes),
+            _ => None,
+        };
+        if meta.is_some_and(|meta| meta.state == HotState::Funding) {
+            self.compare(id, &terms, checksum).await?;
+        }
+        let mut call = Call::writing(self, "open_1", partition)
+            .key(own.grabs)
+            .key(own.shares)
+            .under(epoch);
+        for share in &terms.exclusive {
+            call = call.arg(share.grabber.as_str());
+        }
+        match self.call(call).await? {
+            (Reply::Ok, items) => state_in(&items),
+            (Reply::Missing, _) => mismatch("nothing is loaded"),
+            (Reply::Incomplete, _) => mismatch("not every share is loaded"),
+            (code, items) => Err(unexpected(code, items)),
+        }
+    }
+
+    /// Whether the shares that were put down are the envelope's.
+    async fn compare(&self, id: EnvelopeId, terms: &Terms, checksum: u32) -> Result<(), HotError> {
+        let width = width_of(terms);
+        let count = usize::try_from(terms.share_count).expect("usize holds a u32");
+        let key = self.keys.envelope(id).shares;
+        let mut amounts = Vec::with_capacity(count);
+        let step = READ_BACK_BYTES / width * width;
+        for from in (0..count * width).step_by(step) {
+            let mut read = redis::cmd("GETRANGE");
+            read.arg(&key).arg(from).arg(from + step - 1);
+            let bytes = self.run_all(vec![read]).await?.pop().unwrap_or(Value::Nil);
+            let records = reply::bytes(&bytes)?.chunks(width);
+            amounts.extend(records.filter_map(|record| Reader(record).amount(width)));
+        }
+        if amounts.len() != count {
+            return mismatch(format!("{} of {count} shares are loaded", amounts.len()));
+        }
+        let sum: i128 = amounts.iter().copied().map(i128::from).sum();
+        if sum != i128::from(terms.total_minor) {
+            return mismatch("they don't add up to the total");
+        }
+        let named = terms.exclusive.iter().map(|share| share.amount_minor);
+        if terms.kind == Kind::Exclusive && !named.eq(amounts.iter().copied()) {
+            return mismatch("they are not those of the named grabbers");
+        }
+        if shares_checksum(&amounts) != checksum {
+            return mismatch("the checksum is another one");
+        }
+        Ok(())
+    }
+
+    /// Declines the share that is held for somebody.
+    pub async fn decline(
+        &self,
+        epoch: Epoch,
+        tenant: TenantId,
+        id: EnvelopeId,
+        grabber: PersonId,
+    ) -> Result<DeclineReply, HotError> {
+        let partition = self.partition(id);
+        self.stands(partition, epoch)?;
+        self.may_acknowledge()?;
+        let terms = self.terms_of(&[id]).await?.pop().flatten();
+        let named = terms.is_some_and(|terms| terms.exclusive_share_of(&grabber).is_some());
+        if !named {
+            return Ok(DeclineReply::Missing);
+        }
+        let nonce: u64 = rand::random();
+        let call = Call::writing(self, "decline_1", partition)
+            .key(self.keys.outbox(partition))
+            .key(self.keys.envelope(id).grabs)
+            .arg(self.clock_arg())
+            .under(epoch)
+            .arg(nonce.to_le_bytes())
+            .arg(id.to_bytes())
+            .arg(tenant.as_str())
+            .arg(grabber.as_str());
+        let (code, items) = self.call(call).await?;
+        let over = |reason| Ok(DeclineReply::Over(reason));
+        match code {
+            Reply::Ok | Reply::Declined => Ok(DeclineReply::Declined {
+                grant: grant_in(&items)?,
+                replayed: code == Reply::Declined,
+            }),
+            Reply::AlreadyGrabbed => Ok(DeclineReply::AlreadyGrabbed(grant_in(&items)?)),
+            Reply::Missing | Reply::Stale => Ok(DeclineReply::Missing),
+            Reply::Funding => Ok(DeclineReply::Funding),
+            Reply::Frozen => Ok(DeclineReply::Frozen),
+            Reply::Empty => over(CloseReason::Empty),
+            Reply::Expired => over(CloseReason::Expired),
+            Reply::Recalled => over(CloseReason::Recalled),
+            code => Err(unexpected(code, items)),
+        }
+    }
+
+    /// Ends an envelope. A missing one of which nothing is owed leaves a tombstone.
+    pub async fn close(
+        &self,
+        epoch: Epoch,
+        id: EnvelopeId,
+        terms: &Arc<Terms>,
+        reason: CloseReason,
+    ) -> Result<CloseReply, HotError> {
+        self.stands(self.partition(id), epoch)?;
+        let (mut code, mut items) = self.close_once(epoch, id, terms, reason, false).await?;
+        if code == Reply::Missing {
+            if self.owes(id).await? {
+                return Err(HotError::Unavailable(
+                    "the envelope is gone from Redis and its grabs are being settled".into(),
+                ));
+            }
+            (code, items) = self.close_once(epoch, id, terms, reason, true).await?;
+        }
+        match code {
+            Reply::Ok => self.over(id, &items).await,
+            Reply::NotDue => {
+                let at = items.first().map_or(Ok(0), reply::number)?;
+                Ok(CloseReply::NotDue(UnixMs(at)))
+            }
+            Reply::Frozen => Ok(CloseReply::Frozen),
+            // A full envelope ends by itself, with its last grab.
+            Reply::NotEmpty => mismatch("not every share is taken"),
+            Reply::Damaged | Reply::Stale => Err(HotError::Unavailable(
+                "what Redis holds of the envelope is not whole: it is repaired first".into(),
+            )),
+            code => Err(unexpected(code, items)),
+        }
+    }
+
+    async fn close_once(
+        &self,
+        epoch: Epoch,
+        id: EnvelopeId,
+        terms: &Arc<Terms>,
+        reason: CloseReason,
+        tombstone: bool,
+    ) -> Result<(Reply, Vec<Value>), HotError> {
+        let call = Call::writing(self, "close_1", self.partition(id));
+        let call = self
+            .with_all_keys(call, id)
+            .arg(self.clock_arg())
+            .under(epoch)
+            .arg(id.to_bytes())
+            .number(state_code(HotState::Over(reason)))
+            .number(terms.expires_at.0)
+            .number(u8::from(tombstone))
+            .arg(Meta::funding(terms, epoch).pack())
+            .arg(terms.to_json());
+        self.call(call).await
+    }
+
+    async fn over(&self, id: EnvelopeId, items: &[Value]) -> Result<CloseReply, HotError> {
+        let HotState::Over(reason) = state_in(items)? else {
+            return Err(reply::nonsense(&Value::Array(items.to_vec())));
+        };
+        let view = self.view(vec![id]).await?.pop().flatten();
+        let view = view.ok_or_else(|| {
+            HotError::Unavailable("the envelope was closed and can't be read: try again".into())
+        })?;
+        Ok(CloseReply::Over {
+            reason,
+            taken_count: view.taken_count,
+            taken_minor: view.taken_minor,
+        })
+    }
+
+    /// Sets a mark, or lifts one that is not heavier than `upto`.
+    pub async fn mark(
+        &self,
+        epoch: Epoch,
+        id: EnvelopeId,
+        mark: Option<Mark>,
+        upto: Mark,
+    ) -> Result<(), HotError> {
+        let partition = self.partition(id);
+        self.stands(partition, epoch)?;
+        let call = Call::writing(self, "freeze_1", partition)
+            .key(self.keys.envelope(id).grabs)
+            .key(self.keys.marked(partition))
+            .under(epoch)
+            .arg(id.to_bytes())
+            .number(mark_code(mark))
+            .number(mark_code(Some(upto)));
+        match self.call(call).await? {
+            (Reply::Ok, _) => Ok(()),
+            (code, items) => Err(unexpected(code, items)),
+        }
+    }
+}
+
+/// The shares of a chunk as they are stored.
+fn packed(chunk: &LoadChunk) -> Result<Vec<u8>, HotError> {
+    let count = chunk.amounts_minor.len();
+    if count > LOAD_CHUNK_SHARES_MAX {
+        return mismatch("a chunk holds too many shares");
+    }
+    let end = u32::try_from(count)
+        .ok()
+        .and_then(|n| chunk.offset.checked_add(n));
+    if end.is_none_or(|end| end > chunk.terms.share_count) {
+        return mismatch("a chunk reaches beyond the last share");
+    }
+    let width = width_of(&chunk.terms);
+    let mut out = Vec::with_capacity(count * width);
+    for amount in &chunk.amounts_minor {
+        let fits = (1..=AMOUNT_MINOR_MAX).contains(amount);
+        if !fits || put_amount(&mut out, *amount, width).is_none() {
+            return mismatch("an amount is out of range");
+        }
+    }
+    Ok(out)
+}
+
+/// The state in the first place of a reply.
+pub(super) fn state_in(items: &[Value]) -> Result<HotState, HotError> {
+    let code = items.first().map_or(Ok(-1), reply::number)?;
+    let state = u8::try_from(code).ok().and_then(state_of);
+    state.ok_or_else(|| reply::nonsense(&Value::Array(items.to_vec())))
+}
+
+fn grant_in(items: &[Value]) -> Result<Grant, HotError> {
+    let bytes = items.first().map_or(Ok(&[][..]), reply::bytes)?;
+    // A grant follows its code.
+    let grant = super::batcher::grant(&mut Reader(bytes.get(1..).unwrap_or_default()));
+    grant.ok_or_else(|| reply::nonsense(&Value::Array(items.to_vec())))
+}
+
+/// An answer that the function does not give.
+pub(super) fn unexpected(code: Reply, items: Vec<Value>) -> HotError {
+    let mut all = vec![Value::SimpleString(format!("{code:?}"))];
+    all.extend(items);
+    reply::nonsense(&Value::Array(all))
+}

@@ -1,0 +1,314 @@
+//! What is owed to the ledger: read from the head, looked through, deleted by id and nonce.
+//!
+//! # Bounds
+//! A call of `settled` takes [`PAIRS_PER_CALL_MAX`] pairs; a look through an outbox ends after
+//! [`LOOKS_MAX`] pages of 250 entries: with a longer backlog the caller tries again later.
+//!
+//! # Ordering
+//! Entries that were read under an epoch fit the envelopes of that epoch, whenever they were
+//! written: an entry and the grants in it were written in one call, and lost together if at all.
+
+use redis::Value;
+
+use super::core::{Call, Core};
+use super::layout::{entry_of, id_of, number_of};
+use super::reply;
+use crate::domain::grab::{OutboxEntry, OutboxRecord};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
+use crate::hot::{HotError, HotVitals, Mark, PendingShare};
+
+/// Pairs of one call of `settled_1`: each reads an entry.
+const PAIRS_PER_CALL_MAX: usize = 500;
+/// Pages of one look through an outbox: 10,000 entries, two million grabs of a burst.
+const LOOKS_MAX: usize = 40;
+/// Envelopes that one call removes, and that one look through the outbox looks for.
+const REMOVED_PER_CALL_MAX: usize = 100;
+
+impl Core {
+    /// The head of a partition's outbox. What nobody can read is set aside, so that it stops
+    /// nobody else.
+    pub async fn outbox(
+        &self,
+        partition: Partition,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, HotError> {
+        let from = after.map_or_else(|| "-".to_owned(), |after| format!("({}", id_of(after)));
+        let call = Call::reading(self, "outbox_1", partition)
+            .key(self.keys.outbox(partition))
+            .under(self.epoch(partition))
+            .arg(from)
+            .number(limit.max(1));
+        let (_, items) = self.call(call).await?;
+        let mut entries = Vec::with_capacity(items.len() / 2);
+        for pair in items.chunks(2) {
+            let [id, bytes] = pair else {
+                return Err(reply::nonsense(&Value::Nil));
+            };
+            let id = std::str::from_utf8(reply::bytes(id)?).unwrap_or_default();
+            match entry_of(id, reply::bytes(bytes)?) {
+                Some(entry) => entries.push(entry),
+                None => self.set_aside(partition, id).await?,
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn set_aside(&self, partition: Partition, id: &str) -> Result<(), HotError> {
+        let call = Call::writing(self, "set_aside_1", partition)
+            .key(self.keys.outbox(partition))
+            .key(self.keys.poison(partition))
+            .under(self.epoch(partition))
+            .arg(id);
+        let (_, items) = self.call(call).await?;
+        let so_far = items.first().map_or(Ok(0), reply::number)?;
+        let key = self.keys.poison(partition);
+        tracing::error!(
+            entry = id,
+            key,
+            so_far,
+            "an outbox entry that nobody can read was set aside"
+        );
+        crate::telemetry::metrics::outbox_unreadable();
+        Ok(())
+    }
+
+    /// Deletes entries by (id, nonce). Answers the watermark.
+    pub async fn settled(
+        &self,
+        epoch: Epoch,
+        partition: Partition,
+        entries: &[(u64, u64)],
+    ) -> Result<u64, HotError> {
+        self.stands(partition, epoch)?;
+        let mut watermark = 0;
+        // Without a pair the call still tells the watermark.
+        let none: &[(u64, u64)] = &[];
+        let chunks = entries.chunks(PAIRS_PER_CALL_MAX);
+        for pairs in chunks.chain(entries.is_empty().then_some(none)) {
+            let mut call = Call::writing(self, "settled_1", partition)
+                .key(self.keys.outbox(partition))
+                .under(epoch);
+            for (id, nonce) in pairs {
+                call = call.arg(id_of(*id)).arg(nonce.to_le_bytes());
+            }
+            let (_, items) = self.call(call).await?;
+            let number = |item: Option<&Value>| -> Result<Option<u64>, HotError> {
+                let bytes = item.map_or(Ok(&[][..]), reply::bytes)?;
+                Ok(std::str::from_utf8(bytes).ok().and_then(number_of))
+            };
+            watermark = match (number(items.first())?, number(items.get(1))?) {
+                (Some(first), _) => first.saturating_sub(1),
+                (None, Some(last)) => last,
+                (None, None) => 0,
+            };
+        }
+        Ok(watermark)
+    }
+
+    /// Records in a partition's outbox whose entries hold one of these byte strings. The caller
+    /// looks at each: another name may hold the string as well.
+    async fn find(
+        &self,
+        partition: Partition,
+        needles: &[Vec<u8>],
+    ) -> Result<Vec<OutboxRecord>, HotError> {
+        let mut found = Vec::new();
+        let mut from = b"-".to_vec();
+        for _ in 0..LOOKS_MAX {
+            let mut call = Call::reading(self, "find_1", partition)
+                .key(self.keys.outbox(partition))
+                .under(self.epoch(partition))
+                .arg(from);
+            for needle in needles {
+                call = call.arg(needle.clone());
+            }
+            let (_, items) = self.call(call).await?;
+            let Some((stopped, entries)) = items.split_first() else {
+                return Err(reply::nonsense(&Value::Nil));
+            };
+            for bytes in entries {
+                // Only the records matter, so any id will do.
+                let entry = entry_of("0-0", reply::bytes(bytes)?);
+                found.extend(entry.into_iter().flat_map(|entry| entry.records));
+            }
+            from = reply::bytes(stopped)?.to_vec();
+            if from.is_empty() {
+                return Ok(found);
+            }
+        }
+        Err(HotError::Shed)
+    }
+
+    /// Whether a record of this envelope waits.
+    pub async fn owes(&self, id: EnvelopeId) -> Result<bool, HotError> {
+        let found = self
+            .find(self.partition(id), &[id.to_bytes().to_vec()])
+            .await?;
+        Ok(found.iter().any(|record| record.envelope == id))
+    }
+
+    /// What somebody has won that waits for the ledger, declined shares aside.
+    pub async fn pending(
+        &self,
+        tenant: &TenantId,
+        grabber: &PersonId,
+    ) -> Result<Vec<PendingShare>, HotError> {
+        let mut needle = vec![u8::try_from(grabber.as_str().len()).expect("ids are short")];
+        needle.extend_from_slice(grabber.as_str().as_bytes());
+        let needles = [needle];
+        let looks = self.keys.count().all().map(|p| self.find(p, &needles));
+        let mut own = Vec::new();
+        for records in futures_util::future::try_join_all(looks).await? {
+            let mine = |record: &OutboxRecord| record.grabber == *grabber && !record.declined;
+            own.extend(records.into_iter().filter(mine));
+        }
+        let ids: Vec<_> = own.iter().map(|record| record.envelope).collect();
+        let terms = self.terms_of(&ids).await?;
+        let with_terms = own.into_iter().zip(terms).filter_map(|(record, terms)| {
+            let terms = terms.filter(|terms| terms.tenant == *tenant)?;
+            Some(PendingShare {
+                envelope: record.envelope,
+                terms,
+                grant: record.grant,
+            })
+        });
+        Ok(with_terms.collect())
+    }
+
+    /// Forgets what is over and owes nothing.
+    pub async fn remove(&self, epoch: Epoch, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
+        let mut by_partition = std::collections::BTreeMap::<Partition, Vec<EnvelopeId>>::new();
+        for id in ids {
+            by_partition.entry(self.partition(id)).or_default().push(id);
+        }
+        for (partition, ids) in by_partition {
+            self.stands(partition, epoch)?;
+            for some in ids.chunks(REMOVED_PER_CALL_MAX) {
+                let needles: Vec<_> = some.iter().map(|id| id.to_bytes().to_vec()).collect();
+                let owed = self.find(partition, &needles).await?;
+                let mut call = Call::writing(self, "remove_1", partition)
+                    .key(self.keys.index(partition))
+                    .under(epoch);
+                // What is over gets no new record, so this look is conclusive for it; what is not
+                // over stays.
+                for id in some
+                    .iter()
+                    .filter(|id| owed.iter().all(|r| r.envelope != **id))
+                {
+                    let own = self.keys.envelope(*id);
+                    call = call
+                        .key(own.grabs)
+                        .key(own.shares)
+                        .key(own.terms)
+                        .key(own.list)
+                        .key(own.phrase)
+                        .arg(id.to_bytes());
+                }
+                self.call(call).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of envelopes above `after`, ascending, at most `limit`.
+    pub async fn envelopes(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError> {
+        self.ids(|partition| self.keys.index(partition), after, limit)
+            .await
+    }
+
+    /// Marked envelopes above `after`, ascending, at most `limit`.
+    pub async fn marked(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
+        let ids = self
+            .ids(|partition| self.keys.marked(partition), after, limit)
+            .await?;
+        let views = self.view(ids).await?.into_iter().flatten();
+        Ok(views
+            .filter_map(|view| Some((view.envelope, view.frozen?)))
+            .collect())
+    }
+
+    /// A page of the ids that the partitions' sorted sets hold.
+    async fn ids(
+        &self,
+        key: impl Fn(Partition) -> String,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeId>, HotError> {
+        let partitions = usize::from(self.keys.count().get());
+        // Ids are random, so partitions have about the same number of each page.
+        let each = (2 * limit / partitions + 8).min(limit).max(1);
+        let from = after.map_or_else(|| b"-".to_vec(), |id| [b"(", &id.to_bytes()[..]].concat());
+        let page = |partition| {
+            let mut range = redis::cmd("ZRANGE");
+            range
+                .arg(key(partition))
+                .arg(&from[..])
+                .arg("+")
+                .arg("BYLEX");
+            range.arg("LIMIT").arg(0).arg(each);
+            range
+        };
+        let pages = self
+            .run_all(self.keys.count().all().map(page).collect())
+            .await?;
+        let mut ids = Vec::new();
+        // Behind the last id of a full page there may be others of its partition.
+        let mut complete_to: Option<EnvelopeId> = None;
+        for page in pages {
+            let Value::Array(members) = page else {
+                return Err(reply::nonsense(&page));
+            };
+            let mut last = None;
+            for member in &members {
+                let bytes = <[u8; 16]>::try_from(reply::bytes(member)?);
+                last = bytes.ok().map(EnvelopeId::from_bytes);
+                ids.extend(last);
+            }
+            if members.len() == each {
+                complete_to = complete_to.into_iter().chain(last).min();
+            }
+        }
+        ids.sort_unstable();
+        if let Some(to) = complete_to {
+            ids.retain(|id| *id <= to);
+        }
+        ids.truncate(limit);
+        Ok(ids)
+    }
+
+    /// Backlog and size of all partitions.
+    pub async fn vitals(&self) -> Result<HotVitals, HotError> {
+        let calls = self.keys.count().all().map(|partition| {
+            Call::reading(self, "vitals_1", partition)
+                .key(self.keys.outbox(partition))
+                .key(self.keys.index(partition))
+                .under(self.epoch(partition))
+        });
+        let mut vitals = HotVitals::default();
+        for (_, items) in self.call_all(calls.collect()).await? {
+            let [records, at, envelopes] = &items[..] else {
+                return Err(reply::nonsense(&Value::Array(items)));
+            };
+            let count = |value| reply::number(value).map(|n| u64::try_from(n).unwrap_or(0));
+            vitals.unsettled_records += count(records)?;
+            vitals.envelopes += count(envelopes)?;
+            let at = crate::domain::id::UnixMs(reply::number(at)?);
+            if at.0 > 0 {
+                let oldest = vitals
+                    .oldest_unsettled_at
+                    .map_or(at, |oldest| oldest.min(at));
+                vitals.oldest_unsettled_at = Some(oldest);
+            }
+        }
+        Ok(vitals)
+    }
+}

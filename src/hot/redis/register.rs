@@ -1,0 +1,143 @@
+//! Puts the function library on the server and registers the server for the partitions.
+//!
+//! # Ordering
+//! The library is replaced only where the server's text is another one: a REPLACE clears the fence,
+//! and until the next registration nothing is granted by anybody.
+//!
+//! # Not here
+//! Which epoch: the ledger decides (`publish::registrar`).
+
+use redis::Value;
+
+use super::core::{Call, Core};
+use super::keys::{LAYOUT, LAYOUT_KEY};
+use super::reply::{self, Reply};
+use crate::domain::id::{Epoch, Partition};
+use crate::hot::{HotError, Standing};
+
+/// The functions: one file, one library.
+pub const LIBRARY: &str = include_str!("library.lua");
+/// Its name on the server; it never changes.
+const LIBRARY_NAME: &str = "redenvelope";
+
+impl Core {
+    /// Which process answers, and what epochs its data carry. Brings the library first.
+    pub async fn standing(&self) -> Result<Standing, HotError> {
+        self.bring_library().await?;
+        let mut server = redis::cmd("INFO");
+        server.arg("server");
+        let mut commands = vec![server];
+        commands.extend(self.keys.count().all().map(|partition| {
+            let mut get = redis::cmd("GET");
+            get.arg(self.keys.epoch(partition));
+            get
+        }));
+        let mut values = self.run_all(commands).await?.into_iter();
+        let info = values.next().unwrap_or(Value::Nil);
+        let text = String::from_utf8_lossy(reply::bytes(&info)?).into_owned();
+        let run_id = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+        let server = run_id
+            .ok_or_else(|| reply::nonsense(&info))?
+            .trim()
+            .to_owned();
+        let epoch = |value| match value {
+            Value::BulkString(text) => {
+                let text = String::from_utf8(text).ok();
+                text.and_then(|text| text.parse().ok()).map(Epoch)
+            }
+            _ => None,
+        };
+        let epochs = values.map(epoch).collect();
+        Ok(Standing { server, epochs })
+    }
+
+    async fn bring_library(&self) -> Result<(), HotError> {
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST")
+            .arg("LIBRARYNAME")
+            .arg(LIBRARY_NAME)
+            .arg("WITHCODE");
+        let there = self.run_all(vec![list]).await?.pop().unwrap_or(Value::Nil);
+        if holds(&there, LIBRARY.as_bytes()) {
+            return Ok(());
+        }
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(LIBRARY);
+        self.run_all(vec![load]).await?;
+        tracing::info!("the function library was put on Redis");
+        Ok(())
+    }
+
+    /// Lets partitions grant under these epochs, if `server` is still who answers.
+    pub async fn register(
+        &self,
+        server: &str,
+        epochs: &[(Partition, Epoch)],
+    ) -> Result<(), HotError> {
+        self.claim_layout().await?;
+        if self.standing().await?.server != server {
+            return Err(HotError::Unavailable(
+                "Redis was restarted meanwhile".into(),
+            ));
+        }
+        let calls = epochs.iter().map(|(partition, epoch)| {
+            Call::writing(self, "register_1", *partition)
+                .key(self.keys.outbox(*partition))
+                .key(self.keys.index(*partition))
+                .under(*epoch)
+        });
+        let replies = self.call_all(calls.collect()).await?;
+        for ((partition, epoch), (code, items)) in epochs.iter().zip(replies) {
+            match code {
+                Reply::Ok => self.learn(*partition, *epoch),
+                _ => {
+                    let key = items.first().map_or(Ok(&[][..]), reply::bytes)?;
+                    let key = String::from_utf8_lossy(key);
+                    let why = format!(
+                        "the key {key} in Redis is not ours: another program writes there. Give \
+                         the service a Redis of its own, or remove the key"
+                    );
+                    return Err(HotError::Mismatch(why));
+                }
+            }
+        }
+        if self
+            .keys
+            .count()
+            .all()
+            .all(|partition| self.epoch(partition) != Epoch(0))
+        {
+            self.now_registered();
+        }
+        Ok(())
+    }
+
+    /// Records how many partitions this Redis has, or finds that it has another number.
+    async fn claim_layout(&self) -> Result<(), HotError> {
+        let own = format!("layout {LAYOUT}, {} partitions", self.keys.count().get());
+        let mut set = redis::cmd("SET");
+        set.arg(LAYOUT_KEY).arg(&own).arg("NX");
+        let mut get = redis::cmd("GET");
+        get.arg(LAYOUT_KEY);
+        let values = self.run_all(vec![set, get]).await?;
+        let recorded = values.last().map_or(Ok(&[][..]), reply::bytes)?;
+        if recorded == own.as_bytes() {
+            return Ok(());
+        }
+        let recorded = String::from_utf8_lossy(recorded);
+        Err(HotError::Mismatch(format!(
+            "this Redis was begun with {recorded}, and the configuration says {own}: start with \
+             the number that it was begun with (hot.partitions), or use an empty Redis"
+        )))
+    }
+}
+
+/// Whether a text stands somewhere in a reply.
+fn holds(value: &Value, text: &[u8]) -> bool {
+    match value {
+        Value::BulkString(bytes) => bytes == text,
+        Value::Array(items) => items.iter().any(|item| holds(item, text)),
+        Value::Map(pairs) => pairs.iter().any(|(_, item)| holds(item, text)),
+        _ => false,
+    }
+}

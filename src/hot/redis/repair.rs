@@ -1,0 +1,301 @@
+//! Brings an envelope that the store may have lost into this epoch: settled grabs win.
+//!
+//! *Shape*
+//!
+//! | step | function | what |
+//! |---|---|---|
+//! | 1. read | | the whole grabs hash, as far as it is there |
+//! | 2. plan | | claims, then grants that contradict none; the rest can be taken |
+//! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
+//! | 4. begin | `rebuild_1` | Funding under this epoch: nobody is served from it |
+//! | 5. put | `rebuild_put_1` | grants, then the shares that are left, with their numbers |
+//! | 6. end | `rebuilt_1` | counts agree: Live, or over for the reason it had |
+//!
+//! *Ordering.* A stale, broken or Funding envelope grants nothing, so what step 1 read stays true
+//! until step 6. Two repairs with the same plan help each other; with different ones the counts of
+//! step 6 don't agree and both begin anew.
+//!
+//! *If it crashes here.* Grants that are in the hash stay in it: the next repair reads them again.
+//!
+//! *Bounds.* [`GRANTS_PER_PUT_MAX`] grants and `LOAD_CHUNK_SHARES_MAX` shares a call. A repaired
+//! envelope is held in memory once: 80 bytes a grant.
+//!
+//! *Not here.* What the books know (`publish`); records that no store has any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::core::{Call, Core};
+use super::layout::{Meta, grant_of, put_amount, state_code, value_of, width_of};
+use super::lifecycle::{lock_of, state_in, unexpected};
+use super::reply::Reply;
+use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX};
+use crate::domain::grab::HeldShare;
+use crate::domain::id::{EnvelopeId, Epoch, PersonId};
+use crate::hot::{HotError, Repair};
+
+/// Grants of one call of `rebuild_put_1`: two arguments each.
+const GRANTS_PER_PUT_MAX: usize = 500;
+
+type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What the envelope will be.
+struct Plan {
+    meta: Meta,
+    /// Where it stands at the end.
+    state: HotState,
+    /// Fields that are to be put, by name.
+    puts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Fields that contradict the books.
+    drops: Vec<Vec<u8>>,
+    /// The packed shares that are left.
+    shares: Vec<u8>,
+}
+
+impl Core {
+    /// See [`HotStore::repair`](crate::hot::HotStore::repair).
+    pub async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+        let (id, partition) = (repair.envelope, self.partition(repair.envelope));
+        self.stands(partition, epoch)?;
+        // Terms never change, so they may come before everything else.
+        let mut terms = redis::cmd("SET");
+        terms
+            .arg(self.keys.envelope(id).terms)
+            .arg(repair.terms.to_json())
+            .arg("NX");
+        self.run_all(vec![terms]).await?;
+        // 1. read
+        let fields = match self.fields(id, repair.terms.share_count).await {
+            Ok(fields) => fields,
+            // Something else lies under the key: `rebuild_1` takes it away.
+            Err(HotError::Unavailable(why)) if why.contains("WRONGTYPE") => Fields::new(),
+            Err(error) => return Err(error),
+        };
+        let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
+        let before = Meta::unpack(&raw);
+        // 2. plan
+        let plan = plan(epoch, &repair, before.as_ref(), &fields)?;
+        // 3. stamp
+        let sound = before.is_some_and(|meta| meta.state != HotState::Funding);
+        if sound && plan.puts.is_empty() && plan.drops.is_empty() {
+            let own = self.keys.envelope(id);
+            let call = Call::writing(self, "stamp_1", partition)
+                .key(own.grabs)
+                .key(own.shares)
+                .key(own.phrase)
+                .under(epoch)
+                .arg(raw);
+            match self.call(call).await? {
+                (Reply::Ok, items) => return state_in(&items),
+                (Reply::Stale, _) => {}
+                (code, items) => return Err(unexpected(code, items)),
+            }
+        }
+        let state = self.rebuild(epoch, &repair, &plan).await?;
+        self.sums.remove(&id);
+        tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
+        crate::telemetry::metrics::envelope_repaired();
+        Ok(state)
+    }
+
+    async fn rebuild(
+        &self,
+        epoch: Epoch,
+        repair: &Repair,
+        plan: &Plan,
+    ) -> Result<HotState, HotError> {
+        let (id, partition) = (repair.envelope, self.partition(repair.envelope));
+        // 4. begin
+        let call = Call::writing(self, "rebuild_1", partition);
+        let call = self
+            .with_all_keys(call, id)
+            .under(epoch)
+            .arg(id.to_bytes())
+            .arg(plan.meta.pack())
+            .arg(repair.terms.to_json())
+            .arg(lock_of(&repair.terms));
+        match self.call(call).await? {
+            (Reply::Ok, _) => {}
+            // Somebody else has repaired it.
+            (Reply::Stale, items) => return state_in(&items),
+            (code, items) => return Err(unexpected(code, items)),
+        }
+        // 5. put
+        for drops in plan.drops.chunks(GRANTS_PER_PUT_MAX) {
+            self.put(epoch, id, (0, &[]), drops, &[]).await?;
+        }
+        for puts in plan.puts.chunks(GRANTS_PER_PUT_MAX) {
+            self.put(epoch, id, (0, &[]), &[], puts).await?;
+        }
+        let bytes = plan.meta.record_bytes();
+        for (number, shares) in plan
+            .shares
+            .chunks(LOAD_CHUNK_SHARES_MAX * bytes)
+            .enumerate()
+        {
+            let offset = number * LOAD_CHUNK_SHARES_MAX;
+            self.put(epoch, id, (offset, shares), &[], &[]).await?;
+        }
+        // 6. end
+        let own = self.keys.envelope(id);
+        let call = Call::writing(self, "rebuilt_1", partition)
+            .key(own.grabs)
+            .key(own.shares)
+            .key(own.phrase)
+            .under(epoch)
+            .number(state_code(plan.state));
+        match self.call(call).await? {
+            (Reply::Ok, items) => state_in(&items),
+            _ => Err(crossed()),
+        }
+    }
+
+    async fn put(
+        &self,
+        epoch: Epoch,
+        id: EnvelopeId,
+        (offset, shares): (usize, &[u8]),
+        drops: &[Vec<u8>],
+        puts: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), HotError> {
+        let own = self.keys.envelope(id);
+        let mut call = Call::writing(self, "rebuild_put_1", self.partition(id))
+            .key(own.grabs)
+            .key(own.shares)
+            .under(epoch)
+            .number(offset)
+            .arg(shares)
+            .number(drops.len());
+        for name in drops {
+            call = call.arg(name.clone());
+        }
+        for (name, value) in puts {
+            call = call.arg(name.clone()).arg(value.clone());
+        }
+        match self.call(call).await? {
+            (Reply::Ok, _) => Ok(()),
+            _ => Err(crossed()),
+        }
+    }
+}
+
+fn crossed() -> HotError {
+    HotError::Unavailable("two repairs of the envelope crossed: try again".into())
+}
+
+/// PURE: what stands in the books stays, then what the hash says as far as it contradicts nothing.
+fn plan(
+    epoch: Epoch,
+    repair: &Repair,
+    before: Option<&Meta>,
+    fields: &Fields,
+) -> Result<Plan, HotError> {
+    let mut meta = Meta::funding(&repair.terms, epoch);
+    let width = width_of(&repair.terms);
+    let taken = taken(repair, fields, width);
+    let broken = || HotError::Mismatch("a claim is worth more than any share".into());
+    let mut puts = Vec::new();
+    for held in taken.values() {
+        let value = value_of(held, width).ok_or_else(broken)?;
+        let name = held.grabber.as_str().as_bytes();
+        if fields.get(name) != Some(&value) {
+            puts.push((name.to_vec(), value));
+        }
+    }
+    let names: BTreeSet<&[u8]> = taken
+        .values()
+        .map(|h| h.grabber.as_str().as_bytes())
+        .collect();
+    let over = match before.map(|meta| meta.state) {
+        Some(over @ HotState::Over(_)) => Some(over),
+        _ => None,
+    };
+    let count = u32::try_from(taken.len()).map_err(|_| broken())?;
+    let all = count == meta.count;
+    let state = over.unwrap_or(if all {
+        HotState::Over(CloseReason::Empty)
+    } else {
+        HotState::Live
+    });
+    let mut kept: BTreeSet<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
+    let mut shares = Vec::new();
+    if meta.named {
+        meta.next = count;
+        for (number, share) in (0_u32..).zip(&repair.terms.exclusive) {
+            let name = share.grabber.as_str().as_bytes();
+            if !names.contains(name) {
+                let value = record(number, share.amount_minor, width).ok_or_else(broken)?;
+                if fields.get(name) != Some(&value) {
+                    puts.push((name.to_vec(), value));
+                }
+                kept.insert(name.to_vec());
+            }
+        }
+    } else {
+        meta.base = count;
+        meta.length = meta.count - count;
+        let left = (0_u32..)
+            .zip(&*repair.amounts_minor)
+            .filter(|(n, _)| !taken.contains_key(n));
+        for (number, amount) in left {
+            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
+        }
+        meta.base_minor = taken.values().map(|held| held.grant.amount_minor).sum();
+        if over.is_some() {
+            (meta.length, shares) = (0, Vec::new());
+        }
+    }
+    meta.compact = true;
+    meta.declined = u32::try_from(taken.values().filter(|h| h.declined).count()).unwrap_or(0);
+    if let Some(before) = before {
+        (meta.frozen, meta.opening_seen) = (before.frozen, before.opening_seen);
+    }
+    let unknown = |name: &&Vec<u8>| !name.is_empty() && !kept.contains(*name);
+    let drops = fields.keys().filter(unknown).cloned().collect();
+    Ok(Plan {
+        meta,
+        state,
+        puts,
+        drops,
+        shares,
+    })
+}
+
+/// Share and amount, as an untaken share of a name or of a rebuilt envelope is kept.
+fn record(number: u32, amount_minor: i64, width: usize) -> Option<Vec<u8>> {
+    let mut out = number.to_le_bytes().to_vec();
+    put_amount(&mut out, amount_minor, width)?;
+    Some(out)
+}
+
+/// Who has which share: claims first, then grants whose share and grabber are free and whose
+/// amount is the share's.
+fn taken(repair: &Repair, fields: &Fields, width: usize) -> BTreeMap<u32, HeldShare> {
+    let mut by_share: BTreeMap<u32, HeldShare> = BTreeMap::new();
+    let mut people: BTreeSet<PersonId> = BTreeSet::new();
+    for claim in &repair.claims {
+        people.insert(claim.grabber.clone());
+        by_share.insert(claim.grant.share, claim.clone());
+    }
+    for (name, value) in fields {
+        let name = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| PersonId::parse(name).ok());
+        let (Some(grabber), Some((grant, declined))) = (name, grant_of(value, width)) else {
+            continue;
+        };
+        let worth = usize::try_from(grant.share).ok();
+        let worth = worth.and_then(|place| repair.amounts_minor.get(place));
+        if worth != Some(&grant.amount_minor) || by_share.contains_key(&grant.share) {
+            continue;
+        }
+        if people.insert(grabber.clone()) {
+            let held = HeldShare {
+                grabber,
+                grant,
+                declined,
+            };
+            by_share.insert(grant.share, held);
+        }
+    }
+    by_share
+}

@@ -1,0 +1,181 @@
+//! Brings an envelope back into a hot store that has lost it, or some of it.
+//!
+//! *Shape*
+//!
+//! | hot store | books | what happens |
+//! |---|---|---|
+//! | holds it in this epoch | | it stands |
+//! | missing | Funding, never published, nothing claimed | load |
+//! | missing | Funding or Live | what it still owes is settled first; then repair |
+//! | missing | Closing | what it still owes is settled first; then the books tell how it ended |
+//! | stale: it holds it in an older epoch | Funding or Live | repair |
+//! | stale | Closing | closed again, then repaired: nobody wins, and who had won is told |
+//! | | Closed | the books tell: it is never made live again |
+//!
+//! *Bounds.* A claim weighs as much as [`WEIGHT`] amounts; permits count it so. A repair of up to
+//! one chunk of shares needs none. Claims are read by pages, [`CLAIM_PAGES_MAX`] at the most.
+//!
+//! *Ordering.* The epoch, then the row and the view, then (of a missing one) what it owes, then the
+//! claims. A batch that was read in an older epoch is not posted after the epoch began, so no claim
+//! comes from a predecessor of this store once the epoch was looked up. What this store owes of a
+//! stale envelope agrees with what it holds of it; of a missing one it holds nothing, so nothing may
+//! be owed. Either way claims and holders together are every share that was ever told to anybody
+//! and may still be paid.
+//!
+//! *If it crashes here.* Nothing was written, or the hot store has the whole repair.
+//!
+//! *Not here.* When: the first grab, decline or read that meets it, and the sweeper. How the store
+//! joins claims with what it holds: `HotStore::repair`.
+
+use super::{Publisher, brought};
+use crate::domain::envelope::{BookState, CloseReason, HotState};
+use crate::domain::grab::HeldShare;
+use crate::domain::id::{EnvelopeId, Epoch};
+use crate::domain::split::SHARE_COUNT_MAX;
+use crate::hot::{CloseReply, HotError, HotView, Repair};
+use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX};
+use crate::publish::{ONE_CHUNK_SHARES, PublishError};
+
+/// What a claim weighs beside an amount of 8 bytes: a name of 64 bytes, its counts, the grant.
+pub(super) const WEIGHT: u32 = 16;
+
+/// Pages of claims of one envelope, the last one being the empty one behind a full one.
+const CLAIM_PAGES_MAX: usize = SHARE_COUNT_MAX as usize / PAGE_ROWS_MAX + 1;
+
+/// What to do with an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// The books tell how it ended.
+    Over(CloseReason),
+    /// An operator froze it, and it is not as it should be in the hot store.
+    Frozen,
+    /// The hot store holds it.
+    Stands(HotState),
+    /// Nobody has a claim, and none can be on its way.
+    Load,
+    /// The hot store does not hold it, and may have.
+    Missing,
+    /// The hot store holds what an older incarnation had of it.
+    Stale,
+}
+
+/// What both stores say of an envelope, in an epoch that was looked up before.
+pub(super) struct Look {
+    pub epoch: Epoch,
+    pub row: EnvelopeRow,
+    pub plan: Plan,
+}
+
+/// Whether a reader must have an envelope published first, to be shown no less than was told
+/// before: the hot store's word is older than this epoch, or it has none of a live envelope.
+pub fn must_revive(row: &EnvelopeRow, view: Option<&HotView>) -> bool {
+    match view {
+        Some(view) => view.stale && !matches!(row.state, BookState::Closed(_)),
+        None => matches!(row.state, BookState::Live | BookState::Closing(_)),
+    }
+}
+
+/// PURE.
+fn plan(row: &EnvelopeRow, view: Option<&HotView>) -> Plan {
+    if let BookState::Closed(reason) = row.state {
+        return Plan::Over(reason);
+    }
+    let held = view.map(|view| (view.stale, view.state));
+    match (held, row.state) {
+        (Some((false, _)), BookState::Closing(reason)) => Plan::Over(reason),
+        (None, BookState::Closing(_)) => Plan::Missing,
+        _ if row.frozen => Plan::Frozen,
+        (None, _) => Plan::Missing,
+        (Some((true, _)), _) => Plan::Stale,
+        // It is being loaded in this epoch, which began after all that was claimed.
+        (Some((false, HotState::Funding)), _) if untouched(row) => Plan::Load,
+        (Some((false, HotState::Funding)), _) => Plan::Stale,
+        (Some((false, state)), _) => Plan::Stands(state),
+    }
+}
+
+/// Nothing of it is in the books but the money that was held.
+fn untouched(row: &EnvelopeRow) -> bool {
+    row.settled_count == 0 && row.declined_count == 0 && row.set_aside_count == 0
+}
+
+impl Publisher {
+    /// `new`: the Create that funded it asks, so a small one is loaded faster than looked for.
+    pub(super) async fn look(&self, id: EnvelopeId, new: bool) -> Result<Look, PublishError> {
+        // First the epoch: whatever is read after it is at least as new.
+        let epoch = self.epoch(id);
+        let row = self.row(id).await?;
+        let first = new && row.state == BookState::Funding && !row.frozen && untouched(&row);
+        if first && row.terms.share_count <= ONE_CHUNK_SHARES {
+            let plan = Plan::Load;
+            return Ok(Look { epoch, row, plan });
+        }
+        let views = self.hot.view(vec![id]).await?;
+        let view = views.into_iter().flatten().next();
+        let plan = match plan(&row, view.as_ref()) {
+            Plan::Missing if first => Plan::Load,
+            plan => plan,
+        };
+        Ok(Look { epoch, row, plan })
+    }
+
+    /// Brings a missing or stale envelope into the epoch. `None`: the epoch is another one.
+    pub(super) async fn revive(&self, look: &Look) -> Result<Option<HotState>, PublishError> {
+        let id = look.row.id;
+        let missing = look.plan == Plan::Missing;
+        if missing && self.hot.owes(id).await? {
+            let why = "its grabs are being settled: repeat";
+            return Err(PublishError::Unavailable(why.into()));
+        }
+        if let BookState::Closing(reason) = look.row.state {
+            if missing {
+                return Ok(Some(HotState::Over(reason)));
+            }
+            if !self.end_again(look, reason).await? {
+                return Ok(None);
+            }
+        }
+        // What is set aside was granted, and no claim says to whom.
+        if self.row(id).await?.set_aside_count > 0 {
+            let why = "grabs of it are set aside: an operator must unfreeze or replay them";
+            return Err(PublishError::Unavailable(why.into()));
+        }
+        let claims = self.claims(id).await?;
+        let repair = Repair {
+            envelope: id,
+            terms: look.row.terms.clone(),
+            amounts_minor: self.amounts.of(id, &look.row.terms).await?,
+            claims,
+        };
+        brought(id, self.hot.repair(look.epoch, repair).await)
+    }
+
+    /// No grab is granted after a close that was answered, also where the store that was closed is
+    /// gone. `false`: the epoch is another one.
+    async fn end_again(&self, look: &Look, reason: CloseReason) -> Result<bool, PublishError> {
+        let (id, terms) = (look.row.id, look.row.terms.clone());
+        match self.hot.close(look.epoch, id, terms, reason).await {
+            // Not due by the store's clock: then no close has been answered.
+            Ok(CloseReply::Over { .. } | CloseReply::NotDue(_)) => Ok(true),
+            Ok(CloseReply::Frozen) => Err(PublishError::Frozen),
+            Err(HotError::Epoch(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Every claim, declined shares too.
+    async fn claims(&self, id: EnvelopeId) -> Result<Vec<HeldShare>, PublishError> {
+        let mut claims: Vec<HeldShare> = Vec::new();
+        for _ in 0..CLAIM_PAGES_MAX {
+            let from = claims.last().map_or(0, |last| last.grant.share + 1);
+            let page = self.ledger.claims(id, from, PAGE_ROWS_MAX).await?;
+            let full = page.len() >= PAGE_ROWS_MAX;
+            claims.extend(page);
+            if !full {
+                return Ok(claims);
+            }
+        }
+        let why = format!("envelope {id} has more claims than shares");
+        Err(PublishError::Broken(why))
+    }
+}

@@ -1,0 +1,217 @@
+//! Load, repair, or leave alone: by what the stores say.
+
+use std::sync::Arc;
+
+use super::{Scripted, books};
+use crate::domain::envelope::{CloseReason, HotState, LeafRef, Terms};
+
+use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
+use crate::hot::HotStore;
+use crate::ledger::conformance::{World, act, decline, draft, pay, record};
+use crate::ledger::{PAGE_ROWS_MAX, SettleItem};
+use crate::publish::{Amounts, PublishError, Publisher};
+
+struct Scene {
+    hot: Arc<Scripted>,
+    publisher: Publisher,
+    world: World,
+    _folder: tempfile::TempDir,
+}
+
+/// What a view needs: nobody looks at the terms of a scripted one.
+pub(super) fn any_terms() -> Arc<Terms> {
+    Arc::new(Terms {
+        draft: draft("alice", 100, 4),
+        created_at: UnixMs(0),
+        expires_at: UnixMs(1),
+        leaf: LeafRef {
+            leaf_number: 0,
+            batch_number: 0,
+            batch_root: [0; 32],
+            leaf_hash: [0; 32],
+        },
+    })
+}
+
+fn scene() -> Scene {
+    let (world, folder) = books();
+    let hot = Scripted::new(1);
+    let amounts = Arc::new(Amounts::new(Arc::clone(&world.ledger)));
+    let door: Arc<dyn HotStore> = Arc::clone(&hot) as _;
+    let publisher = Publisher::new(door, Arc::clone(&world.ledger), amounts);
+    Scene {
+        hot,
+        publisher,
+        world,
+        _folder: folder,
+    }
+}
+
+impl Scene {
+    async fn funded(&self) -> EnvelopeId {
+        self.world.deposit("alice", 100, "d1").await;
+        self.world.fund(draft("alice", 100, 4), "e1").await.id
+    }
+
+    /// Pays a share and takes one back.
+    async fn claimed(&self) -> EnvelopeId {
+        let id = self.world.live(100, 4, "e1").await;
+        let batch = vec![pay(id, 2, "bob", 40), decline(id, 0, "carol", 5)];
+        self.world.settle(batch).await;
+        id
+    }
+
+    fn sees(&self, state: HotState, stale: bool) {
+        self.hot.said.lock().view = Some((state, stale));
+    }
+
+    async fn closing(&self, id: EnvelopeId) {
+        let begun = self
+            .world
+            .ledger
+            .begin_close(id, CloseReason::Expired)
+            .await;
+        begun.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_new_small_envelope_is_loaded_without_a_look() {
+    let scene = scene();
+    let id = scene.funded().await;
+    let state = scene.publisher.publish_new(id).await.unwrap();
+    assert_eq!(state, HotState::Live);
+    assert_eq!(scene.hot.calls(), ["load", "open"]);
+}
+
+#[tokio::test]
+async fn a_missing_envelope_that_nobody_has_a_claim_on_is_repaired_once_it_owes_nothing() {
+    let scene = scene();
+    let id = scene.funded().await;
+    scene.hot.said.lock().owes = true;
+    let early = scene.publisher.publish(id).await;
+    assert!(
+        matches!(early, Err(PublishError::Unavailable(_))),
+        "{early:?}"
+    );
+    assert_eq!(scene.hot.calls(), ["view", "owes"]);
+    scene.hot.said.lock().owes = false;
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
+}
+
+#[tokio::test]
+async fn a_missing_envelope_with_claims_is_repaired_with_all_of_them() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    assert_eq!(scene.publisher.publish(id).await.unwrap(), HotState::Live);
+    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
+    let repair = scene.hot.said.lock().repairs.remove(0);
+    let claims: Vec<_> = repair
+        .claims
+        .iter()
+        .map(|held| (held.grant.share, held.grabber.as_str(), held.declined))
+        .collect();
+    assert_eq!(claims, [(0, "carol", true), (2, "bob", false)]);
+    assert_eq!(repair.amounts_minor.iter().sum::<i64>(), 100);
+    assert_eq!(repair.envelope, id);
+}
+
+#[tokio::test]
+async fn a_repair_reads_every_page_of_claims() {
+    let scene = scene();
+    let count = u32::try_from(PAGE_ROWS_MAX).unwrap() + 7;
+    let id = scene.world.live(i64::from(count), count, "e1").await;
+    let batch = (0..count).map(|share| pay(id, share, &format!("g{share}"), 1));
+    scene.world.settle(batch.collect()).await;
+    scene.sees(HotState::Live, true);
+    scene.publisher.publish(id).await.unwrap();
+    let repair = scene.hot.said.lock().repairs.remove(0);
+    assert_eq!(repair.claims.len(), PAGE_ROWS_MAX + 7);
+    // Beyond one chunk it waited for a permit, so it looked again.
+    assert_eq!(scene.hot.calls(), ["view", "view", "repair"]);
+}
+
+#[tokio::test]
+async fn a_repair_under_an_older_epoch_reads_everything_again() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    scene.sees(HotState::Live, true);
+    scene.hot.said.lock().stands = Epoch(2);
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "repair", "view", "repair"]);
+    assert_eq!(scene.hot.said.lock().repairs.len(), 1);
+}
+
+#[tokio::test]
+async fn what_stands_in_this_epoch_is_left_alone() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    scene.sees(HotState::Live, false);
+    assert_eq!(scene.publisher.publish(id).await.unwrap(), HotState::Live);
+    assert_eq!(scene.hot.calls(), ["view"]);
+}
+
+#[tokio::test]
+async fn a_stale_closing_envelope_is_closed_again_before_it_is_repaired() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    scene.closing(id).await;
+    let over = HotState::Over(CloseReason::Expired);
+    scene.sees(over, true);
+    assert_eq!(scene.publisher.publish(id).await.unwrap(), over);
+    assert_eq!(scene.hot.calls(), ["view", "close", "repair"]);
+}
+
+#[tokio::test]
+async fn a_missing_closing_envelope_is_answered_by_the_books_once_it_owes_nothing() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    scene.closing(id).await;
+    scene.hot.said.lock().owes = true;
+    let early = scene.publisher.publish(id).await;
+    assert!(
+        matches!(early, Err(PublishError::Unavailable(_))),
+        "{early:?}"
+    );
+    scene.hot.said.lock().owes = false;
+    let over = HotState::Over(CloseReason::Expired);
+    assert_eq!(scene.publisher.publish(id).await.unwrap(), over);
+    assert_eq!(scene.hot.calls(), ["view", "owes", "view", "owes"]);
+}
+
+#[tokio::test]
+async fn an_envelope_with_grabs_set_aside_is_not_handed_out_again() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    let poison = SettleItem::SetAside(record(id, 1, "dave", 9), "poison");
+    scene.world.settle(vec![poison]).await;
+    for view in [None, Some((HotState::Live, true))] {
+        scene.hot.said.lock().view = view;
+        let refused = scene.publisher.publish(id).await;
+        assert!(
+            matches!(refused, Err(PublishError::Unavailable(_))),
+            "{refused:?}"
+        );
+    }
+    assert!(scene.hot.said.lock().repairs.is_empty());
+}
+
+#[tokio::test]
+async fn a_frozen_envelope_is_not_repaired() {
+    let scene = scene();
+    let id = scene.claimed().await;
+    let ledger = &scene.world.ledger;
+    ledger.freeze(id, act("freeze", id)).await.unwrap();
+    scene.sees(HotState::Live, true);
+    let refused = scene.publisher.publish(id).await;
+    assert!(matches!(refused, Err(PublishError::Frozen)), "{refused:?}");
+    assert_eq!(scene.hot.calls(), ["view"]);
+}
+
+/// Create spawns large publishes, and the sweeper runs many at once.
+#[test]
+fn a_publish_may_move_between_threads() {
+    fn sent<T: Send>(_: fn(&'static Publisher, EnvelopeId) -> T) {}
+    sent(|publisher, id| publisher.publish(id));
+}
