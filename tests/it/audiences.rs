@@ -7,7 +7,16 @@ use red_envelope_proto::v1::{
 use tonic::{Code, Status};
 
 use crate::harness::world::grab_of;
-use crate::harness::{World, cny, exclusive, lucky};
+use crate::harness::{Hot, World, cny, exclusive, lucky, on_both_stores};
+
+on_both_stores! {
+    anyone_with_the_id_may_grab_an_open_envelope,
+    a_group_envelope_is_grabbed_through_its_group_only,
+    a_named_envelope_is_grabbed_by_the_named_only_and_names_nobody,
+    an_exclusive_envelope_gives_each_named_grabber_the_named_amount,
+    a_passphrase_is_asked_and_five_wrong_tries_are_the_last,
+    an_envelope_of_another_tenant_does_not_exist,
+}
 
 /// What cannot differ between unknown and forbidden, for a stranger must not tell them apart.
 fn face(status: &Status) -> (Code, String, Vec<u8>) {
@@ -27,8 +36,8 @@ fn for_whom(rule: Rule) -> CreateEnvelopeRequest {
     }
 }
 
-async fn world() -> World {
-    let mut world = World::new().await;
+async fn world(hot: Hot) -> World {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(100_000)).await;
     world
 }
@@ -52,9 +61,8 @@ async fn a_stranger_sees_nothing(world: &mut World, known: GrabRequest) {
     assert_eq!(face(&unseen), face(&missing));
 }
 
-#[tokio::test]
-async fn anyone_with_the_id_may_grab_an_open_envelope() {
-    let mut world = world().await;
+async fn anyone_with_the_id_may_grab_an_open_envelope(hot: Hot) {
+    let mut world = world(hot).await;
     let envelope = world.send(for_whom(Rule::Anyone(Anyone {}))).await;
     let answer = world
         .grab(&envelope.envelope_id.to_uppercase(), "bob")
@@ -63,9 +71,8 @@ async fn anyone_with_the_id_may_grab_an_open_envelope() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_group_envelope_is_grabbed_through_its_group_only() {
-    let mut world = world().await;
+async fn a_group_envelope_is_grabbed_through_its_group_only(hot: Hot) {
+    let mut world = world(hot).await;
     let group_id = "family".to_owned();
     let envelope = world.send(for_whom(Rule::Group(Group { group_id }))).await;
     let through = |group: &str| GrabRequest {
@@ -79,9 +86,8 @@ async fn a_group_envelope_is_grabbed_through_its_group_only() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_named_envelope_is_grabbed_by_the_named_only_and_names_nobody() {
-    let mut world = world().await;
+async fn a_named_envelope_is_grabbed_by_the_named_only_and_names_nobody(hot: Hot) {
+    let mut world = world(hot).await;
     let grabbers = vec!["bob".to_owned(), "carol".to_owned()];
     let envelope = world
         .send(for_whom(Rule::Named(Named {
@@ -102,9 +108,8 @@ async fn a_named_envelope_is_grabbed_by_the_named_only_and_names_nobody() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn an_exclusive_envelope_gives_each_named_grabber_the_named_amount() {
-    let mut world = world().await;
+async fn an_exclusive_envelope_gives_each_named_grabber_the_named_amount(hot: Hot) {
+    let mut world = world(hot).await;
     let envelope = world
         .send(exclusive("alice", &[("bob", 520), ("carol", 1_314)]))
         .await;
@@ -119,9 +124,8 @@ async fn an_exclusive_envelope_gives_each_named_grabber_the_named_amount() {
     assert_eq!(world.available("carol").await, 1_314);
 }
 
-#[tokio::test]
-async fn a_passphrase_is_asked_and_five_wrong_tries_are_the_last() {
-    let mut world = world().await;
+async fn a_passphrase_is_asked_and_five_wrong_tries_are_the_last(hot: Hot) {
+    let mut world = world(hot).await;
     let request = CreateEnvelopeRequest {
         passphrase: "恭喜发财".to_owned(),
         ..lucky("alice", cny(1_000), 10)
@@ -137,7 +141,7 @@ async fn a_passphrase_is_asked_and_five_wrong_tries_are_the_last() {
         assert_eq!(answer.refusal(), RefusalReason::WrongPassphrase, "{phrase}");
     }
     // Even the right phrase comes too late now, also after a restart.
-    let mut world = world.restarted(crate::harness::Start::default()).await;
+    let mut world = world.restarted(crate::harness::Start::on(hot)).await;
     let answer = world.try_grab(with("bob", "恭喜发财")).await.unwrap();
     assert_eq!(answer.outcome(), GrabOutcome::Refused);
     assert_eq!(answer.refusal(), RefusalReason::TooManyTries);
@@ -149,9 +153,8 @@ async fn a_passphrase_is_asked_and_five_wrong_tries_are_the_last() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn an_envelope_of_another_tenant_does_not_exist() {
-    let mut world = world().await;
+async fn an_envelope_of_another_tenant_does_not_exist(hot: Hot) {
+    let mut world = world(hot).await;
     let envelope = world.send(lucky("alice", cny(1_000), 10)).await;
     let elsewhere = GrabRequest {
         tenant: "other".to_owned(),

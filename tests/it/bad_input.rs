@@ -10,7 +10,14 @@ use red_envelope_proto::v1::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{World, cny, exclusive, lucky};
+use crate::harness::{Hot, World, cny, exclusive, lucky, on_both_stores};
+
+on_both_stores! {
+    a_bad_envelope_is_rejected_by_field_and_leaves_no_trace,
+    several_bad_fields_are_named_in_one_answer,
+    money_that_cannot_be_is_neither_deposited_nor_spent,
+    a_request_id_means_one_request_for_ever,
+}
 
 /// 2^53 + 1: the first integer that a double can't hold.
 const BEYOND_DOUBLE: i64 = 9_007_199_254_740_993;
@@ -164,9 +171,8 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-#[tokio::test]
-async fn a_bad_envelope_is_rejected_by_field_and_leaves_no_trace() {
-    let mut world = World::new().await;
+async fn a_bad_envelope_is_rejected_by_field_and_leaves_no_trace(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(10_000)).await;
     let mut unnamed = Vec::new();
     for (request, field) in bad_creates() {
@@ -198,9 +204,8 @@ async fn a_bad_envelope_is_rejected_by_field_and_leaves_no_trace() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn several_bad_fields_are_named_in_one_answer() {
-    let mut world = World::new().await;
+async fn several_bad_fields_are_named_in_one_answer(hot: Hot) {
+    let mut world = World::on(hot).await;
     let request = with(|r| {
         r.sender.clear();
         r.share_count = 0;
@@ -216,9 +221,8 @@ async fn several_bad_fields_are_named_in_one_answer() {
     }
 }
 
-#[tokio::test]
-async fn money_that_cannot_be_is_neither_deposited_nor_spent() {
-    let mut world = World::new().await;
+async fn money_that_cannot_be_is_neither_deposited_nor_spent(hot: Hot) {
+    let mut world = World::on(hot).await;
     for bad in [0, -1, i64::MAX, BEYOND_DOUBLE] {
         let request = DepositRequest {
             owner: "alice".to_owned(),
@@ -237,9 +241,8 @@ async fn money_that_cannot_be_is_neither_deposited_nor_spent() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_request_id_means_one_request_for_ever() {
-    let mut world = World::new().await;
+async fn a_request_id_means_one_request_for_ever(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(10_000)).await;
     let request = plain();
     let first = world

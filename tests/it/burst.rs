@@ -6,8 +6,14 @@ use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse};
 use tokio::task::JoinSet;
 
 use crate::harness::world::{channel, grab_of};
-use crate::harness::{World, cny, equal, lucky};
+use crate::harness::{Hot, World, cny, equal, lucky, on_both_stores};
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
+
+on_both_stores! {
+    ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners,
+    one_grabber_who_calls_a_thousand_times_holds_one_share,
+    everybody_gets_the_same_of_an_equal_envelope,
+}
 
 /// Connections that the crowd shares, as a gateway would.
 const CONNECTIONS: usize = 8;
@@ -33,9 +39,8 @@ async fn rush(
     crowd.join_all().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners() {
-    let mut world = World::new().await;
+async fn ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(1_000_000)).await;
     let envelope = world.send(lucky("alice", cny(888_888), 100)).await;
 
@@ -86,9 +91,8 @@ async fn ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners() {
     assert_eq!(report.totals[0].settled_minor, 888_888);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_grabber_who_calls_a_thousand_times_holds_one_share() {
-    let mut world = World::new().await;
+async fn one_grabber_who_calls_a_thousand_times_holds_one_share(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(10_000)).await;
     let envelope = world.send(lucky("alice", cny(10_000), 50)).await;
     let id = &envelope.envelope_id;
@@ -120,9 +124,8 @@ async fn one_grabber_who_calls_a_thousand_times_holds_one_share() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybody_gets_the_same_of_an_equal_envelope() {
-    let mut world = World::new().await;
+async fn everybody_gets_the_same_of_an_equal_envelope(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(500)).await;
     let envelope = world.send(equal("alice", cny(100), 5)).await;
     assert_eq!(envelope.total, Some(cny(500)));

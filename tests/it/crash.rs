@@ -10,7 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::harness::power::Loss;
 use crate::harness::world::{channel, grab_of};
-use crate::harness::{Start, World, cny, lucky};
+use crate::harness::{Hot, Start, World, cny, lucky, on_both_stores};
+
+on_both_stores! {
+    twenty_kills_in_a_burst_lose_no_acknowledged_grab,
+}
 
 /// How often the server dies in a burst.
 const KILLS: usize = 20;
@@ -109,13 +113,12 @@ async fn the_rest_is_grabbed_and_all_is_paid(mut world: World, id: &str, promise
     world.audit_when_quiet().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_kills_in_a_burst_lose_no_acknowledged_grab() {
-    let (mut world, id) = world_with_an_envelope(Start::default()).await;
+async fn twenty_kills_in_a_burst_lose_no_acknowledged_grab(hot: Hot) {
+    let (mut world, id) = world_with_an_envelope(Start::on(hot)).await;
     let mut promises = Promises::new();
     for life in 0..KILLS {
         promises.extend(a_life(&mut world, &id, life, |w| w.server.kill()).await);
-        world = world.restarted(Start::default()).await;
+        world = world.restarted(Start::on(hot)).await;
         assert_eq!(
             broken(&mut world, &id, &promises).await,
             0,

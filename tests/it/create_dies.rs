@@ -3,7 +3,12 @@
 
 use red_envelope_proto::v1::{EnvelopeState, ListSentEnvelopesRequest};
 
-use crate::harness::{Start, World, cny, lucky};
+use crate::harness::{Hot, Start, World, cny, lucky, on_both_stores};
+
+on_both_stores! {
+    a_retry_after_any_step_finds_one_envelope_and_one_debit,
+    without_a_retry_the_money_is_back_by_expiry_and_a_minute,
+}
 
 /// Where the process aborts.
 const STEPS: [&str; 6] = [
@@ -21,24 +26,27 @@ const JUST_PAST_EXPIRY_MS: i64 = 24 * 3_600_000 + 30_000;
 /// The promise: refunded so many seconds after expiry at the latest.
 const REFUND_LATE_S_MAX: i64 = 60;
 
-async fn died_at(step: &str, request: &red_envelope_proto::v1::CreateEnvelopeRequest) -> World {
+async fn died_at(
+    hot: Hot,
+    step: &str,
+    request: &red_envelope_proto::v1::CreateEnvelopeRequest,
+) -> World {
     let deadly = Start {
         abort_at: Some(step.to_owned()),
-        ..Start::default()
+        ..Start::on(hot)
     };
     let mut world = World::start(deadly).await;
     world.fund("alice", cny(10_000)).await;
     let reply = world.envelopes.create_envelope(request.clone()).await;
     assert!(reply.is_err(), "{step} did not strike");
     assert!(world.server.crashed().await, "{step}");
-    world.restarted(Start::default()).await
+    world.restarted(Start::on(hot)).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_any_step_finds_one_envelope_and_one_debit() {
+async fn a_retry_after_any_step_finds_one_envelope_and_one_debit(hot: Hot) {
     for step in STEPS {
         let request = lucky("alice", cny(5_000), 2_500);
-        let mut world = died_at(step, &request).await;
+        let mut world = died_at(hot, step, &request).await;
         let envelope = world.send(request.clone()).await;
         assert_eq!(world.balance("alice").await, (5_000, 0, 5_000), "{step}");
         let sent = world
@@ -57,10 +65,9 @@ async fn a_retry_after_any_step_finds_one_envelope_and_one_debit() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_retry_the_money_is_back_by_expiry_and_a_minute() {
+async fn without_a_retry_the_money_is_back_by_expiry_and_a_minute(hot: Hot) {
     for step in STEPS {
-        let mut world = died_at(step, &lucky("alice", cny(5_000), 2_500)).await;
+        let mut world = died_at(hot, step, &lucky("alice", cny(5_000), 2_500)).await;
         assert_eq!(world.balance("alice").await, (5_000, 0, 5_000), "{step}");
         world.server.set_clock_ms(JUST_PAST_EXPIRY_MS);
         let request = ListSentEnvelopesRequest {

@@ -8,13 +8,23 @@ use red_envelope_proto::v1::{
 use tonic::Code;
 
 use crate::harness::world::grab_of;
-use crate::harness::{Start, World, cny, exclusive, lucky};
+use crate::harness::{Hot, Start, World, cny, exclusive, lucky, on_both_stores};
+
+on_both_stores! {
+    an_envelope_opens_at_its_time_and_stays_open_when_the_clock_steps_back,
+    an_expired_envelope_pays_its_winners_and_refunds_the_rest,
+    a_recalled_envelope_goes_home_and_only_its_sender_can_recall_it,
+    an_empty_envelope_can_no_longer_be_recalled,
+    a_declined_share_goes_back_to_the_sender_and_cannot_be_grabbed,
+    a_frozen_envelope_stands_still_until_an_operator_lets_it_go_on,
+    the_proof_is_revealed_when_the_envelope_is_closed_and_not_before,
+}
 
 /// An hour, in milliseconds.
 const HOUR_MS: i64 = 3_600_000;
 
-async fn world() -> World {
-    let mut world = World::new().await;
+async fn world(hot: Hot) -> World {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(10_000)).await;
     world
 }
@@ -37,9 +47,8 @@ fn decline_of(envelope_id: &str, grabber: &str) -> DeclineEnvelopeRequest {
     }
 }
 
-#[tokio::test]
-async fn an_envelope_opens_at_its_time_and_stays_open_when_the_clock_steps_back() {
-    let mut world = world().await;
+async fn an_envelope_opens_at_its_time_and_stays_open_when_the_clock_steps_back(hot: Hot) {
+    let mut world = world(hot).await;
     let now = std::time::SystemTime::now();
     let opens = now + std::time::Duration::from_secs(3_600);
     let request = CreateEnvelopeRequest {
@@ -59,9 +68,8 @@ async fn an_envelope_opens_at_its_time_and_stays_open_when_the_clock_steps_back(
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn an_expired_envelope_pays_its_winners_and_refunds_the_rest() {
-    let mut world = world().await;
+async fn an_expired_envelope_pays_its_winners_and_refunds_the_rest(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world
         .send(lucky("alice", cny(10_000), 10))
         .await
@@ -83,7 +91,7 @@ async fn an_expired_envelope_pays_its_winners_and_refunds_the_rest() {
     assert_eq!(world.balance("alice").await, (10_000 - won, 0, 0));
     assert_eq!(world.balance("bob").await, (won, 0, 0));
     // The answers stay the same for ever, also in another process that has forgotten the shares.
-    let mut world = world.restarted(Start::default()).await;
+    let mut world = world.restarted(Start::on(hot)).await;
     assert_eq!(
         world.grab(&id, "carol").await.outcome(),
         GrabOutcome::Expired
@@ -93,9 +101,8 @@ async fn an_expired_envelope_pays_its_winners_and_refunds_the_rest() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_recalled_envelope_goes_home_and_only_its_sender_can_recall_it() {
-    let mut world = world().await;
+async fn a_recalled_envelope_goes_home_and_only_its_sender_can_recall_it(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world
         .send(lucky("alice", cny(10_000), 10))
         .await
@@ -133,9 +140,8 @@ async fn a_recalled_envelope_goes_home_and_only_its_sender_can_recall_it() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn an_empty_envelope_can_no_longer_be_recalled() {
-    let mut world = world().await;
+async fn an_empty_envelope_can_no_longer_be_recalled(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world.send(lucky("alice", cny(100), 1)).await.envelope_id;
     world.grab(&id, "bob").await;
     let status = world
@@ -150,9 +156,8 @@ async fn an_empty_envelope_can_no_longer_be_recalled() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_declined_share_goes_back_to_the_sender_and_cannot_be_grabbed() {
-    let mut world = world().await;
+async fn a_declined_share_goes_back_to_the_sender_and_cannot_be_grabbed(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world
         .send(exclusive("alice", &[("bob", 600), ("carol", 400)]))
         .await
@@ -193,9 +198,8 @@ async fn a_declined_share_goes_back_to_the_sender_and_cannot_be_grabbed() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_frozen_envelope_stands_still_until_an_operator_lets_it_go_on() {
-    let mut world = world().await;
+async fn a_frozen_envelope_stands_still_until_an_operator_lets_it_go_on(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world.send(lucky("alice", cny(1_000), 2)).await.envelope_id;
     let freeze = FreezeEnvelopeRequest {
         envelope_id: id.clone(),
@@ -227,9 +231,8 @@ async fn a_frozen_envelope_stands_still_until_an_operator_lets_it_go_on() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn the_proof_is_revealed_when_the_envelope_is_closed_and_not_before() {
-    let mut world = world().await;
+async fn the_proof_is_revealed_when_the_envelope_is_closed_and_not_before(hot: Hot) {
+    let mut world = world(hot).await;
     let envelope = world.send(lucky("alice", cny(1_000), 2)).await;
     let id = envelope.envelope_id;
     let ask = GetFairnessProofRequest {

@@ -11,7 +11,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
 
 use crate::harness::world::grab_of;
-use crate::harness::{World, cny, lucky};
+use crate::harness::{Hot, World, cny, lucky, on_both_stores};
+
+on_both_stores! {
+    five_thousand_grabs_on_one_stream_are_answered_once_each,
+    a_bad_message_is_answered_and_the_stream_goes_on,
+    a_client_that_does_not_read_stops_its_own_stream_only,
+}
 
 fn message(tag: u64, grab: GrabRequest) -> GrabStreamRequest {
     GrabStreamRequest {
@@ -44,9 +50,8 @@ async fn next(replies: &mut Streaming<GrabStreamResponse>) -> (u64, Answer) {
     (reply.tag, reply.result.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_grabs_on_one_stream_are_answered_once_each() {
-    let mut world = World::new().await;
+async fn five_thousand_grabs_on_one_stream_are_answered_once_each(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(100_000)).await;
     let id = world
         .send(lucky("alice", cny(100_000), 1_000))
@@ -85,9 +90,8 @@ async fn five_thousand_grabs_on_one_stream_are_answered_once_each() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_bad_message_is_answered_and_the_stream_goes_on() {
-    let mut world = World::new().await;
+async fn a_bad_message_is_answered_and_the_stream_goes_on(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(100)).await;
     let id = world.send(lucky("alice", cny(100), 2)).await.envelope_id;
     let (requests, mut replies) = open(&mut world.envelopes).await;
@@ -133,9 +137,8 @@ async fn a_bad_message_is_answered_and_the_stream_goes_on() {
     assert_eq!(answer.outcome(), GrabOutcome::Won);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_read_stops_its_own_stream_only() {
-    let mut world = World::new().await;
+async fn a_client_that_does_not_read_stops_its_own_stream_only(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(100_000)).await;
     let id = world
         .send(lucky("alice", cny(100_000), 10))

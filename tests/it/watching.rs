@@ -6,17 +6,23 @@ use red_envelope_proto::v1::{
 };
 use tonic::Code;
 
-use crate::harness::{World, cny, lucky};
+use crate::harness::{Hot, World, cny, lucky, on_both_stores};
 
-async fn world() -> World {
-    let mut world = World::new().await;
+on_both_stores! {
+    a_watcher_sees_progress_then_best_luck_then_the_end,
+    a_page_of_a_chat_is_one_call_and_names_what_is_missing,
+    amounts_of_others_stay_hidden_until_reveal_says_so,
+    histories_come_by_page_the_newest_first,
+}
+
+async fn world(hot: Hot) -> World {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(100_000)).await;
     world
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_sees_progress_then_best_luck_then_the_end() {
-    let mut world = world().await;
+async fn a_watcher_sees_progress_then_best_luck_then_the_end(hot: Hot) {
+    let mut world = world(hot).await;
     let id = world.send(lucky("alice", cny(1_000), 3)).await.envelope_id;
     let request = WatchEnvelopeRequest {
         envelope_id: id.clone(),
@@ -54,9 +60,8 @@ async fn a_watcher_sees_progress_then_best_luck_then_the_end() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn a_page_of_a_chat_is_one_call_and_names_what_is_missing() {
-    let mut world = world().await;
+async fn a_page_of_a_chat_is_one_call_and_names_what_is_missing(hot: Hot) {
+    let mut world = world(hot).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(world.send(lucky("alice", cny(100), 2)).await.envelope_id);
@@ -98,9 +103,8 @@ async fn a_page_of_a_chat_is_one_call_and_names_what_is_missing() {
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
-#[tokio::test]
-async fn amounts_of_others_stay_hidden_until_reveal_says_so() {
-    let mut world = world().await;
+async fn amounts_of_others_stay_hidden_until_reveal_says_so(hot: Hot) {
+    let mut world = world(hot).await;
     let request = CreateEnvelopeRequest {
         reveal: Reveal::AtEnd.into(),
         ..lucky("alice", cny(1_000), 3)
@@ -129,9 +133,8 @@ async fn amounts_of_others_stay_hidden_until_reveal_says_so() {
     world.audit_when_quiet().await;
 }
 
-#[tokio::test]
-async fn histories_come_by_page_the_newest_first() {
-    let mut world = world().await;
+async fn histories_come_by_page_the_newest_first(hot: Hot) {
+    let mut world = world(hot).await;
     let mut ids = Vec::new();
     for _ in 0..5 {
         let id = world.send(lucky("alice", cny(100), 1)).await.envelope_id;

@@ -10,6 +10,7 @@
 //! | `batcher` | grabs on their own connection, many a call |
 //! | `lifecycle`, `reads`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
+//! | `checks` | whether the server keeps what the level promises |
 //!
 //! # Ordering
 //! The store grants nothing before the ledger accepted the Redis process for its partitions
@@ -22,6 +23,7 @@
 //! Sentinel and Cluster; the ledger.
 
 mod batcher;
+pub mod checks;
 mod core;
 mod keys;
 mod layout;

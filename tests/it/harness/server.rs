@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use red_envelope::hot::redis::server_under_test::RedisServer;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -18,12 +19,27 @@ const POLL: Duration = Duration::from_millis(10);
 /// Looks before a start counts as failed: 30 s, for a machine that compiles beside the test.
 const POLLS_MAX: u32 = 3_000;
 
+/// Partitions of a Redis: enough that envelopes lie in different ones.
+const REDIS_PARTITIONS: u16 = 8;
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_red-envelope");
+
+/// Which hot store a server has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hot {
+    /// The one that needs nothing.
+    #[default]
+    Embedded,
+    /// A Redis of the test's own.
+    Redis,
+}
 
 /// Under what circumstances a server starts.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
+    /// Which hot store. A restart stays on the one that there is.
+    pub hot: Hot,
     /// On a disk that can lose power.
     pub power_cut: bool,
     /// On a disk that lies about syncs as well.
@@ -32,6 +48,27 @@ pub struct Start {
     pub abort_at: Option<String>,
     /// More flags.
     pub flags: Vec<String>,
+}
+
+impl Start {
+    /// On this hot store.
+    pub fn on(hot: Hot) -> Self {
+        Self {
+            hot,
+            ..Self::default()
+        }
+    }
+
+    /// The same, told where its Redis is.
+    pub fn reaching(mut self, redis: Option<&RedisServer>) -> Self {
+        let Some(redis) = redis else {
+            return self;
+        };
+        let partitions = REDIS_PARTITIONS.to_string();
+        let told = ["--hot", &redis.url(), "--hot-partitions", &partitions];
+        self.flags.extend(told.map(str::to_owned));
+        self
+    }
 }
 
 /// Where a server listens.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
 use red_envelope_proto::v1::create_envelope_request::Amount;
@@ -14,7 +15,7 @@ use red_envelope_proto::v1::{
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::server::{Server, Start};
+use super::server::{Hot, Server, Start};
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -73,6 +74,8 @@ pub fn exclusive(sender: &str, shares: &[(&str, i64)]) -> CreateEnvelopeRequest 
 pub struct World {
     /// The process.
     pub server: Server,
+    /// Its hot store, if that is a process of its own. It outlives the server.
+    pub redis: Option<RedisServer>,
     /// Sending and grabbing.
     pub envelopes: EnvelopeServiceClient<Channel>,
     /// Money in and out.
@@ -87,25 +90,38 @@ impl World {
         Self::start(Start::default()).await
     }
 
-    /// A new server on an empty folder, under these circumstances.
-    pub async fn start(start: Start) -> Self {
-        Self::around(Server::start(start).await).await
+    /// A new server on an empty folder and an empty hot store of this kind.
+    pub async fn on(hot: Hot) -> Self {
+        Self::start(Start::on(hot)).await
     }
 
-    async fn around(server: Server) -> Self {
+    /// A new server on an empty folder, under these circumstances.
+    pub async fn start(start: Start) -> Self {
+        let redis = match start.hot {
+            Hot::Embedded => None,
+            Hot::Redis => Some(RedisServer::start(Flavour::Debian, &[])),
+        };
+        let server = Server::start(start.reaching(redis.as_ref())).await;
+        Self::around(server, redis).await
+    }
+
+    async fn around(server: Server, redis: Option<RedisServer>) -> Self {
         let public = channel(server.ports.grpc).await;
         let admin = channel(server.ports.admin).await;
         Self {
             server,
+            redis,
             envelopes: EnvelopeServiceClient::new(public.clone()),
             accounts: AccountServiceClient::new(public),
             admin: AdminServiceClient::new(admin),
         }
     }
 
-    /// The same folder, another process. The one before must be gone.
+    /// The same folder and hot store, another process. The one before must be gone.
     pub async fn restarted(self, start: Start) -> Self {
-        Self::around(self.server.again(start).await).await
+        let Self { server, redis, .. } = self;
+        let server = server.again(start.reaching(redis.as_ref())).await;
+        Self::around(server, redis).await
     }
 
     /// Brings money in.
