@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::config::folder::Folder;
 use crate::config::stores::HotUrl;
-use crate::domain::ack::AckLevel;
 use crate::domain::audience::Pepper;
 use crate::hot::HotStore;
 use crate::hot::embedded::EmbeddedStore;
@@ -40,6 +39,8 @@ const LEDGER_FILE: &str = "ledger.sqlite";
 const EMBEDDED_LAYOUT: u16 = 1;
 /// Between two checks whether Redis keeps the level in force: a change is seen within 10 s.
 pub const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// The same while it does not: it was told what to change, and a restart ends by itself.
+const CHECK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is grabbed from.
 enum Hot {
@@ -51,7 +52,6 @@ enum Hot {
 pub struct Stores {
     hot: Hot,
     ledger: Arc<SqliteLedger>,
-    asked: Option<AckLevel>,
 }
 
 impl Stores {
@@ -86,7 +86,7 @@ impl Stores {
                 }
                 HotUrl::Redis(url) => {
                     let _in_the_runtime = runtime.enter();
-                    let hot = RedisStore::new(url.expose(), partitions, timing, clock)
+                    let hot = RedisStore::new(url.expose(), asked, partitions, timing, clock)
                         .map_err(|e| failed("hot.url", e.to_string()))?;
                     Hot::Redis(Arc::new(hot))
                 }
@@ -94,7 +94,6 @@ impl Stores {
             let stores = Self {
                 hot,
                 ledger: Arc::new(ledger),
-                asked,
             };
             Ok((stores, folder, keys.pepper))
         };
@@ -147,7 +146,7 @@ impl Stores {
     /// when it says where it listens. What is not well yet, [`Stores::watch`] goes on with.
     pub async fn greet(&self) {
         if let Hot::Redis(hot) = &self.hot {
-            hot.check(self.asked).await;
+            hot.check().await;
             if let Err(error) = self.registrar().once().await {
                 tracing::warn!(%error, "the hot store grants nothing yet");
             }
@@ -186,8 +185,13 @@ impl Stores {
             return std::future::pending().await;
         };
         loop {
-            hot.check(self.asked).await;
-            tokio::time::sleep(CHECK_EVERY).await;
+            let rest = if hot.holds() {
+                CHECK_EVERY
+            } else {
+                CHECK_AGAIN
+            };
+            tokio::time::sleep(rest).await;
+            hot.check().await;
         }
     }
 

@@ -812,6 +812,8 @@ local function register(keys, args)
   end
   local stored = tonumber(redis.call('GET', keys[1]) or '0') or 0
   if stored > epoch then return { REPLY.EPOCH, stored } end
+  -- Flushed under a process that goes on: what was lost was lost in this epoch, so it wants a newer.
+  if stored < epoch and (fence[partition] or 0) >= epoch then return { REPLY.EPOCH, 0 } end
   if redis.call('EXISTS', keys[2]) == 0 then
     -- The stream exists before the first grab.
     local id = redis.call('XADD', keys[2], string.format('%.0f-*', epoch), 'r', '')

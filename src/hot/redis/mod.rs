@@ -44,6 +44,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use deadpool_redis::{Pool, Timeouts};
 
 pub use self::keys::LAYOUT;
 pub use self::link::{BadAddress, Timing};
@@ -66,40 +67,80 @@ use crate::hot::{
 /// Ids that one page of `envelopes` holds.
 const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
 
+/// Connections for administrative commands: a check and a person beside it.
+const ADMIN_CONNECTIONS_MAX: usize = 2;
+
 /// The hot store on one Redis.
 pub struct RedisStore {
     core: Arc<Core>,
     batcher: Batcher,
+    admin: Pool,
+    asked: Option<AckLevel>,
 }
 
 impl RedisStore {
-    /// For the server at `url`. Nothing is connected yet, and nothing granted before `register`.
+    /// For the server at `url`, at the level that was `asked` for by name. Nothing is connected
+    /// yet, and nothing granted before `register`.
     ///
     /// # Errors
     /// A URL that is none of Redis'.
     pub fn new(
         url: &str,
+        asked: Option<AckLevel>,
         count: PartitionCount,
         timing: Timing,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BadAddress> {
         let core = Arc::new(Core::new(Keys::new(count), clock, Link::new(url, timing)?));
         let batcher = Batcher::start(Arc::clone(&core), Link::new(url, timing)?);
-        Ok(Self { core, batcher })
+        Ok(Self {
+            core,
+            batcher,
+            admin: pool(url, timing)?,
+            asked,
+        })
     }
 
-    /// Asks the server whether it keeps the level that was asked for (or which one it keeps), and
-    /// acts upon it.
-    pub async fn check(&self, asked: Option<AckLevel>) {
-        let _ = asked;
-        self.judged(Ok(AckLevel::Fsync));
-    }
-
-    /// What the last check of the server found: the level that it keeps, or why nothing may be
-    /// acknowledged. Before the first one nothing is.
-    pub fn judged(&self, level: Result<AckLevel, Vec<String>>) {
+    /// Asks the server whether it keeps the level that was asked for (or which one it keeps). Until
+    /// it does, nothing is acknowledged.
+    pub async fn check(&self) {
+        let before = self.core.ack_level();
+        let level = match self.admin.get().await {
+            Ok(mut connection) => match checks::gather::gather(&mut connection).await {
+                Ok(facts) => checks::judge(&facts, self.asked, before),
+                Err(error) => Err(vec![error.to_string()]),
+            },
+            Err(error) => Err(vec![format!("Redis can't be reached: {error}")]),
+        };
+        if let Err(reasons) = &level
+            && before.is_some()
+        {
+            tracing::error!(why = reasons.join("; "), "nothing is acknowledged any more");
+        }
         self.core.judged(level);
     }
+
+    /// Whether the last check found a level that holds.
+    pub fn holds(&self) -> bool {
+        self.core.ack_level().is_some()
+    }
+}
+
+fn pool(url: &str, timing: Timing) -> Result<Pool, BadAddress> {
+    let bad = |e: String| BadAddress(e);
+    let timeouts = Timeouts {
+        wait: Some(timing.connect),
+        create: Some(timing.connect),
+        recycle: Some(timing.response),
+    };
+    deadpool_redis::Config::from_url(url)
+        .builder()
+        .map_err(|e| bad(e.to_string()))?
+        .max_size(ADMIN_CONNECTIONS_MAX)
+        .timeouts(timeouts)
+        .runtime(deadpool_redis::Runtime::Tokio1)
+        .build()
+        .map_err(|e| bad(e.to_string()))
 }
 
 #[async_trait]
@@ -262,6 +303,9 @@ impl HotStore for RedisStore {
         server: String,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
+        // A process that was started anew may have been started with other settings.
+        self.check().await;
+        self.core.may_acknowledge()?;
         let registered = self.core.register(&server, &epochs).await;
         self.core.heard(&registered);
         registered

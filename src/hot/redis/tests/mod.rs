@@ -9,7 +9,6 @@ use super::layout::{Meta, Reader};
 use super::server_under_test::{Flavour, RedisServer};
 use super::{RedisStore, Timing};
 use crate::clock::ManualClock;
-use crate::domain::ack::AckLevel;
 use crate::domain::envelope::HotState;
 use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
@@ -39,10 +38,8 @@ fn store(server: &RedisServer, clock: &ManualClock) -> Arc<RedisStore> {
         response: std::time::Duration::from_secs(10),
         ..Timing::default()
     };
-    let store = RedisStore::new(&server.url(), count, timing, Arc::new(clock.clone()));
-    let store = store.unwrap();
-    store.judged(Ok(AckLevel::Fsync));
-    Arc::new(store)
+    let store = RedisStore::new(&server.url(), None, count, timing, Arc::new(clock.clone()));
+    Arc::new(store.unwrap())
 }
 
 impl OnRedis {
