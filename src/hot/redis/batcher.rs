@@ -275,9 +275,8 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
         order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
     for of_partition in by_partition {
         let partition = core.partition(grab(&of_partition[0]).envelope);
-        let envelopes = || {
-            of_partition.chunk_by(|a, b| of_one_envelope(grab(a)) == of_one_envelope(grab(b)))
-        };
+        let envelopes =
+            || of_partition.chunk_by(|a, b| of_one_envelope(grab(a)) == of_one_envelope(grab(b)));
         keys.extend([core.keys.epoch(partition), core.keys.outbox(partition)]);
         let nonce: u64 = rand::rng().random();
         args.push(partition.index().to_string().into_bytes());
