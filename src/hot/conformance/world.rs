@@ -137,6 +137,8 @@ pub struct World<'a, P> {
     owed: Vec<OutboxRecord>,
     /// Settled or not.
     ever_owed: Vec<OutboxRecord>,
+    /// Envelopes and shares whose debts are among them, since the envelope was loaded.
+    noted: Vec<(usize, u32)>,
 }
 
 impl<'a, P: Player> World<'a, P> {
@@ -150,6 +152,7 @@ impl<'a, P: Player> World<'a, P> {
             casts,
             owed: Vec::new(),
             ever_owed: Vec::new(),
+            noted: Vec::new(),
         }
     }
 
@@ -216,6 +219,7 @@ impl<'a, P: Player> World<'a, P> {
                 let gone = |s: &Should| matches!(s.state, HotState::Over(_)) && s.frozen.is_none();
                 if self.should[*which].as_ref().is_some_and(gone) {
                     self.should[*which] = None;
+                    self.noted.retain(|(noted, _)| noted != which);
                 }
             }
             Op::Crash => {
@@ -317,7 +321,8 @@ impl<'a, P: Player> World<'a, P> {
                 grant: share.grant,
                 declined: share.declined,
             };
-            if !self.ever_owed.contains(&debt) {
+            if !self.noted.contains(&(which, share.grant.share)) {
+                self.noted.push((which, share.grant.share));
                 self.ever_owed.push(debt.clone());
                 self.owed.push(debt);
             }
