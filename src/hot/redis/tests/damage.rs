@@ -265,9 +265,8 @@ fn a_damaged_envelope_of_a_call_does_not_stand_in_the_way_of_the_others() {
             let cast = stage(&mut scene, "grab_1");
             let whole = Cast::lucky(&[4, 4]);
             scene.publish(&whole);
-            let mut call = scene.words("grab_1", &cast);
+            let call = scene.words_of_grabs(&[(&cast, &["ann", "bob"]), (&whole, &["eve"])]);
             hurt(&mut scene, &call[3 + place].clone(), &damage);
-            add_grab_of(&scene, &mut call, &whole);
             let reply = scene.send(&call);
             let codes = codes_of_grabs(&reply).unwrap_or_default();
             assert_eq!(
@@ -277,15 +276,4 @@ fn a_damaged_envelope_of_a_call_does_not_stand_in_the_way_of_the_others() {
             );
         }
     }
-}
-
-/// Makes a call of one envelope one of two.
-fn add_grab_of(scene: &Scene, call: &mut Vec<Vec<u8>>, other: &Cast) {
-    let more = scene.words_of_grab(other, &["eve"]);
-    let (keys, arguments) = (more[5..9].to_vec(), more[9 + 5..].to_vec());
-    call[2] = b"10".to_vec();
-    call.splice(9..9, keys);
-    let envelopes = 9 + 4 + 4;
-    call[envelopes] = b"2".to_vec();
-    call.extend(arguments);
 }

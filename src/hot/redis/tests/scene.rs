@@ -22,7 +22,7 @@ use crate::hot::redis::server_under_test::ask;
 
 /// Words of a command.
 pub type Words = Vec<Vec<u8>>;
-/// Every key and what `DUMP` says of it.
+/// Every key and all that it holds.
 pub type Dump = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A server that has the library, and where its only partition stands.
@@ -125,7 +125,7 @@ impl Scene {
 
     /// Grabs for some people: the code of each.
     pub fn grab(&mut self, cast: &Cast, names: &[&str]) -> Vec<Reply> {
-        let words = self.words_of_grab(cast, names);
+        let words = self.words_of_grabs(&[(cast, names)]);
         let reply = self.send(&words);
         codes_of_grabs(&reply).unwrap_or_else(|| panic!("{reply:?}"))
     }
@@ -182,7 +182,7 @@ impl Scene {
                 let names = cast.terms.exclusive.iter();
                 names.map(|share| text(share.grabber.as_str())).collect()
             }
-            "grab_1" => return self.grab_arguments(cast, &["ann", "bob"]),
+            "grab_1" => return self.grab_arguments(&[(cast, &["ann", "bob"])]),
             "decline_1" => {
                 let rest = [nonce, id, text("default"), text("ann")];
                 return [vec![clock], under.to_vec(), rest.to_vec()].concat();
@@ -210,7 +210,7 @@ impl Scene {
         [under.to_vec(), own].concat()
     }
 
-    fn words_of_chunk(&self, cast: &Cast, number: usize) -> Words {
+    pub fn words_of_chunk(&self, cast: &Cast, number: usize) -> Words {
         let mut words = self.words("load_1", cast);
         words.truncate(3 + 7);
         words.extend(self.chunk_arguments(cast, number));
@@ -235,31 +235,32 @@ impl Scene {
         ]
     }
 
-    pub fn words_of_grab(&self, cast: &Cast, names: &[&str]) -> Words {
-        let mut words = self.words("grab_1", cast);
-        words.truncate(3 + 6);
-        words.extend(self.grab_arguments(cast, names));
+    /// One call of grabs of several envelopes.
+    pub fn words_of_grabs(&self, grabs: &[(&Cast, &[&str])]) -> Words {
+        let mut words = self.words("grab_1", grabs[0].0);
+        words.truncate(3 + 2);
+        for (cast, _) in grabs {
+            let own = self.own(cast);
+            words.extend([own.grabs, own.shares, own.list, own.phrase].map(text));
+        }
+        words[2] = text(words.len() - 3);
+        words.extend(self.grab_arguments(grabs));
         words
     }
 
-    fn grab_arguments(&self, cast: &Cast, names: &[&str]) -> Words {
+    fn grab_arguments(&self, grabs: &[(&Cast, &[&str])]) -> Words {
         let now = crate::clock::Clock::now(&self.clock).0;
-        let locked = cast.terms.passphrase.is_some();
-        let mut words = vec![
-            text(format_args!("={now}")),
-            text(0),
-            text(self.epoch.0),
-            vec![7; 8],
-            text(1),
-            cast.id.to_bytes().to_vec(),
-            text("default"),
-            text(names.len()),
-            text(u8::from(locked)),
-        ];
-        for name in names {
-            words.push(text(name));
-            if locked {
-                words.push(phrase("open sesame").to_bytes().to_vec());
+        let mut words = vec![text(format_args!("={now}")), text(0), text(self.epoch.0)];
+        words.extend([vec![7; 8], text(grabs.len())]);
+        for (cast, names) in grabs {
+            let locked = cast.terms.passphrase.is_some();
+            words.extend([cast.id.to_bytes().to_vec(), text("default")]);
+            words.extend([text(names.len()), text(u8::from(locked))]);
+            for name in *names {
+                words.push(text(name));
+                if locked {
+                    words.push(phrase("open sesame").to_bytes().to_vec());
+                }
             }
         }
         words
@@ -293,22 +294,7 @@ impl Scene {
 
     /// Everything that is on the server.
     pub fn dump(&mut self) -> Dump {
-        let Value::Array(keys) = self.ask(&[b"KEYS", b"*"]) else {
-            panic!("KEYS answers with an array");
-        };
-        let keys = keys.into_iter().map(|key| match key {
-            Value::BulkString(key) => key,
-            other => panic!("{other:?}"),
-        });
-        let keys: Vec<_> = keys.collect();
-        let dump = keys.into_iter().map(|key| {
-            let value = match self.ask(&[b"DUMP", &key]) {
-                Value::BulkString(bytes) => bytes,
-                other => panic!("{other:?}"),
-            };
-            (key, value)
-        });
-        dump.collect()
+        dump_of(&mut self.connection)
     }
 
     /// Who has a share of an envelope, by the hash and by the outbox; `None`: a key is no such key.
@@ -347,6 +333,45 @@ impl Scene {
         owed.sort_unstable();
         Some((in_hash, owed))
     }
+}
+
+/// Byte strings behind their lengths.
+fn packed(strings: &[Value]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for string in strings {
+        let Value::BulkString(bytes) = string else {
+            panic!("{string:?}");
+        };
+        out.extend(bytes.len().to_le_bytes());
+        out.extend(bytes);
+    }
+    out
+}
+
+/// Everything that is on a server.
+pub fn dump_of(connection: &mut Connection) -> Dump {
+    let Value::Array(keys) = ask(connection, &[b"KEYS", b"*"]).unwrap() else {
+        panic!("KEYS answers with an array");
+    };
+    let dump = keys.into_iter().map(|key| {
+        let Value::BulkString(key) = key else {
+            panic!("{key:?}");
+        };
+        // A large hash has another order in each process.
+        let kept = match ask(connection, &[b"HGETALL", &key]).unwrap() {
+            Value::Array(fields) => {
+                let mut pairs: Vec<Vec<u8>> = fields.chunks(2).map(packed).collect();
+                pairs.sort_unstable();
+                pairs.concat()
+            }
+            _ => match ask(connection, &[b"DUMP", &key]).unwrap() {
+                Value::BulkString(bytes) => bytes,
+                other => panic!("{other:?}"),
+            },
+        };
+        (key, kept)
+    });
+    dump.collect()
 }
 
 /// The code of an array's answer, or of the first grab.
