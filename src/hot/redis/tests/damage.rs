@@ -81,7 +81,7 @@ fn halves(key: &str) -> Vec<Vec<&'static [u8]>> {
 }
 
 /// Every damage to a key, as commands without the key.
-fn damages(key: &str) -> Vec<Vec<Vec<&'static [u8]>>> {
+pub fn damages(key: &str) -> Vec<Vec<Vec<&'static [u8]>>> {
     let part = key.rsplit_once('}').map_or(key, |(_, part)| part);
     let is_text = [":s:", ":t:", ":ep"].iter().any(|p| part.starts_with(p));
     let other: Vec<&[u8]> = match is_text {

@@ -4,6 +4,9 @@ mod cuts;
 mod damage;
 mod fence;
 mod histories;
+mod interrupted;
+mod mended;
+mod repairs;
 mod scene;
 
 use std::sync::Arc;
@@ -86,6 +89,13 @@ impl OnRedis {
     pub async fn start_again(&mut self, epoch: Epoch) {
         self.store = store(&self.server, &self.clock);
         self.register(epoch).await;
+    }
+
+    /// Registers a second process in the same epoch.
+    pub async fn introduce(&self, other: &Arc<RedisStore>) {
+        let standing = other.standing().await.unwrap().unwrap();
+        let all = other.partitions().all().map(|p| (p, self.epoch)).collect();
+        other.register(standing.server, all).await.unwrap();
     }
 
     /// Brings every envelope into the epoch, as the first touch of each would: the books of these

@@ -1,0 +1,173 @@
+//! Each key of an envelope lost, of another type, or half there, and then repaired from the books:
+//! nobody and no share is granted twice, and what is left can be grabbed.
+
+use super::damage::damages;
+use super::mended::{KINDS, Kind, Mended, stage};
+use super::{OnRedis, store as another};
+use crate::domain::envelope::{CloseReason, HotState};
+use crate::hot::conformance::stage::epoch;
+use crate::hot::{CloseReply, HotStore};
+
+fn hurt(stage: &OnRedis, key: &str, damage: &[Vec<&[u8]>]) {
+    for command in damage {
+        let mut words = vec![command[0], key.as_bytes()];
+        words.extend(&command[1..]);
+        let _nothing_to_cut = stage.server.command(&words);
+    }
+}
+
+fn keys_of(stage: &OnRedis, mended: &Mended) -> [String; 5] {
+    let own = stage.store.core.keys.envelope(mended.cast.id);
+    [own.grabs, own.shares, own.terms, own.list, own.phrase]
+}
+
+/// What the books know: where the grabs are hurt, everything, since nothing is repaired while
+/// something of it is owed; else less than Redis does.
+fn claims(key: &str, mended: &Mended) -> Vec<crate::domain::grab::HeldShare> {
+    let known = if key.contains(":g:") { 3 } else { 1 };
+    mended.held[..known].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_lost_in_an_epoch_a_repair_in_it_brings_back() {
+    let stage = stage().await;
+    let (mut cases, mut whole) = (0, 0);
+    for (kind, place) in KINDS
+        .iter()
+        .flat_map(|kind| (0..5).map(move |p| (*kind, p)))
+    {
+        for number in 0.. {
+            let mended = Mended::play(&*stage.store, kind).await;
+            let key = keys_of(&stage, &mended)[place].clone();
+            let all = damages(&key);
+            let Some(damage) = all.get(number) else { break };
+            hurt(&stage, &key, damage);
+            // Another process, which has not seen it before.
+            let other = another(&stage.server, &stage.clock);
+            stage.introduce(&other).await;
+            let id = vec![mended.cast.id];
+            if other.view(id).await.unwrap().pop().flatten().is_some() {
+                // It stands as far as anybody can see; the next epoch looks at every grab.
+                whole += 1;
+                continue;
+            }
+            mended.mend(&*other, &claims(&key, &mended)).await;
+            mended
+                .holds(&*other, &format!("{kind:?} {key} {damage:?}"))
+                .await;
+            cases += 1;
+        }
+    }
+    println!("{cases} repaired, {whole} stood");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_lost_before_an_epoch_a_repair_brings_back() {
+    let mut stage = stage().await;
+    let mut hurt_ones = Vec::new();
+    for (kind, place) in KINDS
+        .iter()
+        .flat_map(|kind| (0..5).map(move |p| (*kind, p)))
+    {
+        for number in 0.. {
+            let mended = Mended::play(&*stage.store, kind).await;
+            let key = keys_of(&stage, &mended)[place].clone();
+            let all = damages(&key);
+            let Some(damage) = all.get(number) else { break };
+            hurt(&stage, &key, damage);
+            hurt_ones.push((key, format!("{damage:?}"), mended));
+        }
+    }
+    stage.go_on().await;
+    for (key, damage, mended) in &hurt_ones {
+        let known = claims(key, mended);
+        mended.mend(&*stage.store, &known).await;
+        let what = format!("{:?} {key} {damage}", mended.kind);
+        mended.holds(&*stage.store, &what).await;
+    }
+    println!("{} repaired", hurt_ones.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_stays_over_through_a_repair() {
+    let mut stage = stage().await;
+    let mut ended = Vec::new();
+    for (kind, place) in KINDS
+        .iter()
+        .flat_map(|kind| (0..5).map(move |p| (*kind, p)))
+    {
+        let mended = Mended::play(&*stage.store, kind).await;
+        close(&*stage.store, &mended).await;
+        let key = keys_of(&stage, &mended)[place].clone();
+        // Of the grabs one is lost: with all of them the end is forgotten, and the books know it.
+        let damage: Vec<&[u8]> = match place {
+            0 => vec![b"HDEL", b"bob"],
+            _ => vec![b"UNLINK"],
+        };
+        hurt(&stage, &key, &[damage]);
+        ended.push((key, mended));
+    }
+    for epochs in 0..2 {
+        for (key, mended) in &ended {
+            let known = claims(key, mended);
+            let state = mended.mend(&*stage.store, &known).await;
+            assert_eq!(state, HotState::Over(CloseReason::Recalled), "{key}");
+            mended
+                .holds(&*stage.store, &format!("{key} {epochs}"))
+                .await;
+        }
+        stage.go_on().await;
+    }
+}
+
+async fn close(store: &dyn HotStore, mended: &Mended) -> CloseReply {
+    let (id, terms) = (mended.cast.id, mended.cast.terms.clone());
+    let reason = CloseReason::Recalled;
+    let closed = store.close(epoch(store, id), id, terms, reason).await;
+    closed.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_damaged_can_be_closed_once_nothing_is_owed() {
+    let stage = stage().await;
+    for (kind, place) in KINDS
+        .iter()
+        .flat_map(|kind| (0..5).map(move |p| (*kind, p)))
+    {
+        for number in 0.. {
+            let mended = Mended::play(&*stage.store, kind).await;
+            let key = keys_of(&stage, &mended)[place].clone();
+            let all = damages(&key);
+            let Some(damage) = all.get(number) else { break };
+            hurt(&stage, &key, damage);
+            let first = close(&*stage.store, &mended).await;
+            let CloseReply::Over { reason, .. } = first else {
+                panic!("{key} {damage:?}: {first:?}");
+            };
+            assert_eq!(reason, CloseReason::Recalled);
+            assert_eq!(
+                close(&*stage.store, &mended).await,
+                first,
+                "{key} {damage:?}"
+            );
+            let late = mended.grab(&*stage.store, &["late"]).await;
+            let what = format!("{key} {damage:?}: {late:?}");
+            assert!(!format!("{late:?}").contains("Won"), "{what}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_envelope_that_owes_something_is_not_closed() {
+    let stage = stage().await;
+    let mended = Mended::play(&*stage.store, Kind::Lucky).await;
+    mended.grab(&*stage.store, &["owed"]).await;
+    let key = keys_of(&stage, &mended)[0].clone();
+    hurt(&stage, &key, &[vec![b"HDEL", b"zoe"]]);
+    let (id, terms) = (mended.cast.id, mended.cast.terms.clone());
+    let epoch = epoch(&*stage.store, id);
+    let closed = stage.store.close(epoch, id, terms, CloseReason::Recalled);
+    assert!(closed.await.is_err());
+    mended.cast.settle_all(&*stage.store).await;
+    close(&*stage.store, &mended).await;
+}
