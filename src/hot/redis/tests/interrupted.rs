@@ -1,5 +1,6 @@
 //! Repairs that die between any two of their steps, that meet, and that meet a load: the next one
-//! ends them, and until then nobody is served.
+//! ends them, and until then nobody is served. One thread plays, so that each answer of Redis is a
+//! poll.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -54,7 +55,7 @@ async fn settles_down(store: &dyn HotStore) {
     store.vitals().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_repair_that_dies_anywhere_is_ended_by_the_next_one() {
     let mut stage = stage().await;
     for kind in KINDS {
@@ -104,7 +105,7 @@ async fn is_not_loaded_anew(store: &dyn HotStore, mended: &Mended) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_half_rebuilt_envelope_can_be_closed() {
     let stage = stage().await;
     for (kind, polls) in KINDS
@@ -129,7 +130,7 @@ async fn a_half_rebuilt_envelope_can_be_closed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn two_repairs_at_once_end_as_one() {
     let stage = stage().await;
     let other = another(&stage.server, &stage.clock);
@@ -156,7 +157,7 @@ async fn two_repairs_at_once_end_as_one() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn what_another_repair_left_behind_is_thrown_away() {
     let stage = stage().await;
     for kind in [Kind::Lucky, Kind::Locked, Kind::Large] {
@@ -184,7 +185,7 @@ async fn what_another_repair_left_behind_is_thrown_away() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_half_rebuilt_envelope_is_neither_loaded_nor_opened() {
     let stage = stage().await;
     let mended = Mended::play(&*stage.store, Kind::Named).await;
