@@ -19,7 +19,7 @@
 //! # If it crashes here
 //! What was sent stands or does not; a repetition finds it. Nothing is remembered here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,7 +31,9 @@ use super::core::Core;
 use super::layout::Reader;
 use super::link::Link;
 use super::reply::{self, Reply};
-use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, Outcome, Refusal};
+use crate::domain::grab::{
+    GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
+};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::hot::HotError;
 
@@ -181,8 +183,11 @@ struct Packed {
     command: Cmd,
     /// By place in the reply: ask and place in the ask.
     order: Vec<(usize, usize)>,
+    /// What was asked there.
+    grabs: Vec<Grab>,
     asks: Vec<(Answer, Vec<GrabReply>)>,
-    partitions: Vec<Partition>,
+    /// By place in the reply: the partition, and the nonce under which a win is owed.
+    places: Vec<(Partition, u64)>,
 }
 
 impl Packed {
@@ -207,7 +212,8 @@ impl Packed {
                 true
             }
         });
-        let (command, partitions) = command(core, &asks, &order);
+        let (command, places) = command(core, &asks, &order);
+        let grabs = order.iter().map(|at| grab(at).clone()).collect();
         let unanswered = |ask: &Ask| {
             let others =
                 ask.grabs
@@ -228,7 +234,8 @@ impl Packed {
             command,
             order,
             asks,
-            partitions,
+            places,
+            grabs,
         }
     }
 
@@ -249,11 +256,15 @@ impl Packed {
         }
         let bytes = reply::bytes(value)?;
         let mut reader = Reader(bytes);
+        let mut won: BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>> = BTreeMap::new();
         for (place, (ask, at)) in self.order.iter().enumerate() {
             let read = read_reply(&mut reader).ok_or_else(|| reply::nonsense(value))?;
             self.asks[*ask].1[*at] = match read {
-                Read::Reply(reply) => reply,
-                Read::Epoch(epoch) => match core.other_epoch(self.partitions[place], epoch) {
+                Read::Reply(reply) => {
+                    self.note(place, &reply, &mut won);
+                    reply
+                }
+                Read::Epoch(epoch) => match core.other_epoch(self.places[place].0, epoch) {
                     HotError::Epoch(epoch) => GrabReply::Epoch(epoch),
                     error => return Err(error),
                 },
@@ -263,16 +274,37 @@ impl Packed {
                 }
             };
         }
+        for (nonce, wins) in won {
+            core.acked.keep(nonce, wins);
+        }
         Ok(())
+    }
+
+    fn note(
+        &self,
+        place: usize,
+        reply: &GrabReply,
+        won: &mut BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>>,
+    ) {
+        if let GrabReply::Outcome(Outcome::Won(grant)) = reply {
+            let grab = &self.grabs[place];
+            let held = HeldShare {
+                grabber: grab.grabber.clone(),
+                grant: *grant,
+                declined: false,
+            };
+            let (_, nonce) = self.places[place];
+            won.entry(nonce).or_default().push((grab.envelope, held));
+        }
     }
 }
 
-/// The command for grabs in this order, and the partition of each.
-fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Partition>) {
+/// The command for grabs in this order, and the partition and nonce of each.
+fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Partition, u64)>) {
     let grab = |at: &(usize, usize)| &asks[at.0].grabs[at.1];
     let mut keys: Vec<String> = Vec::new();
     let mut args: Vec<Vec<u8>> = vec![core.clock_arg().into_bytes()];
-    let mut partitions = Vec::with_capacity(order.len());
+    let mut places = Vec::with_capacity(order.len());
     let by_partition =
         order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
     for of_partition in by_partition {
@@ -303,7 +335,7 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
                     let phrase = grab(at).phrase.map(|phrase| phrase.to_bytes().to_vec());
                     args.push(phrase.unwrap_or_default());
                 }
-                partitions.push(partition);
+                places.push((partition, nonce));
             }
         }
     }
@@ -315,7 +347,7 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
     for arg in &args {
         command.arg(arg.as_slice());
     }
-    (command, partitions)
+    (command, places)
 }
 
 enum Read {

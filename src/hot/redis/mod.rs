@@ -8,6 +8,7 @@
 //! | `link` | one multiplexed connection |
 //! | `core` | what all parts share; how a function is called |
 //! | `batcher` | grabs on their own connection, many a call |
+//! | `acked` | what was acknowledged and is not in the books yet |
 //! | `lifecycle`, `reads`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
@@ -22,6 +23,7 @@
 //! # Not here
 //! Sentinel and Cluster; the ledger.
 
+mod acked;
 mod batcher;
 pub mod checks;
 mod core;

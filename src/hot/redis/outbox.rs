@@ -97,6 +97,7 @@ impl Core {
                 let bytes = item.map_or(Ok(&[][..]), reply::bytes)?;
                 Ok(std::str::from_utf8(bytes).ok().and_then(number_of))
             };
+            self.acked.settled(pairs.iter().map(|(_, nonce)| *nonce));
             watermark = match (number(items.first())?, number(items.get(1))?) {
                 (Some(first), _) => first.saturating_sub(1),
                 (None, Some(last)) => last,

@@ -5,7 +5,7 @@
 //! | step | function | what |
 //! |---|---|---|
 //! | 1. read | | the whole grabs hash, as far as it is there |
-//! | 2. plan | | claims, then grants that contradict none; the rest can be taken |
+//! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
 //! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
 //! | 4. begin | `rebuild_1` | Funding under this epoch: nobody is served from it |
 //! | 5. put | `rebuild_put_1` | grants, then the shares that are left, with their numbers |
@@ -73,7 +73,8 @@ impl Core {
         let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
         let before = Meta::unpack(&raw);
         // 2. plan
-        let plan = plan(epoch, &repair, before.as_ref(), &fields)?;
+        let orphans = self.acked.orphans_of(id);
+        let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
         let sound = before.is_some_and(|meta| meta.state != HotState::Funding);
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
@@ -85,13 +86,17 @@ impl Core {
                 .under(epoch)
                 .arg(raw);
             match self.call(call).await? {
-                (Reply::Ok, items) => return state_in(&items),
+                (Reply::Ok, items) => {
+                    self.acked.adopted(id);
+                    return state_in(&items);
+                }
                 (Reply::Stale, _) => {}
                 (code, items) => return Err(unexpected(code, items)),
             }
         }
         let state = self.rebuild(epoch, &repair, &plan).await?;
         self.sums.remove(&id);
+        self.acked.adopted(id);
         tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
         crate::telemetry::metrics::envelope_repaired();
         Ok(state)
@@ -186,12 +191,12 @@ fn crossed() -> HotError {
 fn plan(
     epoch: Epoch,
     repair: &Repair,
-    before: Option<&Meta>,
-    fields: &Fields,
+    (before, fields): (Option<&Meta>, &Fields),
+    orphans: &[HeldShare],
 ) -> Result<Plan, HotError> {
     let mut meta = Meta::funding(&repair.terms, epoch);
     let width = width_of(&repair.terms);
-    let taken = taken(repair, fields, width);
+    let taken = taken(repair, fields, orphans, width);
     let broken = || HotError::Mismatch("a claim is worth more than any share".into());
     let mut puts = Vec::new();
     for held in taken.values() {
@@ -267,34 +272,36 @@ fn record(number: u32, amount_minor: i64, width: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Who has which share: claims first, then grants whose share and grabber are free and whose
-/// amount is the share's.
-fn taken(repair: &Repair, fields: &Fields, width: usize) -> BTreeMap<u32, HeldShare> {
+/// Who has which share: claims first, then grants that the store still has, then those that this
+/// process acknowledged: each whose share and grabber are free and whose amount is the share's.
+fn taken(
+    repair: &Repair,
+    fields: &Fields,
+    orphans: &[HeldShare],
+    width: usize,
+) -> BTreeMap<u32, HeldShare> {
     let mut by_share: BTreeMap<u32, HeldShare> = BTreeMap::new();
     let mut people: BTreeSet<PersonId> = BTreeSet::new();
     for claim in &repair.claims {
         people.insert(claim.grabber.clone());
         by_share.insert(claim.grant.share, claim.clone());
     }
-    for (name, value) in fields {
-        let name = std::str::from_utf8(name)
-            .ok()
-            .and_then(|name| PersonId::parse(name).ok());
-        let (Some(grabber), Some((grant, declined))) = (name, grant_of(value, width)) else {
-            continue;
-        };
-        let worth = usize::try_from(grant.share).ok();
-        let worth = worth.and_then(|place| repair.amounts_minor.get(place));
-        if worth != Some(&grant.amount_minor) || by_share.contains_key(&grant.share) {
-            continue;
-        }
-        if people.insert(grabber.clone()) {
-            let held = HeldShare {
-                grabber,
-                grant,
-                declined,
-            };
-            by_share.insert(grant.share, held);
+    let stored = fields.iter().filter_map(|(name, value)| {
+        let name = std::str::from_utf8(name).ok();
+        let grabber = name.and_then(|name| PersonId::parse(name).ok())?;
+        let (grant, declined) = grant_of(value, width)?;
+        Some(HeldShare {
+            grabber,
+            grant,
+            declined,
+        })
+    });
+    for held in stored.chain(orphans.iter().cloned()) {
+        let place = usize::try_from(held.grant.share).ok();
+        let worth = place.and_then(|place| repair.amounts_minor.get(place));
+        let free = !by_share.contains_key(&held.grant.share);
+        if free && worth == Some(&held.grant.amount_minor) && people.insert(held.grabber.clone()) {
+            by_share.insert(held.grant.share, held);
         }
     }
     by_share
