@@ -20,6 +20,8 @@ mod crash;
 mod create_dies;
 mod endings;
 mod listeners;
+mod redis_faults;
+mod redis_kills;
 mod redis_power;
 mod streams;
 mod watching;

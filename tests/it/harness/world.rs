@@ -105,6 +105,17 @@ impl World {
         Self::around(server, redis).await
     }
 
+    /// A new server on an empty folder, in front of this Redis.
+    pub async fn over(redis: RedisServer, start: Start) -> Self {
+        let server = Server::start(start.reaching(Some(&redis))).await;
+        Self::around(server, Some(redis)).await
+    }
+
+    /// Its Redis.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("the test has a Redis")
+    }
+
     async fn around(server: Server, redis: Option<RedisServer>) -> Self {
         let public = channel(server.ports.grpc).await;
         let admin = channel(server.ports.admin).await;
@@ -234,6 +245,36 @@ impl World {
                 .await;
         }
         panic!("the stores never became quiet");
+    }
+
+    /// Waits until the server says that it is ready.
+    pub async fn until_ready(&self) {
+        for _ in 0..POLLS_MAX {
+            if self.server.readiness().await.0 {
+                return;
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!(
+            "the server never became ready: {}",
+            self.server.readiness().await.1
+        );
+    }
+
+    /// Grabs until there is an outcome: the server may be registering its store.
+    pub async fn grab_until_answered(&mut self, envelope_id: &str, grabber: &str) -> GrabResponse {
+        for _ in 0..POLLS_MAX {
+            match self.try_grab(grab_of(envelope_id, grabber)).await {
+                Ok(answer) => return answer,
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("{grabber} was never answered");
     }
 
     /// Waits until the envelope is in this state.
