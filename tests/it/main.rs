@@ -20,6 +20,7 @@ mod crash;
 mod create_dies;
 mod endings;
 mod listeners;
+mod redis_level;
 mod redis_power;
 mod streams;
 mod watching;
