@@ -25,7 +25,7 @@ use crate::config::stores::HotUrl;
 use crate::domain::audience::Pepper;
 use crate::hot::HotStore;
 use crate::hot::embedded::EmbeddedStore;
-use crate::hot::redis::{self, RedisStore, Timing};
+use crate::hot::redis::{LAYOUT as REDIS_LAYOUT, RedisStore, Timing};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{HotLayout, Ledger};
 use crate::publish::{Registrar, RegistrarError};
@@ -121,7 +121,7 @@ impl Stores {
         let hot = self.hot();
         let layout = match &self.hot {
             Hot::Embedded(_) => EMBEDDED_LAYOUT,
-            Hot::Redis(_) => redis::LAYOUT,
+            Hot::Redis(_) => REDIS_LAYOUT,
         };
         let layout = HotLayout {
             store: hot.kind().to_owned(),

@@ -22,6 +22,7 @@ mod endings;
 mod listeners;
 mod redis_faults;
 mod redis_kills;
+mod redis_level;
 mod redis_power;
 mod streams;
 mod watching;

@@ -143,7 +143,7 @@ local function owe(outbox, partition, epoch, now, nonce, records, groups)
   local added = redis.pcall('XADD', outbox, id, 'r', entry)
   if type(added) ~= 'string' and redis.pcall('XLEN', outbox) == 0 then
     -- Somebody else's entry moved the ids ahead of this epoch, and is gone: begin anew.
-    redis.call('DEL', outbox)
+    redis.call('UNLINK', outbox)
     added = redis.pcall('XADD', outbox, id, 'r', entry)
   end
   if type(added) ~= 'string' then return false end

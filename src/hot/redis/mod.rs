@@ -106,7 +106,11 @@ impl RedisStore {
     /// Asks the server whether it keeps the level that was asked for (or which one it keeps). Until
     /// it does, nothing is acknowledged.
     pub async fn check(&self) {
-        let before = self.core.ack_level();
+        self.check_after(self.core.ack_level()).await;
+    }
+
+    /// `before`: the level at the last look at this very process of Redis.
+    async fn check_after(&self, before: Option<AckLevel>) {
         let level = match self.admin.get().await {
             Ok(mut connection) => match checks::gather::gather(&mut connection).await {
                 Ok(facts) => checks::judge(&facts, self.asked, before),
@@ -306,7 +310,7 @@ impl HotStore for RedisStore {
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         // A process that was started anew may have been started with other settings.
-        self.check().await;
+        self.check_after(None).await;
         self.core.may_acknowledge()?;
         let registered = self.core.register(&server, &epochs).await;
         self.core.heard(&registered);
