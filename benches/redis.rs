@@ -105,7 +105,10 @@ async fn round() -> anyhow::Result<Figures> {
     let bench = Bench::start().await?;
     figures.insert("S_us", bench.peer(20_000).await?);
     let one = bench.publish(150_000).await?;
-    figures.insert("redis_single_grab_us", bench.grabs(&[one], 1, 20_000).await?);
+    figures.insert(
+        "redis_single_grab_us",
+        bench.grabs(&[one], 1, 20_000).await?,
+    );
     figures.insert("redis_batch32_us", bench.grabs(&[one], 32, 3_000).await?);
     let hot = bench.publish(300_000).await?;
     let on_one = bench.grabs(&[hot], 256, 1_000).await?;
@@ -175,10 +178,20 @@ impl Bench {
     async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        #[expect(clippy::disallowed_methods, reason = "a benchmark has no configuration")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a benchmark has no configuration"
+        )]
         let program = std::env::var("RED_ENVELOPE_REDIS").unwrap_or("redis-server".to_owned());
         let child = Command::new(&program)
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .arg("--dir")
             .arg(folder.path())
             .stdout(Stdio::null())
@@ -223,21 +236,28 @@ impl Bench {
         name.to_string()
     }
 
-    async fn info(&self, section: &str, field: &str) -> anyhow::Result<f64> {
+    async fn told_by(&self, section: &str, field: &str) -> anyhow::Result<f64> {
         let mut connection = self.connection.clone();
-        let text: String = redis::cmd("INFO").arg(section).query_async(&mut connection).await?;
+        let text: String = redis::cmd("INFO")
+            .arg(section)
+            .query_async(&mut connection)
+            .await?;
         let line = text.lines().find_map(|line| line.strip_prefix(field));
         let value = line.and_then(|rest| rest.strip_prefix(':'));
-        Ok(value.with_context(|| format!("INFO {section} has no {field}"))?.trim().parse()?)
+        Ok(value
+            .with_context(|| format!("INFO {section} has no {field}"))?
+            .trim()
+            .parse()?)
     }
 
     async fn used_memory(&self) -> anyhow::Result<f64> {
-        self.info("memory", "used_memory").await
+        self.told_by("memory", "used_memory").await
     }
 
     /// Seconds of processor that Redis has used so far.
     async fn cpu_s(&self) -> anyhow::Result<f64> {
-        Ok(self.info("cpu", "used_cpu_user").await? + self.info("cpu", "used_cpu_sys").await?)
+        Ok(self.told_by("cpu", "used_cpu_user").await?
+            + self.told_by("cpu", "used_cpu_sys").await?)
     }
 
     /// S: microseconds a grab of the peer's function.
@@ -248,13 +268,17 @@ impl Bench {
         load.query_async::<String>(&mut connection).await?;
         for _ in 0..grabs / 1_000 {
             let mut push = redis::cmd("RPUSH");
-            push.arg("peer:{1}:shares").arg((0..1_000).collect::<Vec<u32>>());
+            push.arg("peer:{1}:shares")
+                .arg((0..1_000).collect::<Vec<u32>>());
             push.query_async::<i64>(&mut connection).await?;
         }
         let before = self.cpu_s().await?;
         for _ in 0..grabs {
             let mut grab = redis::cmd("FCALL");
-            grab.arg("peer_grab").arg(3).arg("peer:{1}:shares").arg("peer:{1}:grabs");
+            grab.arg("peer_grab")
+                .arg(3)
+                .arg("peer:{1}:shares")
+                .arg("peer:{1}:grabs");
             grab.arg("peer:{1}:outbox").arg(self.name());
             grab.query_async::<redis::Value>(&mut connection).await?;
         }
@@ -275,7 +299,9 @@ impl Bench {
             };
             self.store.load(epoch, chunk).await?;
         }
-        self.store.open(epoch, id, shares_checksum(&amounts)).await?;
+        self.store
+            .open(epoch, id, shares_checksum(&amounts))
+            .await?;
         Ok(id)
     }
 

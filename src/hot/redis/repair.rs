@@ -197,56 +197,35 @@ fn plan(
     let mut meta = Meta::funding(&repair.terms, epoch);
     let width = width_of(&repair.terms);
     let taken = taken(repair, fields, orphans, width);
-    let broken = || HotError::Mismatch("a claim is worth more than any share".into());
-    let mut puts = Vec::new();
+    // What the hash shall hold beside its meta.
+    let mut wanted = Fields::new();
     for held in taken.values() {
-        let value = value_of(held, width).ok_or_else(broken)?;
-        let name = held.grabber.as_str().as_bytes();
-        if fields.get(name) != Some(&value) {
-            puts.push((name.to_vec(), value));
-        }
+        let name = held.grabber.as_str().as_bytes().to_vec();
+        wanted.insert(name, value_of(held, width).ok_or_else(broken)?);
     }
-    let names: BTreeSet<&[u8]> = taken
-        .values()
-        .map(|h| h.grabber.as_str().as_bytes())
-        .collect();
-    let over = match before.map(|meta| meta.state) {
-        Some(over @ HotState::Over(_)) => Some(over),
-        _ => None,
-    };
+    let over = before
+        .map(|meta| meta.state)
+        .filter(|state| matches!(state, HotState::Over(_)));
     let count = u32::try_from(taken.len()).map_err(|_| broken())?;
-    let all = count == meta.count;
-    let state = over.unwrap_or(if all {
-        HotState::Over(CloseReason::Empty)
-    } else {
-        HotState::Live
-    });
-    let mut kept: BTreeSet<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
+    let left = match count == meta.count {
+        true => HotState::Over(CloseReason::Empty),
+        false => HotState::Live,
+    };
     let mut shares = Vec::new();
     if meta.named {
         meta.next = count;
         for (number, share) in (0_u32..).zip(&repair.terms.exclusive) {
-            let name = share.grabber.as_str().as_bytes();
-            if !names.contains(name) {
-                let value = record(number, share.amount_minor, width).ok_or_else(broken)?;
-                if fields.get(name) != Some(&value) {
-                    puts.push((name.to_vec(), value));
-                }
-                kept.insert(name.to_vec());
-            }
+            let name = share.grabber.as_str().as_bytes().to_vec();
+            let untaken = record(number, share.amount_minor, width).ok_or_else(broken)?;
+            wanted.entry(name).or_insert(untaken);
         }
     } else {
         meta.base = count;
-        meta.length = meta.count - count;
-        let left = (0_u32..)
-            .zip(&*repair.amounts_minor)
-            .filter(|(n, _)| !taken.contains_key(n));
-        for (number, amount) in left {
-            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
-        }
         meta.base_minor = taken.values().map(|held| held.grant.amount_minor).sum();
-        if over.is_some() {
-            (meta.length, shares) = (0, Vec::new());
+        meta.length = 0;
+        if over.is_none() {
+            meta.length = meta.count - count;
+            shares = untaken_shares(repair, &taken, width)?;
         }
     }
     meta.compact = true;
@@ -254,15 +233,35 @@ fn plan(
     if let Some(before) = before {
         (meta.frozen, meta.opening_seen) = (before.frozen, before.opening_seen);
     }
-    let unknown = |name: &&Vec<u8>| !name.is_empty() && !kept.contains(*name);
+    let unknown = |name: &&Vec<u8>| !name.is_empty() && !wanted.contains_key(*name);
     let drops = fields.keys().filter(unknown).cloned().collect();
+    wanted.retain(|name, value| fields.get(name) != Some(value));
     Ok(Plan {
         meta,
-        state,
-        puts,
+        state: over.unwrap_or(left),
+        puts: wanted.into_iter().collect(),
         drops,
         shares,
     })
+}
+
+fn broken() -> HotError {
+    HotError::Mismatch("a claim is worth more than any share".into())
+}
+
+/// The shares that nobody has, with their numbers.
+fn untaken_shares(
+    repair: &Repair,
+    taken: &BTreeMap<u32, HeldShare>,
+    width: usize,
+) -> Result<Vec<u8>, HotError> {
+    let mut shares = Vec::new();
+    for (number, amount) in (0_u32..).zip(&*repair.amounts_minor) {
+        if !taken.contains_key(&number) {
+            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
+        }
+    }
+    Ok(shares)
 }
 
 /// Share and amount, as an untaken share of a name or of a rebuilt envelope is kept.
