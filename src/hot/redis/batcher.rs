@@ -34,7 +34,7 @@ use super::reply::{self, Reply};
 use crate::domain::grab::{
     GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
 };
-use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, TenantId, UnixMs};
 use crate::hot::HotError;
 
 /// Grabs of one call. Above 256 a call gains little and delays everybody behind it.
@@ -87,6 +87,10 @@ impl Batcher {
         if grabs.len() > GRABS_PER_CALL_MAX {
             let what = format!("a call takes at most {GRABS_PER_CALL_MAX} grabs");
             return Err(HotError::Mismatch(what));
+        }
+        // Who was told no epoch can't be told that nothing is there.
+        if grabs.iter().any(|grab| grab.epoch == Epoch(0)) {
+            return Err(HotError::Unavailable("Redis is not registered yet".into()));
         }
         if grabs.is_empty() {
             return Ok(Vec::new());
@@ -200,17 +204,11 @@ impl Packed {
         // What is believed to stand in another epoch is answered without asking.
         order.retain(|at| {
             let grab = grab(at);
-            core.epoch(core.partition(grab.envelope)) == grab.epoch && grab.epoch != Epoch(0)
+            core.epoch(core.partition(grab.envelope)) == grab.epoch
         });
-        order.sort_by_key(|at| (core.partition(grab(at).envelope), grab(at).envelope));
-        // Two tenants can't have one envelope: who names another one than the first gets no place.
-        let mut first: Option<(EnvelopeId, (usize, usize))> = None;
-        order.retain(|at| match first {
-            Some((id, one)) if id == grab(at).envelope => grab(&one).tenant == grab(at).tenant,
-            _ => {
-                first = Some((grab(at).envelope, *at));
-                true
-            }
+        order.sort_by(|a, b| {
+            let place = |at| (core.partition(grab(at).envelope), of_one_envelope(grab(at)));
+            place(a).cmp(&place(b))
         });
         let (command, places) = command(core, &asks, &order);
         let grabs = order.iter().map(|at| grab(at).clone()).collect();
@@ -309,11 +307,12 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Pa
         order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
     for of_partition in by_partition {
         let partition = core.partition(grab(&of_partition[0]).envelope);
-        let envelopes = || of_partition.chunk_by(|a, b| grab(a).envelope == grab(b).envelope);
+        let envelopes =
+            || of_partition.chunk_by(|a, b| of_one_envelope(grab(a)) == of_one_envelope(grab(b)));
         keys.extend([core.keys.epoch(partition), core.keys.outbox(partition)]);
         let nonce: u64 = rand::rng().random();
         args.push(partition.index().to_string().into_bytes());
-        args.push(core.epoch(partition).0.to_string().into_bytes());
+        args.push(grab(&of_partition[0]).epoch.0.to_string().into_bytes());
         args.push(nonce.to_le_bytes().to_vec());
         args.push(envelopes().count().to_string().into_bytes());
         for of_envelope in envelopes() {
@@ -348,6 +347,12 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Pa
         command.arg(arg.as_slice());
     }
     (command, places)
+}
+
+/// What the grabs of one place in a call have in common. Two tenants can't have one envelope, and
+/// who names another one's must not stand in its grabbers' way.
+fn of_one_envelope(grab: &Grab) -> (EnvelopeId, &TenantId) {
+    (grab.envelope, &grab.tenant)
 }
 
 enum Read {

@@ -212,6 +212,23 @@ impl Core {
         values.into_iter().map(|value| self.value(value)).collect()
     }
 
+    /// The same, where a key of another type reads as one that is missing.
+    ///
+    /// # Errors
+    /// The first other error of any.
+    pub async fn read_all(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command);
+        }
+        let values = self.link.send_all(&pipeline).await?;
+        let read = values.into_iter().map(|value| match value {
+            Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(Value::Nil),
+            value => self.value(value),
+        });
+        read.collect()
+    }
+
     /// A reply that may be an error in a pipeline.
     fn value(&self, value: Value) -> Result<Value, HotError> {
         match value {

@@ -166,6 +166,11 @@ impl Meta {
         self.base.saturating_add(self.next)
     }
 
+    /// A repair was begun and has not ended: nobody is served, and only a repair goes on with it.
+    pub fn half_rebuilt(&self) -> bool {
+        self.compact && self.state == HotState::Funding
+    }
+
     /// Bytes of one share in the packed string.
     pub fn record_bytes(&self) -> usize {
         self.width + if self.compact { 4 } else { 0 }

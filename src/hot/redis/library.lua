@@ -72,6 +72,8 @@ local function meta_of(raw)
     m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at, m.epoch, m.base_minor,
     at = struct.unpack(META, raw)
   m.tenant = string.sub(raw, at)
+  if m.state > RECALLED or m.width < 1 or m.width > 8 then return nil end
+  if m.state == LIVE and m.next >= m.length then return nil end
   return m
 end
 
@@ -93,12 +95,16 @@ local function fields(m)
   return 1 + m.base + m.next
 end
 
--- Whether the shares that can still be taken are there, and the lock. `s` and `p` may be nil.
+-- Whether the shares that can still be taken are there, or those that were, and the lock. `s` and
+-- `p` may be nil.
 local function equipped(m, s, p)
-  if m.state ~= LIVE then return true end
-  if s and m.named == 0 and redis.pcall('STRLEN', s) ~= m.length * record_bytes(m) then
-    return false
+  if m.state == FUNDING then return true end
+  if s and m.named == 0 then
+    local have, bytes = redis.pcall('STRLEN', s), record_bytes(m)
+    if m.state == LIVE and have ~= m.length * bytes then return false end
+    if m.next > 0 and (type(have) ~= 'number' or have < m.next * bytes) then return false end
   end
+  if m.state ~= LIVE then return true end
   if p and m.locked == 1 then
     local lock = redis.pcall('HGET', p, '')
     return type(lock) == 'string' and #lock == LOCK_BYTES
@@ -124,6 +130,11 @@ end
 -- value = share u32 · at u48 · amount, then 'd' if declined; a name's untaken one: share · amount.
 local function is_taken(value, width) return value and #value >= width + 10 end
 local function is_declined(value, width) return value and #value == width + 11 end
+-- A field that is neither: somebody else wrote it, so nobody is served from it.
+local function is_cut(value, m)
+  if not value or #value == m.width + 10 or #value == m.width + 11 then return false end
+  return m.named == 0 or #value ~= m.width + 4
+end
 
 local EIGHT_ZEROS = '\0\0\0\0\0\0\0\0'
 local function wide(amount) return amount .. string.sub(EIGHT_ZEROS, #amount + 1) end
@@ -165,13 +176,16 @@ local function read_envelope(e, epoch)
   if m == nil or m.tenant ~= e.tenant then return REPLY.MISSING end
   e.meta = m
   if m.frozen ~= UNMARKED then return REPLY.FROZEN end
-  if m.state == FUNDING then return REPLY.FUNDING end
+  -- Half rebuilt: whoever asks goes on with it.
+  if m.state == FUNDING then return m.compact == 1 and REPLY.STALE or REPLY.FUNDING end
   if redis.call('HLEN', e.g) ~= fields(m) and not (m.named == 1 and m.length == 0) then
     return REPLY.MISSING
   end
   if m.epoch ~= epoch then return REPLY.STALE end
   if m.state ~= LIVE then return nil end
-  if m.listed == 1 and type(redis.pcall('LLEN', e.l)) ~= 'number' then return REPLY.MISSING end
+  -- The list is for readers only. One that lacks somebody would tell them wrong, so it ends.
+  if m.listed == 1 and redis.pcall('LLEN', e.l) ~= m.next then m.listed = 0 end
+  if not equipped(m, e.s, nil) then return REPLY.MISSING end
   if m.named == 0 then
     local takers = 0
     for i = 1, #e.grabbers do
@@ -207,6 +221,7 @@ end
 -- Whether the lock lets somebody pass; counts a wrong try.
 local function wrong_phrase(e, i, grabber)
   local tries = (e.tried and e.tried[grabber]) or tonumber(e.tries[i + 1] or '0')
+    or TRIES_OF_GRABBER_MAX
   if tries >= TRIES_OF_GRABBER_MAX or e.tries_in_all >= TRIES_OF_ENVELOPE_MAX then
     return REPLY.TOO_MANY_TRIES
   end
@@ -222,6 +237,7 @@ end
 local function decide(e, i, now, now_bytes)
   local m, grabber = e.meta, e.grabbers[i]
   local value = e.fresh[grabber] or e.values[i + 1]
+  if is_cut(value, m) then return string.char(REPLY.MISSING) end
   if is_declined(value, m.width) then return string.char(REPLY.DECLINED) end
   if is_taken(value, m.width) then return grant_reply(REPLY.ALREADY_GRABBED, value, m.width) end
   if m.state ~= LIVE then return string.char(OVER[m.state]) end
@@ -353,8 +369,8 @@ local function decline(keys, args)
   if m == nil or m.tenant ~= args[6] or m.named ~= 1 then return { REPLY.MISSING } end
   local value = redis.call('HGET', keys[3], args[7])
   if m.frozen ~= UNMARKED then return { REPLY.FROZEN } end
-  if m.state == FUNDING then return { REPLY.FUNDING } end
-  if not value and m.length > 0 then return { REPLY.MISSING } end
+  if m.state == FUNDING then return { m.compact == 1 and REPLY.STALE or REPLY.FUNDING } end
+  if is_cut(value, m) or (not value and m.length > 0) then return { REPLY.MISSING } end
   if is_declined(value, m.width) then return { REPLY.DECLINED, grant_reply(0, value, m.width) } end
   if is_taken(value, m.width) then return { REPLY.ALREADY_GRABBED, grant_reply(0, value, m.width) } end
   if m.epoch ~= epoch then return { REPLY.STALE } end
@@ -413,8 +429,9 @@ end
 
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     partition, epoch, id, offset, shares, meta of a Funding envelope, terms, lock's digest
--- Replies  {code}: OK, or why the chunk is not there
--- Keeps    bytes that were put down under this epoch never change; over stays over
+-- Replies  {code}: OK, or why the chunk is not there; DAMAGED where it must be repaired first
+-- Keeps    bytes that were put down under this epoch never change; over stays over; a repair that
+--          was begun is ended by a repair, since the grants are in the hash
 -- Costs    O(chunk)
 local function load(keys, args)
   local epoch, offset = tonumber(args[2]), tonumber(args[4])
@@ -425,21 +442,25 @@ local function load(keys, args)
   if m == nil and there then return { REPLY.DAMAGED } end
   if m ~= nil then
     local terms = redis.pcall('GET', keys[4])
+    if type(terms) ~= 'string' then return { REPLY.DAMAGED } end
     if terms ~= args[7] then return { REPLY.OTHER_TERMS } end
     if m.state ~= FUNDING then return { REPLY.OK } end
+    if m.compact == 1 then return { REPLY.DAMAGED } end
   end
   if m == nil or m.epoch ~= epoch then
     if offset > 0 then return { REPLY.OUT_OF_ORDER } end
     if misplaced(keys) then return { REPLY.DAMAGED } end
     begin(keys, args[3], args[6], args[7], args[8])
     m = fresh
+  elseif offset == 0 and type(redis.pcall('STRLEN', keys[3])) ~= 'number' then
+    redis.call('UNLINK', keys[3])
   end
   return { put_shares(keys[3], record_bytes(m), offset, args[5]) }
 end
 
 -- KEYS     epoch, g, s
 -- ARGV     partition, epoch, then the names of an EXCLUSIVE envelope in the order of their shares
--- Replies  {OK, state, frozen}, INCOMPLETE with what is there, MISSING
+-- Replies  {OK, state}, INCOMPLETE, MISSING; STALE while it is being rebuilt
 local function open(keys, args)
   local epoch = tonumber(args[2])
   local other = other_epoch(tonumber(args[1]), epoch, keys[1])
@@ -447,6 +468,7 @@ local function open(keys, args)
   local m = sound(keys[2])
   if m == nil then return { REPLY.MISSING } end
   if m.state ~= FUNDING then return { REPLY.OK, m.state } end
+  if m.compact == 1 then return { REPLY.STALE } end
   local bytes = record_bytes(m)
   local have = redis.pcall('STRLEN', keys[3])
   if m.epoch ~= epoch or type(have) ~= 'number' or have ~= m.length * bytes then
@@ -472,18 +494,20 @@ end
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     clock, partition, epoch, id, state wanted, expires_at, tombstone 0|1, meta of a Funding
 --          envelope, terms
--- Replies  {OK, state, taken}, {NOT_DUE, now}, FROZEN, NOT_EMPTY, DAMAGED, STALE while it is being
---          rebuilt; MISSING where it would take a tombstone and the caller did not allow one
+-- Replies  {OK, state, taken}, {NOT_DUE, now}, FROZEN, NOT_EMPTY, DAMAGED; MISSING where it would
+--          take a tombstone and the caller did not allow one
+-- Keeps    what is missing, not whole, or half rebuilt ends as a tombstone, once nothing of it is
+--          owed: the books have every grab of it, and its money must not wait for a repair
 local function close(keys, args)
   local now, epoch = clock(args[1]), tonumber(args[3])
   local other = other_epoch(tonumber(args[2]), epoch, keys[1])
   if other then return { REPLY.EPOCH, other } end
-  local m, there = sound(keys[2])
-  if m == nil and there then return { REPLY.DAMAGED } end
-  if m and m.frozen ~= UNMARKED then return { REPLY.FROZEN } end
-  if m and m.state == FUNDING and m.compact == 1 then return { REPLY.STALE } end
+  local seen = meta_of(redis.pcall('HGET', keys[2], ''))
+  if seen and seen.frozen ~= UNMARKED then return { REPLY.FROZEN } end
+  local m = sound(keys[2])
+  if m and m.state == FUNDING and m.compact == 1 then m = nil end
   if m and OVER[m.state] then return { REPLY.OK, m.state, m.base + m.next } end
-  local wanted, expires_at = tonumber(args[5]), m and m.expires_at or tonumber(args[6])
+  local wanted, expires_at = tonumber(args[5]), seen and seen.expires_at or tonumber(args[6])
   if now >= expires_at then
     wanted = EXPIRED
   elseif wanted == EXPIRED then
@@ -493,9 +517,11 @@ local function close(keys, args)
   end
   if m == nil then
     if args[7] ~= '1' then return { REPLY.MISSING } end
-    if misplaced(keys) then return { REPLY.DAMAGED } end
+    local index = redis.call('TYPE', keys[7]).ok
+    if index ~= 'none' and index ~= 'zset' then return { REPLY.DAMAGED } end
     m = meta_of(args[8])
     m.length = 0
+    redis.call('UNLINK', keys[2])
     begin(keys, args[4], packed(m), args[9], '')
   end
   if m.state == FUNDING and m.named == 1 then m.length = 0 end
@@ -534,6 +560,8 @@ end
 local function remove(keys, args)
   local other = other_epoch(tonumber(args[1]), tonumber(args[2]), keys[1])
   if other then return { REPLY.EPOCH, other } end
+  local kind = redis.call('TYPE', keys[2]).ok
+  if kind ~= 'none' and kind ~= 'zset' then return { REPLY.DAMAGED, keys[2] } end
   local removed = 0
   for i = 3, #args do
     local k = 3 + (i - 3) * 5
@@ -569,17 +597,18 @@ local function stamp(keys, args)
 end
 
 -- KEYS     epoch, g, s, t, l, p, index
--- ARGV     partition, epoch, id, meta of the Funding envelope to be built, terms, lock's digest
+-- ARGV     partition, epoch, id, meta of the Funding envelope to be built, terms, lock's digest,
+--          anew 0|1
 -- Replies  {OK} it stands empty under this epoch and is built next; {STALE, state} it stands whole
 -- Keeps    the grabs that are there stay until `rebuild_put_1` drops them; a repair that was begun
---          with the same plan goes on where it stands
+--          with the same plan goes on where it stands, unless it is begun anew
 local function rebuild(keys, args)
   local epoch = tonumber(args[2])
   local other = other_epoch(tonumber(args[1]), epoch, keys[1])
   if other then return { REPLY.EPOCH, other } end
   local m = sound(keys[2], keys[3], keys[6])
   if stands(m, epoch) then return { REPLY.STALE, m.state } end
-  if m and packed(m) == args[4] then return { REPLY.OK } end
+  if m and packed(m) == args[4] and args[7] ~= '1' then return { REPLY.OK } end
   local types = { [2] = 'hash', [6] = 'hash', [7] = 'zset' }
   for k, type_wanted in pairs(types) do
     if redis.call('TYPE', keys[k]).ok ~= type_wanted then redis.call('UNLINK', keys[k]) end
@@ -591,13 +620,16 @@ end
 -- KEYS     epoch, g, s
 -- ARGV     partition, epoch, offset of the shares, shares, how many are dropped, these grabbers,
 --          then (grabber, value) pairs
--- Replies  {OK}; STALE where no repair is under way
+-- Replies  {OK}; STALE where no repair is under way; OUT_OF_ORDER, OTHER_AMOUNTS, DAMAGED where
+--          the shares that are there are not those of this plan
 local function rebuild_put(keys, args)
   local epoch = tonumber(args[2])
   local other = other_epoch(tonumber(args[1]), epoch, keys[1])
   if other then return { REPLY.EPOCH, other } end
   local m = sound(keys[2])
-  if m == nil or m.state ~= FUNDING or m.epoch ~= epoch then return { REPLY.STALE } end
+  if m == nil or m.state ~= FUNDING or m.compact == 0 or m.epoch ~= epoch then
+    return { REPLY.STALE }
+  end
   if args[4] ~= '' then
     local put = put_shares(keys[3], record_bytes(m), tonumber(args[3]), args[4])
     if put ~= REPLY.OK then return { put } end
@@ -610,14 +642,14 @@ end
 
 -- KEYS     epoch, g, s, p
 -- ARGV     partition, epoch, the state that it goes to
--- Replies  {OK, state}; INCOMPLETE
+-- Replies  {OK, state}; INCOMPLETE; STALE where no repair is under way
 local function rebuilt(keys, args)
   local epoch = tonumber(args[2])
   local other = other_epoch(tonumber(args[1]), epoch, keys[1])
   if other then return { REPLY.EPOCH, other } end
   local m = sound(keys[2], keys[3], keys[4])
   if stands(m, epoch) then return { REPLY.OK, m.state } end
-  if m == nil or m.epoch ~= epoch then return { REPLY.STALE } end
+  if m == nil or m.compact == 0 or m.epoch ~= epoch then return { REPLY.STALE } end
   local expected = m.named == 1 and 1 + m.count or 1 + m.base + m.next
   local whole = m.named == 1 or redis.pcall('STRLEN', keys[3]) == m.length * record_bytes(m)
   if not whole or redis.call('HLEN', keys[2]) ~= expected then return { REPLY.INCOMPLETE } end
@@ -680,6 +712,7 @@ local function grants(keys, args)
   local m = sound(keys[2])
   if m == nil then return { REPLY.MISSING } end
   if m.listed == 0 or m.compact == 1 then return { REPLY.STALE, packed(m) } end
+  if redis.pcall('LLEN', keys[3]) ~= m.next then return { REPLY.STALE, packed(m) } end
   local from, limit = tonumber(args[3]), tonumber(args[4])
   local names = redis.pcall('LRANGE', keys[3], from, from + limit - 1)
   if names.err or #names ~= math.max(0, math.min(limit, m.next - from)) then
@@ -689,7 +722,8 @@ local function grants(keys, args)
   if #names > 0 then
     local values = redis.call('HMGET', keys[2], unpack(names))
     for i = 1, #names do
-      replies[#replies + 1], replies[#replies + 2] = names[i], values[i] or ''
+      if not is_taken(values[i], m.width) then return { REPLY.STALE, packed(m) } end
+      replies[#replies + 1], replies[#replies + 2] = names[i], values[i]
     end
   end
   return replies
@@ -764,7 +798,7 @@ local function settled(keys, args)
   if #ids > 0 then redis.call('XDEL', keys[2], unpack(ids)) end
   local first = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)[1]
   if first then return { REPLY.OK, first[1], '' } end
-  local facts = redis.call('XINFO', 'STREAM', keys[2])
+  local facts = redis.pcall('XINFO', 'STREAM', keys[2])
   for i = 1, #facts, 2 do
     if facts[i] == 'last-generated-id' then return { REPLY.OK, '', facts[i + 1] } end
   end

@@ -117,6 +117,9 @@ impl Core {
         match self.call(call).await? {
             (Reply::Ok, items) => state_in(&items),
             (Reply::Missing, _) => mismatch("nothing is loaded"),
+            (Reply::Stale, _) => Err(HotError::Unavailable(
+                "the envelope is being repaired: try again".into(),
+            )),
             (Reply::Incomplete, _) => mismatch("not every share is loaded"),
             (code, items) => Err(unexpected(code, items)),
         }
@@ -208,7 +211,8 @@ impl Core {
         }
     }
 
-    /// Ends an envelope. A missing one of which nothing is owed leaves a tombstone.
+    /// Ends an envelope. One that is missing, not whole or half rebuilt, of which nothing is owed,
+    /// leaves a tombstone.
     pub async fn close(
         &self,
         epoch: Epoch,
@@ -221,13 +225,13 @@ impl Core {
         if code == Reply::Missing {
             if self.owes(id).await? {
                 return Err(HotError::Unavailable(
-                    "the envelope is gone from Redis and its grabs are being settled".into(),
+                    "the envelope is not whole in Redis and its grabs are being settled".into(),
                 ));
             }
             (code, items) = self.close_once(epoch, id, terms, reason, true).await?;
         }
         match code {
-            Reply::Ok => self.over(id, &items).await,
+            Reply::Ok => self.over(id, terms, &items).await,
             Reply::NotDue => {
                 let at = items.first().map_or(Ok(0), reply::number)?;
                 Ok(CloseReply::NotDue(UnixMs(at)))
@@ -235,8 +239,8 @@ impl Core {
             Reply::Frozen => Ok(CloseReply::Frozen),
             // A full envelope ends by itself, with its last grab.
             Reply::NotEmpty => mismatch("not every share is taken"),
-            Reply::Damaged | Reply::Stale => Err(HotError::Unavailable(
-                "what Redis holds of the envelope is not whole: it is repaired first".into(),
+            Reply::Damaged => Err(HotError::Unavailable(
+                "the index of envelopes in Redis is not ours: another program writes there".into(),
             )),
             code => Err(unexpected(code, items)),
         }
@@ -264,18 +268,29 @@ impl Core {
         self.call(call).await
     }
 
-    async fn over(&self, id: EnvelopeId, items: &[Value]) -> Result<CloseReply, HotError> {
+    async fn over(
+        &self,
+        id: EnvelopeId,
+        terms: &Terms,
+        items: &[Value],
+    ) -> Result<CloseReply, HotError> {
         let HotState::Over(reason) = state_in(items)? else {
             return Err(reply::nonsense(&Value::Array(items.to_vec())));
         };
-        let view = self.view(vec![id]).await?.pop().flatten();
-        let view = view.ok_or_else(|| {
-            HotError::Unavailable("the envelope was closed and can't be read: try again".into())
-        })?;
+        if let Some(view) = self.view(vec![id]).await?.pop().flatten() {
+            return Ok(CloseReply::Over {
+                reason,
+                taken_count: view.taken_count,
+                taken_minor: view.taken_minor,
+            });
+        }
+        // Its shares are lost, and what was taken stands beside the grabbers as well.
+        let held = self.all_held(id, terms.share_count).await?;
+        let taken_count = items.get(1).map_or(Ok(0), reply::number)?;
         Ok(CloseReply::Over {
             reason,
-            taken_count: view.taken_count,
-            taken_minor: view.taken_minor,
+            taken_count: u32::try_from(taken_count).unwrap_or(u32::MAX),
+            taken_minor: held.iter().map(|held| held.grant.amount_minor).sum(),
         })
     }
 

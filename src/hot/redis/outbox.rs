@@ -12,7 +12,8 @@ use redis::Value;
 
 use super::core::{Call, Core};
 use super::layout::{entry_of, id_of, number_of};
-use super::reply;
+use super::lifecycle::unexpected;
+use super::reply::{self, Reply};
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::hot::{HotError, HotVitals, Mark, PendingShare};
@@ -21,6 +22,8 @@ use crate::hot::{HotError, HotVitals, Mark, PendingShare};
 const PAIRS_PER_CALL_MAX: usize = 500;
 /// Pages of one look through an outbox: 10,000 entries, two million grabs of a burst.
 const LOOKS_MAX: usize = 40;
+/// Entries that were set aside and that are looked at: people look before there are ten.
+const POISON_LOOKED_AT_MAX: usize = 1_000;
 /// Envelopes that one call removes, and that one look through the outbox looks for.
 const REMOVED_PER_CALL_MAX: usize = 100;
 
@@ -141,12 +144,25 @@ impl Core {
         Err(HotError::Shed)
     }
 
-    /// Whether a record of this envelope waits.
+    /// Whether a record of this envelope waits, for the ledger or, set aside, for people.
     pub async fn owes(&self, id: EnvelopeId) -> Result<bool, HotError> {
-        let found = self
-            .find(self.partition(id), &[id.to_bytes().to_vec()])
-            .await?;
-        Ok(found.iter().any(|record| record.envelope == id))
+        let (partition, needle) = (self.partition(id), id.to_bytes());
+        let found = self.find(partition, &[needle.to_vec()]).await?;
+        if found.iter().any(|record| record.envelope == id) {
+            return Ok(true);
+        }
+        let mut poison = redis::cmd("LRANGE");
+        poison
+            .arg(self.keys.poison(partition))
+            .arg(0)
+            .arg(POISON_LOOKED_AT_MAX - 1);
+        let Some(Value::Array(entries)) = self.read_all(vec![poison]).await?.pop() else {
+            return Ok(false);
+        };
+        let names = |entry: &Value| {
+            reply::bytes(entry).is_ok_and(|bytes| bytes.windows(needle.len()).any(|w| w == needle))
+        };
+        Ok(entries.len() == POISON_LOOKED_AT_MAX || entries.iter().any(names))
     }
 
     /// What somebody has won that waits for the ledger, declined shares aside.
@@ -206,7 +222,10 @@ impl Core {
                         .key(own.phrase)
                         .arg(id.to_bytes());
                 }
-                self.call(call).await?;
+                match self.call(call).await? {
+                    (Reply::Ok, _) => {}
+                    (code, items) => return Err(unexpected(code, items)),
+                }
             }
         }
         Ok(())
@@ -244,6 +263,10 @@ impl Core {
         after: Option<EnvelopeId>,
         limit: usize,
     ) -> Result<Vec<EnvelopeId>, HotError> {
+        // A server that nobody knows may hold less than is there.
+        if self.keys.count().all().any(|p| self.epoch(p) == Epoch(0)) {
+            return Err(HotError::Unavailable("Redis is not registered yet".into()));
+        }
         let partitions = usize::from(self.keys.count().get());
         // Ids are random, so partitions have about the same number of each page.
         let each = (2 * limit / partitions + 8).min(limit).max(1);

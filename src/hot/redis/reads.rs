@@ -43,7 +43,7 @@ impl Core {
                 get.arg(self.keys.envelope(**id).terms);
                 get
             };
-            let texts = self.run_all(unseen.iter().map(get).collect()).await?;
+            let texts = self.read_all(unseen.iter().map(get).collect()).await?;
             for (id, text) in unseen.into_iter().zip(texts) {
                 let Value::BulkString(text) = text else {
                     continue;
@@ -163,7 +163,7 @@ impl Core {
             taken_minor,
             declined_count: meta.declined,
             best,
-            stale: meta.epoch != self.epoch(self.partition(id)),
+            stale: meta.epoch != self.epoch(self.partition(id)) || meta.half_rebuilt(),
         })
     }
 
@@ -263,7 +263,21 @@ impl Core {
         id: EnvelopeId,
         meta: &Meta,
     ) -> Result<Vec<HeldShare>, HotError> {
-        let fields = self.fields(id, meta.count).await?;
+        self.all_held(id, meta.count).await
+    }
+
+    /// The same of an envelope of so many shares.
+    pub async fn all_held(
+        &self,
+        id: EnvelopeId,
+        share_count: u32,
+    ) -> Result<Vec<HeldShare>, HotError> {
+        let fields = self.fields(id, share_count).await?;
+        // Flushed a moment after it was seen: nothing is shown, rather than that nobody has any.
+        let meta = fields.get(&b""[..]).and_then(|raw| Meta::unpack(raw));
+        let meta = meta.ok_or_else(|| {
+            HotError::Unavailable("the envelope can't be read any more: try again".into())
+        })?;
         let named = fields.iter().filter_map(|(name, value)| {
             let name = std::str::from_utf8(name)
                 .ok()
@@ -275,7 +289,7 @@ impl Core {
         Ok(held)
     }
 
-    /// The fields of a grabs hash, in no order, each once.
+    /// The fields of a grabs hash, each once; none where there is no hash.
     pub async fn fields(
         &self,
         id: EnvelopeId,
@@ -286,7 +300,7 @@ impl Core {
         if share_count <= LISTED_SHARES_MIN {
             let mut all = redis::cmd("HGETALL");
             all.arg(&key);
-            let values = self.run_all(vec![all]).await?;
+            let values = self.read_all(vec![all]).await?;
             put_fields(&mut fields, values.into_iter().next().unwrap_or(Value::Nil))?;
             return Ok(fields);
         }
@@ -297,9 +311,9 @@ impl Core {
                 .arg(cursor.as_slice())
                 .arg("COUNT")
                 .arg(SCAN_FIELDS);
-            let values = self.run_all(vec![scan]).await?;
-            let Some(Value::Array(step)) = values.into_iter().next() else {
-                return Err(reply::nonsense(&Value::Nil));
+            let step = match self.read_all(vec![scan]).await?.pop() {
+                Some(Value::Array(step)) => step,
+                _ => return Ok(BTreeMap::new()),
             };
             let [next, page] = &step[..] else {
                 return Err(reply::nonsense(&Value::Array(step)));
@@ -341,8 +355,10 @@ fn one_held(pair: &[Value], width: usize) -> Result<HeldShare, HotError> {
 }
 
 fn put_fields(into: &mut BTreeMap<Vec<u8>, Vec<u8>>, value: Value) -> Result<(), HotError> {
-    let Value::Array(items) = value else {
-        return Err(reply::nonsense(&value));
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Nil => return Ok(()),
+        other => return Err(reply::nonsense(&other)),
     };
     for pair in items.chunks(2) {
         let [name, value] = pair else {

@@ -13,7 +13,8 @@
 //!
 //! *Ordering.* A stale, broken or Funding envelope grants nothing, so what step 1 read stays true
 //! until step 6. Two repairs with the same plan help each other; with different ones the counts of
-//! step 6 don't agree and both begin anew.
+//! step 6 don't agree and both begin anew. Shares of another plan, which a repair that died left
+//! behind, are thrown away once.
 //!
 //! *If it crashes here.* Grants that are in the hash stay in it: the next repair reads them again.
 //!
@@ -43,6 +44,8 @@ struct Plan {
     meta: Meta,
     /// Where it stands at the end.
     state: HotState,
+    /// Shares that somebody has, ascending.
+    taken: Vec<u32>,
     /// Fields that are to be put, by name.
     puts: Vec<(Vec<u8>, Vec<u8>)>,
     /// Fields that contradict the books.
@@ -56,27 +59,21 @@ impl Core {
     pub async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         let (id, partition) = (repair.envelope, self.partition(repair.envelope));
         self.stands(partition, epoch)?;
-        // Terms never change, so they may come before everything else.
+        // Terms never change, so they may come before everything else, over what lies there.
         let mut terms = redis::cmd("SET");
         terms
             .arg(self.keys.envelope(id).terms)
-            .arg(repair.terms.to_json())
-            .arg("NX");
+            .arg(repair.terms.to_json());
         self.run_all(vec![terms]).await?;
         // 1. read
-        let fields = match self.fields(id, repair.terms.share_count).await {
-            Ok(fields) => fields,
-            // Something else lies under the key: `rebuild_1` takes it away.
-            Err(HotError::Unavailable(why)) if why.contains("WRONGTYPE") => Fields::new(),
-            Err(error) => return Err(error),
-        };
+        let fields = self.fields(id, repair.terms.share_count).await?;
         let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
         let before = Meta::unpack(&raw);
         // 2. plan
         let orphans = self.acked.orphans_of(id);
         let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
-        let sound = before.is_some_and(|meta| meta.state != HotState::Funding);
+        let sound = before.is_some_and(|meta| in_turn(&meta, &plan));
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
             let own = self.keys.envelope(id);
             let call = Call::writing(self, "stamp_1", partition)
@@ -94,7 +91,14 @@ impl Core {
                 (code, items) => return Err(unexpected(code, items)),
             }
         }
-        let state = self.rebuild(epoch, &repair, &plan).await?;
+        let state = match self.rebuild(epoch, &repair, &plan, false).await? {
+            Some(state) => state,
+            // What a repair before left behind is not what this one would: away with it.
+            None => {
+                let anew = self.rebuild(epoch, &repair, &plan, true).await?;
+                anew.ok_or_else(crossed)?
+            }
+        };
         self.sums.remove(&id);
         self.acked.adopted(id);
         tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
@@ -102,12 +106,14 @@ impl Core {
         Ok(state)
     }
 
+    /// Steps 4 to 6; `None`: what is there does not fit the plan.
     async fn rebuild(
         &self,
         epoch: Epoch,
         repair: &Repair,
         plan: &Plan,
-    ) -> Result<HotState, HotError> {
+        anew: bool,
+    ) -> Result<Option<HotState>, HotError> {
         let (id, partition) = (repair.envelope, self.partition(repair.envelope));
         // 4. begin
         let call = Call::writing(self, "rebuild_1", partition);
@@ -117,19 +123,21 @@ impl Core {
             .arg(id.to_bytes())
             .arg(plan.meta.pack())
             .arg(repair.terms.to_json())
-            .arg(lock_of(&repair.terms));
+            .arg(lock_of(&repair.terms))
+            .number(u8::from(anew));
         match self.call(call).await? {
             (Reply::Ok, _) => {}
             // Somebody else has repaired it.
-            (Reply::Stale, items) => return state_in(&items),
+            (Reply::Stale, items) => return state_in(&items).map(Some),
             (code, items) => return Err(unexpected(code, items)),
         }
         // 5. put
+        let mut fits = true;
         for drops in plan.drops.chunks(GRANTS_PER_PUT_MAX) {
-            self.put(epoch, id, (0, &[]), drops, &[]).await?;
+            fits &= self.put(epoch, id, (0, &[]), drops, &[]).await?;
         }
         for puts in plan.puts.chunks(GRANTS_PER_PUT_MAX) {
-            self.put(epoch, id, (0, &[]), &[], puts).await?;
+            fits &= self.put(epoch, id, (0, &[]), &[], puts).await?;
         }
         let bytes = plan.meta.record_bytes();
         for (number, shares) in plan
@@ -138,7 +146,10 @@ impl Core {
             .enumerate()
         {
             let offset = number * LOAD_CHUNK_SHARES_MAX;
-            self.put(epoch, id, (offset, shares), &[], &[]).await?;
+            fits &= self.put(epoch, id, (offset, shares), &[], &[]).await?;
+        }
+        if !fits {
+            return Ok(None);
         }
         // 6. end
         let own = self.keys.envelope(id);
@@ -149,11 +160,13 @@ impl Core {
             .under(epoch)
             .number(state_code(plan.state));
         match self.call(call).await? {
-            (Reply::Ok, items) => state_in(&items),
+            (Reply::Ok, items) => state_in(&items).map(Some),
+            (Reply::Incomplete, _) => Ok(None),
             _ => Err(crossed()),
         }
     }
 
+    /// One call of step 5; `false`: other shares are there.
     async fn put(
         &self,
         epoch: Epoch,
@@ -161,7 +174,7 @@ impl Core {
         (offset, shares): (usize, &[u8]),
         drops: &[Vec<u8>],
         puts: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(), HotError> {
+    ) -> Result<bool, HotError> {
         let own = self.keys.envelope(id);
         let mut call = Call::writing(self, "rebuild_put_1", self.partition(id))
             .key(own.grabs)
@@ -177,10 +190,18 @@ impl Core {
             call = call.arg(name.clone()).arg(value.clone());
         }
         match self.call(call).await? {
-            (Reply::Ok, _) => Ok(()),
+            (Reply::Ok, _) => Ok(true),
+            (Reply::OutOfOrder | Reply::OtherAmounts | Reply::Damaged, _) => Ok(false),
             _ => Err(crossed()),
         }
     }
+}
+
+/// Whether an envelope may stand as it is, as far as its grabs tell: those of one that was never
+/// rebuilt are the first of its shares.
+fn in_turn(meta: &Meta, plan: &Plan) -> bool {
+    let by_turn = meta.named || meta.compact || (0..meta.next).eq(plan.taken.iter().copied());
+    meta.state != HotState::Funding && by_turn
 }
 
 fn crossed() -> HotError {
@@ -239,6 +260,7 @@ fn plan(
     Ok(Plan {
         meta,
         state: over.unwrap_or(left),
+        taken: taken.into_keys().collect(),
         puts: wanted.into_iter().collect(),
         drops,
         shares,
