@@ -18,7 +18,7 @@
 //! stores end after both.
 //!
 //! # If it crashes here
-//! Nothing of the end is needed: the next start finds every acknowledged grab in the log.
+//! Nothing of the end is needed: the next start finds every acknowledged grab in the hot store.
 //!
 //! # Not here
 //! Signals, arguments, the choice of clock: `main` owns them, and tests bring their own.

@@ -175,7 +175,11 @@ impl Settlement {
     ) -> Self {
         Self {
             drain: Drain::new(Arc::clone(&hot), Arc::clone(&ledger), amounts),
-            sweep: Sweep::new(Arc::clone(&hot), Arc::clone(&ledger)),
+            sweep: Sweep::new(
+                Arc::clone(&hot),
+                Arc::clone(&ledger),
+                Arc::clone(&publisher),
+            ),
             reconcile: Reconcile::new(Arc::clone(&hot), Arc::clone(&ledger)),
             hot,
             ledger,

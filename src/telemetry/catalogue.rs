@@ -99,13 +99,13 @@ pub const METRICS: &[Metric] = &[
         COMMIT_SECONDS,
         MetricKind::Latency,
         Unit::Seconds,
-        "One commit of the hot store, with its sync to disk",
+        "One commit of the hot store with its sync to disk, or one call of Redis",
     ),
     metric(
         COMMIT_GRABS,
         MetricKind::Size,
         Unit::Count,
-        "Grabs that one commit of the hot store carried",
+        "Grabs that one commit or call of the hot store carried",
     ),
     metric(
         SETTLED,

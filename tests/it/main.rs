@@ -20,6 +20,7 @@ mod crash;
 mod create_dies;
 mod endings;
 mod listeners;
+mod lost_replies;
 mod redis_faults;
 mod redis_kills;
 mod redis_level;

@@ -97,6 +97,27 @@ async fn a_flush_before_settlement_loses_nothing_that_the_server_acknowledged() 
     world.audit_when_quiet().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_that_nobody_notices_before_the_expiry_costs_no_winner_his_share() {
+    let (mut world, id, _) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    let mut held = BTreeMap::new();
+    for number in 20..30 {
+        let grabber = format!("early-{number}");
+        let share = world.grab(&id, &grabber).await.share.unwrap();
+        held.insert(grabber, share.amount.unwrap().minor_units);
+    }
+    world.redis().command(&[b"FLUSHALL"]);
+    world.server.set_clock_ms(25 * 3_600_000);
+    drop(books);
+    world.until(&id, "alice", EnvelopeState::Closed).await;
+    for (grabber, amount) in &held {
+        assert_eq!(world.available(grabber).await, *amount, "{grabber}");
+    }
+    world.audit_when_quiet().await;
+}
+
 async fn until_available(world: &mut World, grabber: &str, amount: i64) {
     let every = std::time::Duration::from_millis(50);
     let mut looks = tokio::time::interval(every);
@@ -224,6 +245,7 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     let request = RecallEnvelopeRequest {
         envelope_id: id.clone(),
         sender: "alice".to_owned(),
+        request_id: "recall-1".to_owned(),
         ..RecallEnvelopeRequest::default()
     };
     world.envelopes.recall_envelope(request).await.unwrap();
@@ -318,4 +340,49 @@ async fn a_redis_that_is_set_wrongly_acknowledges_nothing_until_it_is_mended() {
         world.until_ready().await;
     }
     nothing_is_granted_twice(&mut world, &id, &held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_grabs_astride_the_expiry_end_well_with_settlement_stalled() {
+    let mut world = World::on(Hot::Redis).await;
+    world.fund("alice", cny(1_000)).await;
+    let id = world.send(equal("alice", cny(1), 1_000)).await.envelope_id;
+    let books = world.server.hold_the_books();
+    let mut grabbers = tokio::task::JoinSet::new();
+    for number in 0..1_000 {
+        let mut client = world.envelopes.clone();
+        let grab = crate::harness::world::grab_of(&id, &format!("g{number}"));
+        grabbers.spawn(async move { client.grab(grab).await });
+        if number == 500 {
+            // A day is over in the middle of them.
+            world.server.set_clock_ms(24 * 3_600_000);
+        }
+    }
+    let mut won = 0;
+    for answer in grabbers.join_all().await {
+        // Behind the jump the oldest grab has waited for a day: new ones may be turned away.
+        match answer {
+            Ok(answer) => match answer.into_inner().outcome() {
+                GrabOutcome::Won => won += 1,
+                other => assert_eq!(other, GrabOutcome::Expired),
+            },
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+        }
+    }
+    assert!(won > 0);
+    // The refund is due, and the money of the winners is still on its way: ten seconds of it.
+    tokio::time::interval_at(
+        tokio::time::Instant::now() + std::time::Duration::from_secs(10),
+        std::time::Duration::from_secs(10),
+    )
+    .tick()
+    .await;
+    drop(books);
+    let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
+    let progress = closed.progress.unwrap();
+    assert_eq!(progress.settled.unwrap().minor_units, won);
+    assert_eq!(progress.refunded.unwrap().minor_units, 1_000 - won);
+    assert_eq!(world.available("alice").await, 1_000 - won);
+    let report = world.audit_when_quiet().await;
+    assert!(report.totals.iter().all(|sums| sums.made_good_minor == 0));
 }

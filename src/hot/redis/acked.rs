@@ -7,10 +7,11 @@
 //! | a win is acknowledged | it is kept under the nonce of its outbox entry |
 //! | the entry is deleted by `settled` | it leaves |
 //! | a new epoch begins | all that is kept is orphaned: the store that held it may be gone |
-//! | an envelope is repaired | its orphans join what the books and the store still know of it |
+//! | an envelope is repaired | its orphans join what the books and the store still know of it; those in the books leave |
+//! | an envelope is forgotten | its orphans leave |
 //!
 //! # Bounds
-//! [`ACKED_KEPT_MAX`] grants; the oldest are dropped, counted and told once a time.
+//! [`ACKED_KEPT_MAX`] grants, and as many orphans; what is beyond is dropped and counted.
 //!
 //! # If it crashes here
 //! The store has everything, or at the level `memory` what it lost is lost: nobody is paid twice and
@@ -19,7 +20,7 @@
 //! # Not here
 //! The debt of an adopted grant: the reconciler posts it, since no outbox owes it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use parking_lot::Mutex;
 
@@ -45,6 +46,7 @@ struct Kept {
     order: VecDeque<u64>,
     grants: usize,
     orphans: HashMap<EnvelopeId, Vec<HeldShare>>,
+    orphaned: usize,
 }
 
 impl Acked {
@@ -88,8 +90,17 @@ impl Acked {
         let entries = std::mem::take(&mut kept.entries);
         kept.order.clear();
         kept.grants = 0;
+        let mut dropped = 0;
         for (envelope, held) in entries.into_values().flatten() {
+            if kept.orphaned >= ACKED_KEPT_MAX {
+                dropped += 1;
+                continue;
+            }
+            kept.orphaned += 1;
             kept.orphans.entry(envelope).or_default().push(held);
+        }
+        if dropped > 0 {
+            metrics::acked_dropped(dropped);
         }
     }
 
@@ -100,9 +111,27 @@ impl Acked {
         kept.orphans.get(&envelope).cloned().unwrap_or_default()
     }
 
-    /// They were adopted, or found to be known.
-    pub fn adopted(&self, envelope: EnvelopeId) {
-        self.kept.lock().orphans.remove(&envelope);
+    /// The envelope holds them again. Those that the books have leave; the others stay, since no
+    /// outbox owes them yet and the store may be lost once more.
+    pub fn adopted(&self, envelope: EnvelopeId, claims: &[HeldShare]) {
+        let mut kept = self.kept.lock();
+        let Some(mut orphans) = kept.orphans.remove(&envelope) else {
+            return;
+        };
+        let before = orphans.len();
+        let claimed: HashSet<u32> = claims.iter().map(|claim| claim.grant.share).collect();
+        orphans.retain(|held| !claimed.contains(&held.grant.share));
+        kept.orphaned -= before - orphans.len();
+        if !orphans.is_empty() {
+            kept.orphans.insert(envelope, orphans);
+        }
+    }
+
+    /// The envelope is over, in the books and forgotten.
+    pub fn forgotten(&self, envelope: EnvelopeId) {
+        let mut kept = self.kept.lock();
+        let left = kept.orphans.remove(&envelope).map_or(0, |held| held.len());
+        kept.orphaned -= left;
     }
 }
 
@@ -138,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_settled_is_orphaned_by_a_new_epoch_until_it_is_adopted() {
+    fn what_was_not_settled_is_orphaned_by_a_new_epoch_until_the_books_have_it() {
         let acked = Acked::default();
         acked.keep(1, vec![(id(1), held(0)), (id(2), held(0))]);
         acked.keep(2, vec![(id(1), held(1))]);
@@ -147,7 +176,10 @@ mod tests {
         acked.orphan();
         assert_eq!(acked.orphans_of(id(1)), [held(1)]);
         assert!(acked.orphans_of(id(2)).is_empty());
-        acked.adopted(id(1));
+        // Adopted and not in the books: the store may be lost again before they are.
+        acked.adopted(id(1), &[held(0)]);
+        assert_eq!(acked.orphans_of(id(1)), [held(1)]);
+        acked.adopted(id(1), &[held(0), held(1)]);
         assert!(acked.orphans_of(id(1)).is_empty());
     }
 

@@ -17,7 +17,7 @@
 //! change places: who asked in both was not waiting for an answer, so no order was promised.
 //!
 //! # If it crashes here
-//! What was sent stands or does not; a repetition finds it. Nothing is remembered here.
+//! What was sent stands or does not; a repetition finds it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ use crate::domain::grab::{
 };
 use crate::domain::id::{EnvelopeId, Epoch, Partition, TenantId, UnixMs};
 use crate::hot::HotError;
+use crate::telemetry::{Stopwatch, metrics};
 
 /// Grabs of one call. Above 256 a call gains little and delays everybody behind it.
 pub const CALL_GRABS_MAX: usize = 512;
@@ -154,10 +155,14 @@ impl Sender {
             let packed = Packed::of(&self.core, asks);
             let (core, link) = (Arc::clone(&self.core), Arc::clone(&self.link));
             tokio::spawn(async move {
+                let watch = Stopwatch::start();
                 let sent = match packed.order.is_empty() {
                     true => Ok(Value::Nil),
                     false => link.send(&packed.command).await.map_err(|f| core.fault(f)),
                 };
+                if sent.is_ok() {
+                    metrics::batch_committed(packed.order.len(), watch.seconds());
+                }
                 drop(permit);
                 packed.answer(&core, sent);
             });

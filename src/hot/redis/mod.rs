@@ -18,7 +18,8 @@
 //! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::judged`]).
 //!
 //! # If it crashes here
-//! Nothing is remembered in this process but caches of what never changes within an epoch.
+//! This process remembers caches of what never changes within an epoch, and what it acknowledged and
+//! the books don't have yet (`acked`), for a Redis that loses it. Redis has all of it.
 //!
 //! # Not here
 //! Sentinel and Cluster; the ledger.

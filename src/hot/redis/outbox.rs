@@ -214,6 +214,7 @@ impl Core {
                     .filter(|id| owed.iter().all(|r| r.envelope != **id))
                 {
                     let own = self.keys.envelope(*id);
+                    self.acked.forgotten(*id);
                     call = call
                         .key(own.grabs)
                         .key(own.shares)

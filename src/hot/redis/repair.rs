@@ -84,7 +84,7 @@ impl Core {
                 .arg(raw);
             match self.call(call).await? {
                 (Reply::Ok, items) => {
-                    self.acked.adopted(id);
+                    self.acked.adopted(id, &repair.claims);
                     return state_in(&items);
                 }
                 (Reply::Stale, _) => {}
@@ -100,7 +100,7 @@ impl Core {
             }
         };
         self.sums.remove(&id);
-        self.acked.adopted(id);
+        self.acked.adopted(id, &repair.claims);
         tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
         crate::telemetry::metrics::envelope_repaired();
         Ok(state)

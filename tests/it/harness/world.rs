@@ -10,7 +10,7 @@ use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{
     AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DepositRequest, Envelope,
     EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
-    GrabRequest, GrabResponse, ListGrabsRequest, Money, Share,
+    GrabRequest, GrabResponse, ListGrabsRequest, ListGrabsResponse, Money, Share,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -111,6 +111,11 @@ impl World {
         Self::around(server, Some(redis)).await
     }
 
+    /// A new server on an empty folder, whose flags say how it reaches this Redis.
+    pub async fn beside(redis: RedisServer, start: Start) -> Self {
+        Self::around(Server::start(start).await, Some(redis)).await
+    }
+
     /// Its Redis.
     pub fn redis(&mut self) -> &mut RedisServer {
         self.redis.as_mut().expect("the test has a Redis")
@@ -185,14 +190,27 @@ impl World {
             ..ListGrabsRequest::default()
         };
         loop {
-            let page = self.envelopes.list_grabs(request.clone()).await.unwrap();
-            let page = page.into_inner();
+            let page = self.page_of_grabs(&request).await;
             shares.extend(page.shares);
             if page.next_page_token.is_empty() {
                 return shares;
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// One page, asked for until it comes: the server may be registering its store.
+    async fn page_of_grabs(&mut self, request: &ListGrabsRequest) -> ListGrabsResponse {
+        for _ in 0..POLLS_MAX {
+            match self.envelopes.list_grabs(request.clone()).await {
+                Ok(page) => return page.into_inner(),
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("the page never came");
     }
 
     /// What somebody has of CNY.
