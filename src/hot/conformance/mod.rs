@@ -10,7 +10,11 @@
 
 pub mod ends;
 pub mod grabs;
+#[cfg(test)]
+pub mod model;
 pub mod stage;
+#[cfg(test)]
+pub mod world;
 
 /// Makes a test of every case.
 #[cfg(test)]

@@ -227,6 +227,9 @@ impl Core {
                     (Reply::Ok, _) => {}
                     (code, items) => return Err(unexpected(code, items)),
                 }
+                for id in some {
+                    self.sums.remove(id);
+                }
             }
         }
         Ok(())

@@ -76,7 +76,7 @@ impl Flavour {
     ///
     /// # Panics
     /// It is named nowhere. A test that is skipped would say that it holds.
-    fn program(self) -> PathBuf {
+    pub fn program(self) -> PathBuf {
         let variable = match self {
             Self::Debian => "REDIS",
             Self::Redis8 => "REDIS_8",

@@ -61,6 +61,7 @@ impl Sums {
             };
             let amount = reader.amount(meta.width)?;
             self.known += 1;
+            self.best_held = None;
             self.minor = self.minor.checked_add(amount)?;
             let better = self
                 .best

@@ -16,7 +16,7 @@ use crate::hot::HotStore;
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 
 /// A log so short that every batch is copied out of it and cut away as soon as it is settled.
-pub(super) const CRAMPED: Limits = Limits {
+pub(in crate::hot) const CRAMPED: Limits = Limits {
     queued_grabs_max: 65_536,
     unsettled_records_max: 1_000_000,
     log_bytes_max: 0,
@@ -24,7 +24,7 @@ pub(super) const CRAMPED: Limits = Limits {
 };
 
 /// An embedded store in a folder that goes with it.
-pub(super) struct Embedded {
+pub(in crate::hot) struct Embedded {
     pub folder: tempfile::TempDir,
     pub clock: ManualClock,
     pub limits: Limits,

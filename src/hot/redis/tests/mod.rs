@@ -1,5 +1,11 @@
 //! The store on Redis against the door's conformance suite, a model, and bad days.
 
+mod cuts;
+mod damage;
+mod fence;
+mod histories;
+mod scene;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,13 +38,23 @@ pub(super) struct OnRedis {
     epoch: Epoch,
 }
 
-fn store(server: &RedisServer, clock: &ManualClock) -> Arc<RedisStore> {
-    let count = PartitionCount::new(4).unwrap();
-    let timing = Timing {
+/// Patient, for machines that do much beside the tests.
+fn timing() -> Timing {
+    Timing {
         response: std::time::Duration::from_secs(10),
         ..Timing::default()
-    };
-    let store = RedisStore::new(&server.url(), None, count, timing, Arc::new(clock.clone()));
+    }
+}
+
+fn store(server: &RedisServer, clock: &ManualClock) -> Arc<RedisStore> {
+    let count = PartitionCount::new(4).unwrap();
+    let store = RedisStore::new(
+        &server.url(),
+        None,
+        count,
+        timing(),
+        Arc::new(clock.clone()),
+    );
     Arc::new(store.unwrap())
 }
 
