@@ -18,7 +18,7 @@
 //! stores end after both.
 //!
 //! # If it crashes here
-//! Nothing of the end is needed: the next start finds every acknowledged grab in the log.
+//! Nothing of the end is needed: the next start finds every acknowledged grab in the hot store.
 //!
 //! # Not here
 //! Signals, arguments, the choice of clock: `main` owns them, and tests bring their own.
@@ -41,6 +41,8 @@ pub mod telemetry;
 
 mod stores;
 
+pub use stores::{Place, StoresError};
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,12 +52,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use clock::Clock;
 use config::folder::{Folder, Ports};
-use config::keys::Keys;
 use config::{Config, Transport};
 use ledger::Ledger;
-use ledger::sqlite::Entropy;
 use settle::Settlement;
 use stores::Stores;
 use telemetry::{metrics, probes};
@@ -80,20 +79,9 @@ pub enum ServeError {
         /// What to do.
         advice: String,
     },
-    /// A store could not be opened.
-    #[error("{file} can't be opened: {why}")]
-    Open {
-        /// The file in the data folder.
-        file: &'static str,
-        /// What is wrong, and what to do.
-        why: String,
-    },
-    /// The books belong to another hot store than the one that is configured.
-    #[error("{0}")]
-    Layout(String),
-    /// A store has stopped for good, since memory and disk may differ.
-    #[error("{0}. Nothing that was acknowledged is lost: mend the disk and start again")]
-    Stopped(String),
+    /// A store can't be opened, or has stopped for good.
+    #[error(transparent)]
+    Store(#[from] StoresError),
     /// Something that never ends has ended.
     #[error("{0}")]
     Ended(String),
@@ -145,18 +133,6 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Ser
     })
 }
 
-/// Where the process lives: its folder, its secrets, its sources of time and chance.
-pub struct Place {
-    /// The data folder, locked.
-    pub folder: Folder,
-    /// The keys in it.
-    pub keys: Keys,
-    /// What both stores decide by.
-    pub clock: Arc<dyn Clock>,
-    /// A cryptographic generator seeded by the operating system.
-    pub entropy: Entropy,
-}
-
 /// Serves until `shutdown`.
 ///
 /// # Errors
@@ -206,7 +182,7 @@ pub async fn serve(
 
     let failed = tokio::select! {
         () = shutdown.cancelled() => None,
-        ended = stores.watch(closing.clone()) => ended.err(),
+        ended = stores.watch(closing.clone()) => ended.err().map(ServeError::Store),
         failed = running.ended() => Some(failed),
         () = keep_looking(&joined, &stores, &readiness, &config, &folder) => None,
     };
@@ -379,7 +355,7 @@ impl Running {
     async fn ended(&mut self) -> ServeError {
         let (which, how) = tokio::select! {
             end = &mut self.settlement => match end {
-                Ok(Err(error)) => return ServeError::Stopped(error.to_string()),
+                Ok(Err(error)) => return StoresError::Stopped(error.to_string()).into(),
                 end => ("settlement", format!("{end:?}")),
             },
             end = &mut self.grpc => ("the gRPC listener", format!("{end:?}")),

@@ -23,7 +23,7 @@ use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
 use red_envelope::telemetry::{logs, metrics};
-use red_envelope::{Listeners, Place, ServeError, serve};
+use red_envelope::{Listeners, Place, ServeError, StoresError, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
             Err(error) => {
                 let ours = matches!(
                     error.downcast_ref(),
-                    Some(ServeError::Bind { .. } | ServeError::Layout(_))
+                    Some(ServeError::Bind { .. } | ServeError::Store(StoresError::Layout(_)))
                 );
                 let usage = ours || error.is::<ConfigError>();
                 let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };

@@ -19,17 +19,18 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::folder::Folder;
+use crate::config::keys::Keys;
 use crate::config::stores::HotUrl;
 use crate::domain::audience::Pepper;
 use crate::hot::HotStore;
 use crate::hot::embedded::EmbeddedStore;
-use crate::hot::redis::{self, RedisStore, Timing};
-use crate::ledger::sqlite::SqliteLedger;
+use crate::hot::redis::{LAYOUT as REDIS_LAYOUT, RedisStore, Timing};
+use crate::ledger::sqlite::{Entropy, SqliteLedger};
 use crate::ledger::{HotLayout, Ledger};
 use crate::publish::{Registrar, RegistrarError};
-use crate::{Place, ServeError};
 
 /// The file of the hot store in the data folder.
 const HOT_FILE: &str = "hot.sqlite";
@@ -41,6 +42,37 @@ const EMBEDDED_LAYOUT: u16 = 1;
 pub const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// The same while it does not: it was told what to change, and a restart ends by itself.
 const CHECK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Why the stores can't be used. The process must not start, or must end.
+#[derive(Debug, thiserror::Error)]
+pub enum StoresError {
+    /// A store could not be opened.
+    #[error("{file} can't be opened: {why}")]
+    Open {
+        /// The file in the data folder, or the setting.
+        file: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The books belong to another hot store than the one that is configured.
+    #[error("{0}")]
+    Layout(String),
+    /// A store has stopped for good, since memory and disk may differ.
+    #[error("{0}. Nothing that was acknowledged is lost: mend the disk and start again")]
+    Stopped(String),
+}
+
+/// Where the process lives: its folder, its secrets, its sources of time and chance.
+pub struct Place {
+    /// The data folder, locked.
+    pub folder: Folder,
+    /// The keys in it.
+    pub keys: Keys,
+    /// What both stores decide by.
+    pub clock: Arc<dyn Clock>,
+    /// A cryptographic generator seeded by the operating system.
+    pub entropy: Entropy,
+}
 
 /// What is grabbed from.
 enum Hot {
@@ -59,7 +91,10 @@ impl Stores {
     ///
     /// # Errors
     /// A file that can't be opened, or books that belong to another hot store.
-    pub async fn open(place: Place, config: &Config) -> Result<(Self, Folder, Pepper), ServeError> {
+    pub async fn open(
+        place: Place,
+        config: &Config,
+    ) -> Result<(Self, Folder, Pepper), StoresError> {
         let url = config.hot.url.clone();
         let partitions = config.hot.partitions();
         let timing = timing(config);
@@ -72,7 +107,7 @@ impl Stores {
                 clock,
                 entropy,
             } = place;
-            let failed = |file, why: String| ServeError::Open { file, why };
+            let failed = |file, why: String| StoresError::Open { file, why };
             let path = folder.path().join(LEDGER_FILE);
             let ledger = SqliteLedger::open(&path, Arc::clone(&clock), keys.seal, entropy)
                 .map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
@@ -99,7 +134,7 @@ impl Stores {
         };
         let (stores, folder, pepper) = tokio::task::spawn_blocking(open)
             .await
-            .map_err(|e| ServeError::Ended(format!("the stores can't be opened: {e}")))??;
+            .map_err(|e| StoresError::Stopped(format!("the stores can't be opened: {e}")))??;
         stores.belong_together().await?;
         Ok((stores, folder, pepper))
     }
@@ -117,11 +152,11 @@ impl Stores {
         Arc::clone(&self.ledger) as _
     }
 
-    async fn belong_together(&self) -> Result<(), ServeError> {
+    async fn belong_together(&self) -> Result<(), StoresError> {
         let hot = self.hot();
         let layout = match &self.hot {
             Hot::Embedded(_) => EMBEDDED_LAYOUT,
-            Hot::Redis(_) => redis::LAYOUT,
+            Hot::Redis(_) => REDIS_LAYOUT,
         };
         let layout = HotLayout {
             store: hot.kind().to_owned(),
@@ -130,8 +165,8 @@ impl Stores {
         };
         let checked = self.registrar().check_layout(layout).await;
         checked.map_err(|error| match error {
-            RegistrarError::Layout(why) => ServeError::Layout(why),
-            other => ServeError::Open {
+            RegistrarError::Layout(why) => StoresError::Layout(why),
+            other => StoresError::Open {
                 file: LEDGER_FILE,
                 why: other.to_string(),
             },
@@ -157,8 +192,8 @@ impl Stores {
     ///
     /// # Errors
     /// A store has stopped for good: the process must end.
-    pub async fn watch(&self, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let stopped = |why| Err(ServeError::Stopped(why));
+    pub async fn watch(&self, shutdown: CancellationToken) -> Result<(), StoresError> {
+        let stopped = |why| Err(StoresError::Stopped(why));
         let jitter = |max| rand::rng().random_range(0..=max);
         let registrar = self.registrar();
         tokio::select! {

@@ -58,7 +58,7 @@ async fn traced(
     };
     let postings = api.ledger.postings(id, TRACED_MAX).await?;
     let (held, more) = page_of(api, id, 0, TRACED_MAX).await?;
-    let acts = api.ledger.acts(id, ACTS_MAX).await?;
+    let acts = api.ledger.acts(Some(id), ACTS_MAX).await?;
     let cut = postings.len() == TRACED_MAX || acts.len() == ACTS_MAX;
     let all_taken = held.len() == usize::try_from(snapshot.terms().share_count).unwrap_or(0);
     let share = |(held, settled): &(_, bool)| {

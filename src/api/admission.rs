@@ -78,11 +78,10 @@ impl Admission {
     /// # Errors
     /// Everything that was wrong, if something was wrong at any time.
     pub fn admit_before_now<T>(mut self, made: Option<T>) -> Result<(T, Vec<Offence>), ApiError> {
-        let by_now = match self.offences.is_empty() {
-            true => std::mem::take(&mut self.by_now),
-            // What is wrong by now is told with the rest.
-            false => Vec::new(),
-        };
+        let mut by_now = Vec::new();
+        if self.offences.is_empty() {
+            by_now.append(&mut self.by_now);
+        }
         Ok((self.admit(made)?, by_now))
     }
 

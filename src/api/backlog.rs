@@ -38,11 +38,10 @@ impl Backlog {
     }
 
     fn admit(&self, behind: Behind, age_ms_max: i64) -> Result<(), ApiError> {
-        if self.0.load(Ordering::Relaxed) <= age_ms_max {
-            return Ok(());
+        match self.0.load(Ordering::Relaxed) <= age_ms_max {
+            true => Ok(()),
+            false => Err(ApiError::Behind(behind)),
         }
-        metrics::shed(behind.name(), 1);
-        Err(ApiError::Behind(behind))
     }
 }
 
@@ -50,7 +49,7 @@ impl Api {
     /// Whether a new envelope may come.
     ///
     /// # Errors
-    /// Settlement is behind: later.
+    /// Settlement is behind: later. Not counted, since a repeat may be answered all the same.
     pub(super) fn admit_create(&self) -> Result<(), ApiError> {
         self.backlog.admit(Behind::Creates, CREATES_SHED_AGE_MS)
     }
@@ -60,6 +59,10 @@ impl Api {
     /// # Errors
     /// As [`Api::admit_create`].
     pub(super) fn admit_grab(&self) -> Result<(), ApiError> {
-        self.backlog.admit(Behind::Grabs, GRABS_SHED_AGE_MS)
+        let admitted = self.backlog.admit(Behind::Grabs, GRABS_SHED_AGE_MS);
+        if admitted.is_err() {
+            metrics::shed(Behind::Grabs.name(), 1);
+        }
+        admitted
     }
 }

@@ -95,12 +95,18 @@ pub(super) async fn create_envelope(
 /// Holds the money, or finds what the same request held before. What is wrong only by now stands in
 /// the way of a first request, and so does a backlog; neither undoes what was done.
 async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, ApiError> {
-    let refused = match (by_now.is_empty(), api.admit_create()) {
-        (true, Ok(())) => return Ok(api.ledger.fund(fund).await?),
-        (true, Err(behind)) => behind,
-        (false, _) => ApiError::Invalid(by_now),
+    let refused = match api.admit_create() {
+        Ok(()) if by_now.is_empty() => return Ok(api.ledger.fund(fund).await?),
+        Err(behind) if by_now.is_empty() => behind,
+        _ => ApiError::Invalid(by_now),
     };
-    api.ledger.funded(fund).await?.ok_or(refused)
+    let before = api.ledger.funded(fund).await?;
+    before.ok_or_else(|| {
+        if let ApiError::Behind(behind) = refused {
+            metrics::shed(behind.name(), 1);
+        }
+        refused
+    })
 }
 
 /// Publishes what nobody has published yet. An envelope that is live or over in the books was;

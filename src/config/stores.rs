@@ -181,12 +181,14 @@ impl RedisUrl {
         if !database.is_empty() && database.parse::<u16>().is_err() {
             return wrong("what follows the / is the number of a database");
         }
+        if !matches!(database, "" | "0") {
+            return wrong("only database 0 is served: give the service a Redis of its own");
+        }
         let Some((host, port)) = host_and_port(host) else {
             return wrong("the host or the port is missing or wrong");
         };
         let person = person.map(|p| format!("{p}@")).unwrap_or_default();
-        let database = if database.is_empty() { "0" } else { database };
-        Ok(Self(format!("redis://{person}{host}:{port}/{database}")))
+        Ok(Self(format!("redis://{person}{host}:{port}/0")))
     }
 
     /// The whole of it, for whoever connects, and for nobody who prints.

@@ -268,8 +268,12 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError>;
 
-    /// Acts on an envelope, the oldest first.
-    async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError>;
+    /// Acts on an envelope, the oldest first; `None`: those that were on none, such as audits.
+    async fn acts(
+        &self,
+        envelope: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<AdminAct>, LedgerError>;
 
     /// Postings that touched an envelope, the oldest first.
     async fn postings(

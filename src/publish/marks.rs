@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | an operator | [`freeze`] | the books with the act, then the hot store |
 //! | an operator | [`unfreeze`] | [`carry`], the hot store, then the books with the act |
-//! | the hot store, when an invariant would break | [`carry`] | its own mark stands already; then the books with an act of [`SERVICE`] |
+//! | the hot store, when an invariant would break | [`carry`] | its own mark stands already; then the books with an act of [`RED_ENVELOPE`] |
 //! | publish, the sweeper | [`follow`] | the hot store does what the books say |
 //!
 //! # Bounds
@@ -45,9 +45,9 @@ pub const FOLLOW_TRIES_MAX: u32 = 4;
 /// Calls for one mark: a partition changes its epoch once in a failover.
 pub const EPOCH_TRIES_MAX: u32 = 3;
 
-/// Who acts where no operator did.
-pub const SERVICE: &str = "red-envelope";
-/// Why the service freezes an envelope. Stable.
+/// Who acts where no operator did: the program itself.
+pub const RED_ENVELOPE: &str = "red-envelope";
+/// Why it freezes an envelope. Stable.
 pub const BROKEN_INVARIANT: &str = "broken_invariant";
 
 /// Which store did not do it.
@@ -150,7 +150,7 @@ pub async fn carry(
     let act = AdminAct {
         act: "freeze".to_owned(),
         envelope: Some(id),
-        operator: PersonId::parse(SERVICE).expect("the service has a good name"),
+        operator: PersonId::parse(RED_ENVELOPE).expect("it is a good name"),
         reason: BROKEN_INVARIANT.to_owned(),
         at: UnixMs(0),
         result: "done".to_owned(),

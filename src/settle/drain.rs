@@ -150,6 +150,28 @@ impl Drain {
         Ok(Batch { under, entries })
     }
 
+    /// Posts records that no outbox holds, at most `SETTLE_BATCH_MAX`, read under an epoch.
+    ///
+    /// # Errors
+    /// As [`Drain::once`].
+    pub async fn post_records(
+        &self,
+        under: Under,
+        records: &[OutboxRecord],
+    ) -> Result<Drained, SettleError> {
+        let known = self.known(plan::shares_needed(records)).await?;
+        let mut items = plan::plan(records, &known);
+        self.give_up_on_the_refused(&mut items);
+        let mut drained = Drained {
+            records: items.len(),
+            ..Drained::default()
+        };
+        self.post(under, &items, &mut drained).await?;
+        metrics::settled(drained.paid);
+        metrics::set_aside(drained.dead_letters);
+        Ok(drained)
+    }
+
     async fn settle(&self, batch: Batch) -> Result<Drained, SettleError> {
         let Batch { under, entries } = batch;
         // 2. plan

@@ -85,17 +85,8 @@ impl Marks {
             let page = self.hot.marked(after, MARK_PAGE_MAX).await?;
             let last = page.len() < MARK_PAGE_MAX;
             let next = page.last().filter(|_| !last).map(|(id, _)| *id);
-            let ids = page.iter().map(|(id, _)| *id).collect();
-            let rows = self.ledger.envelopes(ids).await?;
-            for ((id, mark), row) in page.into_iter().zip(rows) {
-                if row.is_none_or(|row| row.frozen) {
-                    continue;
-                }
-                let done = match mark {
-                    Mark::Broken => self.carry(id).await,
-                    Mark::Books => self.follow(id).await,
-                };
-                count(marked, done)?;
+            for (id, mark) in page {
+                count(marked, self.compare(id, mark).await)?;
             }
             *self.marked_after.lock() = next;
             if last {
@@ -126,6 +117,16 @@ impl Marks {
             }
         }
         Ok(())
+    }
+
+    /// One by one: a row that can't be read must not hide the others.
+    async fn compare(&self, id: EnvelopeId, mark: Mark) -> Result<Marked, MarkError> {
+        let row = self.ledger.envelopes(vec![id]).await?.pop().flatten();
+        match mark {
+            _ if row.is_none_or(|row| row.frozen) => Ok(Marked::default()),
+            Mark::Broken => self.carry(id).await,
+            Mark::Books => self.follow(id).await,
+        }
     }
 
     async fn carry(&self, id: EnvelopeId) -> Result<Marked, MarkError> {

@@ -8,6 +8,7 @@
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
+//! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
 //! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings.
@@ -25,6 +26,7 @@ pub mod close;
 mod drain;
 mod marks;
 pub mod plan;
+mod reconcile;
 mod run;
 mod sweep;
 mod vitals;
@@ -38,6 +40,7 @@ use tokio::sync::Notify;
 
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
+pub use reconcile::{Reconcile, Reconciled};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
     SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
@@ -60,6 +63,12 @@ pub const FILL_MS: u64 = 5;
 /// Rest of the sweeper: a refund is due 60 s after the expiry, and this leaves 58 of them to the
 /// stores.
 pub const SWEEP_MS: u64 = 1_000;
+/// The rest between two walks that look for grants which nothing owes.
+pub const RECONCILE_MS: u64 = 5_000;
+/// The rest between two pages of such a walk.
+pub const RECONCILE_PAGE_MS: u64 = 100;
+/// Partitions that are drained at once: the ledger posts what arrives together in one transaction.
+pub const DRAINS_IN_FLIGHT_MAX: usize = 16;
 /// Envelopes that are published at once for their dead Create: a large one takes seconds, and the
 /// others pass it.
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 8;
@@ -150,6 +159,7 @@ pub struct Settlement {
     publisher: Arc<Publisher>,
     drain: Drain,
     sweep: Sweep,
+    reconcile: Reconcile,
     vitals: Arc<Vitals>,
     unpublished: Mutex<Vec<EnvelopeId>>,
     found_unpublished: Notify,
@@ -165,7 +175,12 @@ impl Settlement {
     ) -> Self {
         Self {
             drain: Drain::new(Arc::clone(&hot), Arc::clone(&ledger), amounts),
-            sweep: Sweep::new(Arc::clone(&hot), Arc::clone(&ledger)),
+            sweep: Sweep::new(
+                Arc::clone(&hot),
+                Arc::clone(&ledger),
+                Arc::clone(&publisher),
+            ),
+            reconcile: Reconcile::new(Arc::clone(&hot), Arc::clone(&ledger)),
             hot,
             ledger,
             publisher,
@@ -188,8 +203,11 @@ impl Settlement {
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
         let mut failure = None;
-        for partition in self.hot.partitions().all() {
-            let drained = match self.drain_partition(partition).await {
+        let mut drains = stream::iter(self.hot.partitions().all())
+            .map(|partition| self.drain_partition(partition).boxed())
+            .buffer_unordered(DRAINS_IN_FLIGHT_MAX);
+        while let Some(drained) = drains.next().await {
+            let drained = match drained {
                 Ok(drained) => drained,
                 Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
                 Err(error) => {
@@ -272,6 +290,14 @@ impl Settlement {
             }
         }
         Ok(published)
+    }
+
+    /// Posts grants of a page of envelopes that nothing owes any more.
+    ///
+    /// # Errors
+    /// As [`Reconcile::once`](reconcile::Reconcile::once).
+    pub async fn reconcile_once(&self) -> Result<Reconciled, SettleError> {
+        self.reconcile.once(&self.drain).await
     }
 
     /// Has the hot store forget a page of what has been closed long enough. Answers how many.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, SWEEP_MS, SettleError,
-    Settlement,
+    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, RECONCILE_MS,
+    RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
 };
 
 /// The rest after so many failures in a row: doubled each time, and half of it is the caller's
@@ -83,6 +83,7 @@ impl Settlement {
             self.sweep_loop(&jitter, &shutdown),
             self.publish_loop(&shutdown),
             self.forget_loop(&jitter, &shutdown),
+            self.reconcile_loop(&jitter, &shutdown),
         )?;
         Ok(())
     }
@@ -142,6 +143,26 @@ impl Settlement {
                 published = self.publish_once() => { published?; }
             }
         }
+    }
+
+    async fn reconcile_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("reconcile", self);
+        while !shutdown.is_cancelled() {
+            let reconciled = self.reconcile_once().await;
+            let more = matches!(reconciled, Ok(step) if step.more);
+            let well_ms = if more {
+                RECONCILE_PAGE_MS
+            } else {
+                RECONCILE_MS
+            };
+            let ended = reconciled.map(|_| ());
+            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
     }
 
     async fn forget_loop(

@@ -8,7 +8,8 @@
 //! | a mark that one store has and the other has not | `marks` |
 //! | parked records of an unfrozen envelope | `ledger.settle_parked` |
 //! | `Due::Unpublished` | handed to `publish`, in a loop of its own: a large one takes seconds |
-//! | `Due::Expired`, `Due::Empty` | `close` |
+//! | `Due::Expired` | brought back first where the hot store has lost it; then `close` |
+//! | `Due::Empty` | `close` |
 //! | `Due::Closing` | `close::go_on` |
 //! | closed longer than [`CLOSED_KEPT_MS`] and still in the hot store | `hot.remove` |
 //!
@@ -35,6 +36,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
 use crate::ledger::{Due, Ledger, SETTLE_BATCH_MAX};
+use crate::publish::{Publisher, must_revive};
 
 /// Envelopes of one page: a page is closed in about 0.1 s at 2,000 commits a second.
 pub const SWEEP_PAGE_MAX: usize = 256;
@@ -81,6 +83,7 @@ pub struct Swept {
 pub struct Sweep {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
+    publisher: Arc<Publisher>,
     marks: Marks,
     /// The ledger's row after which the next page begins.
     due_after: Mutex<i64>,
@@ -90,11 +93,12 @@ pub struct Sweep {
 
 impl Sweep {
     /// Between these doors.
-    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>, publisher: Arc<Publisher>) -> Self {
         Self {
             marks: Marks::new(Arc::clone(&hot), Arc::clone(&ledger)),
             hot,
             ledger,
+            publisher,
             due_after: Mutex::new(i64::MIN),
             forget_after: Mutex::new(None),
         }
@@ -181,7 +185,10 @@ impl Sweep {
     async fn close(&self, due: Due) -> Result<Closed, SettleError> {
         let (hot, ledger) = (&*self.hot, &*self.ledger);
         match due {
-            Due::Expired(id) => close::close(hot, ledger, id, CloseReason::Expired).await,
+            Due::Expired(id) => {
+                self.revive(id).await?;
+                close::close(hot, ledger, id, CloseReason::Expired).await
+            }
             Due::Empty(id) => close::close(hot, ledger, id, CloseReason::Empty).await,
             // A read instead of a second begin: an envelope that waits costs no transaction a tick.
             Due::Closing(id) => match ledger.envelopes(vec![id]).await?.pop().flatten() {
@@ -191,6 +198,19 @@ impl Sweep {
             },
             Due::Unpublished(id) => Err(SettleError::Broken(format!("{id} is not to be closed"))),
         }
+    }
+
+    /// A hot store that was replaced may have lost grabs that this process acknowledged: they are
+    /// brought back before the envelope ends, or they would go back to the sender.
+    async fn revive(&self, id: EnvelopeId) -> Result<(), SettleError> {
+        let Some(row) = self.ledger.envelopes(vec![id]).await?.pop().flatten() else {
+            return Ok(());
+        };
+        let view = self.hot.view(vec![id]).await?.pop().flatten();
+        if row.state == BookState::Live && must_revive(&row, view.as_ref()) {
+            self.publisher.publish(id).await?;
+        }
+        Ok(())
     }
 
     /// Looks at the next envelopes that the hot store holds, and has it forget those that have been

@@ -47,6 +47,8 @@ pub const SETTLE_SECONDS: &str = "red_envelope_settle_batch_seconds";
 pub const SETTLE_RECORDS: &str = "red_envelope_settle_batch_records";
 pub const REFUNDED: &str = "red_envelope_refunds_total";
 pub const SET_ASIDE: &str = "red_envelope_dead_letters_total";
+pub const RECONCILED: &str = "red_envelope_reconciled_records_total";
+pub const ACKED_DROPPED: &str = "red_envelope_acked_dropped_total";
 pub const UNREADABLE: &str = "red_envelope_outbox_unreadable_total";
 pub const REPAIRED: &str = "red_envelope_envelopes_rebuilt_total";
 pub const FROZEN: &str = "red_envelope_frozen_envelopes";
@@ -97,13 +99,13 @@ pub const METRICS: &[Metric] = &[
         COMMIT_SECONDS,
         MetricKind::Latency,
         Unit::Seconds,
-        "One commit of the hot store, with its sync to disk",
+        "One commit of the hot store with its sync to disk, or one call of Redis",
     ),
     metric(
         COMMIT_GRABS,
         MetricKind::Size,
         Unit::Count,
-        "Grabs that one commit of the hot store carried",
+        "Grabs that one commit or call of the hot store carried",
     ),
     metric(
         SETTLED,
@@ -128,6 +130,18 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         Unit::Count,
         "Remainders that went back to senders",
+    ),
+    metric(
+        RECONCILED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Grants that no outbox owed, posted by the reconciler",
+    ),
+    metric(
+        ACKED_DROPPED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Acknowledged grabs that are no longer kept for a Redis that loses them",
     ),
     metric(
         UNREADABLE,

@@ -20,10 +20,11 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
-    BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED, DISCREPANCIES, FROZEN,
-    GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS, MetricKind, OUTBOX, OUTBOX_AGE,
-    QUEUED, READY, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
-    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
+    ACKED_DROPPED, BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
+    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS,
+    MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY, RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS,
+    SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS,
+    TURNED_AWAY, UNREADABLE, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -52,6 +53,8 @@ struct Meters {
     refunded: Counter,
     set_aside: Counter,
     unreadable: Counter,
+    acked_dropped: Counter,
+    reconciled: Counter,
     repaired: Counter,
     frozen: Gauge,
     broken: Counter,
@@ -81,6 +84,8 @@ impl Meters {
             refunded: metrics::counter!(REFUNDED),
             set_aside: metrics::counter!(SET_ASIDE),
             unreadable: metrics::counter!(UNREADABLE),
+            acked_dropped: metrics::counter!(ACKED_DROPPED),
+            reconciled: metrics::counter!(RECONCILED),
             repaired: metrics::counter!(REPAIRED),
             frozen: metrics::gauge!(FROZEN),
             broken: metrics::counter!(BROKEN),
@@ -238,6 +243,20 @@ pub fn envelope_created(kind: Kind) {
 pub fn outbox_unreadable() {
     if let Some(meters) = meters() {
         meters.unreadable.increment(1);
+    }
+}
+
+/// Grants that no outbox owed were posted.
+pub fn reconciled(records: usize) {
+    if let Some(meters) = meters() {
+        meters.reconciled.increment(records as u64);
+    }
+}
+
+/// Acknowledged grabs that wait for the ledger are no longer kept.
+pub fn acked_dropped(grants: usize) {
+    if let Some(meters) = meters() {
+        meters.acked_dropped.increment(grants as u64);
     }
 }
 

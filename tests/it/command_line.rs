@@ -123,6 +123,28 @@ async fn bad_words_say_what_to_do() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passphrase_that_is_typed_at_the_prompt_is_not_shown() {
+    let world = World::new().await;
+    off(move || {
+        said(&run(&world, &["deposit", "alice", "100 CNY"]));
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let public = world.server.url(world.server.ports.grpc);
+        let output = Command::new(crate::contract::python())
+            .arg(here.join("tests/it/prompt.py"))
+            .arg(PROGRAM)
+            .args(["send", "alice", "--total", "1 CNY", "--shares", "2"])
+            .args(["--passphrase-prompt", "--server", &public])
+            .output()
+            .unwrap();
+        let shown = said(&output);
+        assert!(shown.contains("Passphrase: "), "{shown}");
+        assert!(shown.contains("1.00 CNY"), "{shown}");
+        assert!(!shown.contains("open sesame"), "{shown}");
+    })
+    .await;
+}
+
 #[test]
 fn a_server_that_is_not_there_is_told_with_the_way_to_start_it() {
     let output = Command::new(PROGRAM)

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::World;
 
 /// The Python that `make test` prepared (grpcio, grpcio-tools), or the one on the PATH.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let named = std::env::var_os("RED_ENVELOPE_PYTHON").map(PathBuf::from);
     named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"))
 }

@@ -19,17 +19,17 @@ on_both_stores! {
 /// How often the server dies in a burst.
 const KILLS: usize = 20;
 /// Shares of the envelope: more than all bursts together take.
-const SHARES: u32 = 20_000;
+pub const SHARES: u32 = 20_000;
 /// Grabbers that call at the same time.
 const CALLERS: usize = 32;
 /// Acknowledged grabs after which a burst is cut.
-const GRABS_BEFORE_THE_END: usize = 150;
+pub const GRABS_BEFORE_THE_END: usize = 150;
 
 /// Share number and amount, by grabber: what the callers were promised.
-type Promises = BTreeMap<String, (u32, i64)>;
+pub type Promises = BTreeMap<String, (u32, i64)>;
 
 /// Callers grab under new names until the connection breaks. Answers what was acknowledged.
-async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSet<Promises> {
+pub async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSet<Promises> {
     let promised = Arc::new(Mutex::new(0_usize));
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
@@ -59,7 +59,7 @@ async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSe
 }
 
 /// Bursts until the end is notified, lets `end_life` strike, and collects the promises.
-async fn a_life(
+pub async fn a_life(
     world: &mut World,
     id: &str,
     life: usize,
@@ -73,7 +73,7 @@ async fn a_life(
 }
 
 /// How many promises the server no longer keeps.
-async fn broken(world: &mut World, id: &str, promises: &Promises) -> usize {
+pub async fn broken(world: &mut World, id: &str, promises: &Promises) -> usize {
     let held: BTreeMap<String, (u32, i64)> = world
         .shares(id, "alice")
         .await
@@ -86,8 +86,13 @@ async fn broken(world: &mut World, id: &str, promises: &Promises) -> usize {
         .count()
 }
 
-async fn world_with_an_envelope(start: Start) -> (World, String) {
-    let mut world = World::start(start).await;
+pub async fn world_with_an_envelope(start: Start) -> (World, String) {
+    let world = World::start(start).await;
+    with_an_envelope(world).await
+}
+
+/// The envelope in which the bursts take place.
+pub async fn with_an_envelope(mut world: World) -> (World, String) {
     world.fund("alice", cny(10_000_000)).await;
     let id = world
         .send(lucky("alice", cny(10_000_000), SHARES))
@@ -96,7 +101,7 @@ async fn world_with_an_envelope(start: Start) -> (World, String) {
     (world, id)
 }
 
-async fn the_rest_is_grabbed_and_all_is_paid(mut world: World, id: &str, promises: &Promises) {
+pub async fn the_rest_is_grabbed_and_all_is_paid(mut world: World, id: &str, promises: &Promises) {
     assert_eq!(
         world.grab(id, "latecomer").await.outcome(),
         GrabOutcome::Won

@@ -12,15 +12,15 @@ use crate::world::{EXPIRES_IN_MS, World, equal};
 
 /// Who did what to an envelope, and why.
 async fn acts(world: &World, id: EnvelopeId) -> Vec<(String, String, String)> {
-    let acts = world.ledger().acts(id, 10).await.unwrap();
+    let acts = world.ledger().acts(Some(id), 10).await.unwrap();
     let told = acts.into_iter();
     told.map(|act| (act.operator.as_str().to_owned(), act.act, act.reason))
         .collect()
 }
 
-fn by_the_service() -> (String, String, String) {
+fn by_itself() -> (String, String, String) {
     (
-        marks::SERVICE.to_owned(),
+        marks::RED_ENVELOPE.to_owned(),
         "freeze".to_owned(),
         marks::BROKEN_INVARIANT.to_owned(),
     )
@@ -42,7 +42,7 @@ async fn a_broken_invariant_freezes_until_an_operator_acts() {
     let swept = world.sweep().await;
     assert_eq!((swept.marked.carried, swept.failure), (1, None));
     assert!(world.row(id).await.frozen);
-    assert_eq!(acts(&world, id).await, [by_the_service()]);
+    assert_eq!(acts(&world, id).await, [by_itself()]);
 
     // Neither time nor another process lets it go, and the act is not repeated.
     world.clock.advance_ms(EXPIRES_IN_MS + 60_001);
@@ -74,7 +74,7 @@ async fn a_close_that_meets_a_broken_invariant_carries_it_into_the_books() {
     let closed = red_envelope::settle::close::go_on(world.hot(), world.ledger(), row).await;
     assert_eq!(closed.unwrap(), red_envelope::settle::close::Closed::Frozen);
     assert!(world.row(id).await.frozen);
-    assert_eq!(acts(&world, id).await, [by_the_service()]);
+    assert_eq!(acts(&world, id).await, [by_itself()]);
     world.unfreeze(id).await;
     world.settle().await;
     assert_eq!(world.available("alice").await, 200);
@@ -88,7 +88,7 @@ async fn an_unfreeze_before_anybody_knew_leaves_both_acts_on_record() {
     world.break_invariant(id).await;
     world.unfreeze(id).await;
     let told = acts(&world, id).await;
-    assert_eq!(told[0], by_the_service());
+    assert_eq!(told[0], by_itself());
     assert_eq!(
         (told[1].0.as_str(), told[1].1.as_str()),
         ("olga", "unfreeze")
@@ -198,4 +198,22 @@ async fn of_a_sweep_and_a_freeze_that_cross_the_freeze_stands() {
     world.sweep().await;
     assert!(crossed());
     assert_eq!(world.marked(id).await, Some(Mark::Books));
+}
+
+#[tokio::test]
+async fn a_mark_on_an_envelope_whose_row_is_damaged_does_not_stop_the_refunds() {
+    let mut world = World::new();
+    let damaged = world.live(equal("alice", 100, 2)).await;
+    world.live(equal("dave", 10, 2)).await;
+    world.break_invariant(damaged).await;
+    let file = world.ledger_file();
+    let unguard = "DROP TRIGGER envelope_keeps_its_terms";
+    file.execute_batch(unguard).unwrap();
+    let damage = "UPDATE envelope SET terms = '{' WHERE id = ?1";
+    assert_eq!(file.execute(damage, [damaged.to_bytes()]).unwrap(), 1);
+    world.clock.advance_ms(EXPIRES_IN_MS);
+    let swept = world.sweep().await;
+    assert!(swept.marked.failed > 0 && swept.failure.is_some());
+    assert_eq!(world.available("dave").await, 20);
+    assert_eq!(world.marked(damaged).await, Some(Mark::Broken));
 }

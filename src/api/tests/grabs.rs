@@ -245,6 +245,8 @@ async fn while_settlement_is_behind_envelopes_are_turned_away_and_then_grabs() {
     let told = turned_away.as_ref().unwrap_err().get_details_retry_info();
     assert!(told.is_some());
     assert_eq!(failure(turned_away), behind);
+    // What was done before is answered as ever.
+    assert!(world.create(lucky("r2", 100, 4)).await.unwrap().replayed);
     let share = world.wins(&id, "bob").await;
 
     world.services.settlement_is_behind(GRABS_SHED_AGE_MS + 1);

@@ -64,7 +64,7 @@ struct World {
     shutdown: CancellationToken,
     services: Services,
     _serving: DropGuard,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 /// What a world is made with.
@@ -127,7 +127,7 @@ impl World {
             shutdown,
             services,
             _serving: serving.drop_guard(),
-            folder,
+            _folder: folder,
         }
     }
 

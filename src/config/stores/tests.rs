@@ -37,14 +37,14 @@ fn an_address_of_redis_is_completed() {
         ("redis://localhost", "redis://localhost:6379/0"),
         ("redis://10.0.0.7:7000", "redis://10.0.0.7:7000/0"),
         (
-            "redis://redis.internal:6380/3",
-            "redis://redis.internal:6380/3",
+            "redis://redis.internal:6380/0",
+            "redis://redis.internal:6380/0",
         ),
         ("redis://[::1]:6380/", "redis://[::1]:6380/0"),
         ("redis://[::1]", "redis://[::1]:6379/0"),
         ("redis://:secret@h", "redis://:secret@h:6379/0"),
-        ("redis://a:p%40ss@h:1/2", "redis://a:p%40ss@h:1/2"),
-        ("redis://a:p@ss@h:1/2", "redis://a:p@ss@h:1/2"),
+        ("redis://a:p%40ss@h:1/0", "redis://a:p%40ss@h:1/0"),
+        ("redis://a:p@ss@h:1/0", "redis://a:p@ss@h:1/0"),
     ] {
         let HotUrl::Redis(url) = HotUrl::read(text).unwrap() else {
             panic!("{text} is no Redis");
@@ -73,6 +73,7 @@ fn a_wrong_address_is_refused_without_being_quoted() {
         ("redis://a:hunter2@[::1", "the host or the port"),
         ("redis://a:hunter2@[::1]6379", "the host or the port"),
         ("redis://a:hunter2@h:1/x", "the number of a database"),
+        ("redis://a:hunter2@h:1/2", "only database 0"),
         ("redis://a:hunter2%4@h", "write / as %2F"),
         ("redis://a:hunter2/x@h", "write / as %2F"),
         ("redis://a:hunter2 x@h", "have no place in it"),

@@ -11,6 +11,7 @@
 //! | `log` | the SQLite file |
 //! | `snapshot` | envelopes copied out of the log, so that it can be cut |
 //! | `outbox` | what the ledger does not have yet |
+//! | `owed` | looks through it; envelopes that are not here |
 //! | `restart` | index and outbox from the file |
 //!
 //! # Bounds
@@ -34,6 +35,7 @@ mod hooks;
 mod index;
 mod log;
 mod outbox;
+mod owed;
 mod queue;
 mod record;
 mod restart;
@@ -57,9 +59,7 @@ use self::queue::{Answer, Call, GrabCall, Queue};
 use self::writer::{Alarm, Desk, Shared, Writer};
 use crate::clock::Clock;
 use crate::domain::ack::AckLevel;
-use crate::domain::envelope::{
-    CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
-};
+use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
@@ -82,13 +82,8 @@ pub const LOG_BYTES_MAX: u64 = 64 << 20;
 pub const LOG_BYTES_PER_ENVELOPE: u64 = 256;
 /// Envelopes that one page of `envelopes` holds.
 pub const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
-/// [`LOAD_CHUNK_SHARES_MAX`] as a number of shares.
-#[expect(clippy::cast_possible_truncation, reason = "it is 1,000")]
-const CHUNK_SHARES: u32 = LOAD_CHUNK_SHARES_MAX as u32;
 /// Envelopes that one turn removes.
 const REMOVED_PER_CALL_MAX: usize = 1_000;
-/// Outbox entries that a reader of all of it looks at before others get their turn: below 1 ms.
-const PENDING_WINDOW_ENTRIES: usize = 4_096;
 
 /// How much may wait and grow. The defaults are the constants above; tests take less.
 #[derive(Clone, Copy, Debug)]
@@ -372,36 +367,7 @@ impl HotStore for EmbeddedStore {
         tenant: TenantId,
         grabber: PersonId,
     ) -> Result<Vec<PendingShare>, HotError> {
-        let mut found = Vec::new();
-        let mut after = 0;
-        loop {
-            let (entries, next) = self.shared.outbox.window(after, PENDING_WINDOW_ENTRIES);
-            let records = entries.iter().flat_map(|entry| entry.records.iter());
-            let own = records.filter(|r| r.grabber == grabber && !r.declined);
-            found.extend(own.map(|record| (record.envelope, record.grant)));
-            match next {
-                Some(next) => after = next,
-                None => break,
-            }
-            tokio::task::yield_now().await;
-        }
-        let mut pending = Vec::with_capacity(found.len());
-        for some in found.chunks(VIEWS_PER_CALL_MAX) {
-            let (some, tenant) = (some.to_vec(), tenant.clone());
-            let terms = move |desk: &mut Desk<'_>| {
-                let with_terms = |(envelope, grant): &(EnvelopeId, _)| {
-                    let terms = Arc::clone(&desk.index.get(*envelope)?.terms);
-                    (terms.tenant == tenant).then_some(PendingShare {
-                        envelope: *envelope,
-                        terms,
-                        grant: *grant,
-                    })
-                };
-                some.iter().filter_map(with_terms).collect::<Vec<_>>()
-            };
-            pending.extend(self.ask(VIEWS_PER_CALL_MAX, terms).await?);
-        }
-        Ok(pending)
+        self.waiting_for(tenant, grabber).await
     }
 
     async fn close(
@@ -513,49 +479,11 @@ impl HotStore for EmbeddedStore {
     }
 
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError> {
-        let mut after = 0;
-        loop {
-            let (entries, next) = self.shared.outbox.window(after, PENDING_WINDOW_ENTRIES);
-            let mut records = entries.iter().flat_map(|entry| entry.records.iter());
-            if records.any(|record| record.envelope == envelope) {
-                return Ok(true);
-            }
-            match next {
-                Some(next) => after = next,
-                None => return Ok(false),
-            }
-            tokio::task::yield_now().await;
-        }
+        Ok(self.any_record_of(envelope).await)
     }
 
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
-        Self::stands(epoch)?;
-        let id = repair.envelope;
-        let views = self.view(vec![id]).await?;
-        if let Some(view) = views.into_iter().flatten().next()
-            && view.state != HotState::Funding
-        {
-            return Ok(view.state);
-        }
-        if !repair.claims.is_empty() {
-            // The file was put back to an older point than the books: half of it can't be told.
-            return Err(HotError::Mismatch(
-                "the hot store's file is older than the ledger's: restore both from one backup"
-                    .into(),
-            ));
-        }
-        let chunks = repair.amounts_minor.chunks(LOAD_CHUNK_SHARES_MAX);
-        for (number, amounts_minor) in (0_u32..).zip(chunks) {
-            let chunk = LoadChunk {
-                envelope: id,
-                terms: Arc::clone(&repair.terms),
-                offset: number.saturating_mul(CHUNK_SHARES),
-                amounts_minor: amounts_minor.to_vec(),
-            };
-            self.load(epoch, chunk).await?;
-        }
-        let checksum = shares_checksum(&repair.amounts_minor);
-        self.open(epoch, id, checksum).await
+        self.bring_back(epoch, repair).await
     }
 
     async fn envelopes(

@@ -17,9 +17,9 @@
 //! change places: who asked in both was not waiting for an answer, so no order was promised.
 //!
 //! # If it crashes here
-//! What was sent stands or does not; a repetition finds it. Nothing is remembered here.
+//! What was sent stands or does not; a repetition finds it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,9 +31,12 @@ use super::core::Core;
 use super::layout::Reader;
 use super::link::Link;
 use super::reply::{self, Reply};
-use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, Outcome, Refusal};
+use crate::domain::grab::{
+    GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
+};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, TenantId, UnixMs};
 use crate::hot::HotError;
+use crate::telemetry::{Stopwatch, metrics};
 
 /// Grabs of one call. Above 256 a call gains little and delays everybody behind it.
 pub const CALL_GRABS_MAX: usize = 512;
@@ -152,10 +155,14 @@ impl Sender {
             let packed = Packed::of(&self.core, asks);
             let (core, link) = (Arc::clone(&self.core), Arc::clone(&self.link));
             tokio::spawn(async move {
+                let watch = Stopwatch::start();
                 let sent = match packed.order.is_empty() {
                     true => Ok(Value::Nil),
                     false => link.send(&packed.command).await.map_err(|f| core.fault(f)),
                 };
+                if sent.is_ok() {
+                    metrics::batch_committed(packed.order.len(), watch.seconds());
+                }
                 drop(permit);
                 packed.answer(&core, sent);
             });
@@ -185,8 +192,11 @@ struct Packed {
     command: Cmd,
     /// By place in the reply: ask and place in the ask.
     order: Vec<(usize, usize)>,
+    /// What was asked there.
+    grabs: Vec<Grab>,
     asks: Vec<(Answer, Vec<GrabReply>)>,
-    partitions: Vec<Partition>,
+    /// By place in the reply: the partition, and the nonce under which a win is owed.
+    places: Vec<(Partition, u64)>,
 }
 
 impl Packed {
@@ -205,7 +215,8 @@ impl Packed {
             let place = |at| (core.partition(grab(at).envelope), of_one_envelope(grab(at)));
             place(a).cmp(&place(b))
         });
-        let (command, partitions) = command(core, &asks, &order);
+        let (command, places) = command(core, &asks, &order);
+        let grabs = order.iter().map(|at| grab(at).clone()).collect();
         let unanswered = |ask: &Ask| {
             let others =
                 ask.grabs
@@ -226,7 +237,8 @@ impl Packed {
             command,
             order,
             asks,
-            partitions,
+            places,
+            grabs,
         }
     }
 
@@ -247,11 +259,15 @@ impl Packed {
         }
         let bytes = reply::bytes(value)?;
         let mut reader = Reader(bytes);
+        let mut won: BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>> = BTreeMap::new();
         for (place, (ask, at)) in self.order.iter().enumerate() {
             let read = read_reply(&mut reader).ok_or_else(|| reply::nonsense(value))?;
             self.asks[*ask].1[*at] = match read {
-                Read::Reply(reply) => reply,
-                Read::Epoch(epoch) => match core.other_epoch(self.partitions[place], epoch) {
+                Read::Reply(reply) => {
+                    self.note(place, &reply, &mut won);
+                    reply
+                }
+                Read::Epoch(epoch) => match core.other_epoch(self.places[place].0, epoch) {
                     HotError::Epoch(epoch) => GrabReply::Epoch(epoch),
                     error => return Err(error),
                 },
@@ -261,16 +277,37 @@ impl Packed {
                 }
             };
         }
+        for (nonce, wins) in won {
+            core.acked.keep(nonce, wins);
+        }
         Ok(())
+    }
+
+    fn note(
+        &self,
+        place: usize,
+        reply: &GrabReply,
+        won: &mut BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>>,
+    ) {
+        if let GrabReply::Outcome(Outcome::Won(grant)) = reply {
+            let grab = &self.grabs[place];
+            let held = HeldShare {
+                grabber: grab.grabber.clone(),
+                grant: *grant,
+                declined: false,
+            };
+            let (_, nonce) = self.places[place];
+            won.entry(nonce).or_default().push((grab.envelope, held));
+        }
     }
 }
 
-/// The command for grabs in this order, and the partition of each.
-fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Partition>) {
+/// The command for grabs in this order, and the partition and nonce of each.
+fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Partition, u64)>) {
     let grab = |at: &(usize, usize)| &asks[at.0].grabs[at.1];
     let mut keys: Vec<String> = Vec::new();
     let mut args: Vec<Vec<u8>> = vec![core.clock_arg().into_bytes()];
-    let mut partitions = Vec::with_capacity(order.len());
+    let mut places = Vec::with_capacity(order.len());
     let by_partition =
         order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
     for of_partition in by_partition {
@@ -302,7 +339,7 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
                     let phrase = grab(at).phrase.map(|phrase| phrase.to_bytes().to_vec());
                     args.push(phrase.unwrap_or_default());
                 }
-                partitions.push(partition);
+                places.push((partition, nonce));
             }
         }
     }
@@ -314,7 +351,7 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<Par
     for arg in &args {
         command.arg(arg.as_slice());
     }
-    (command, partitions)
+    (command, places)
 }
 
 /// What the grabs of one place in a call have in common. Two tenants can't have one envelope, and

@@ -8,7 +8,7 @@
 //! | [`judge`] | pure: the level in force, or every reason why nothing may be acknowledged |
 //!
 //! # Bounds
-//! Both are done at the start and every 10 s: a setting that is wrong for shorter may go unseen.
+//! Both are done at the start and every few seconds: a setting that is wrong for shorter may go unseen.
 //!
 //! # Ordering
 //! AOF that was switched on while Redis runs is not there before its first rewrite has ended; until

@@ -16,6 +16,7 @@ use quick_cache::sync::Cache;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::watch;
 
+use super::acked::Acked;
 use super::keys::Keys;
 use super::link::{Failure, Link, refusal};
 use super::reply::{self, Reply};
@@ -43,6 +44,8 @@ pub struct Core {
     pub terms: Cache<EnvelopeId, Arc<Terms>>,
     /// What taken shares add up to.
     pub sums: Cache<EnvelopeId, Sums>,
+    /// What was acknowledged and is not in the books yet.
+    pub acked: Acked,
     epochs: Vec<AtomicU64>,
     registered: watch::Sender<bool>,
     level: Mutex<Result<AckLevel, Vec<String>>>,
@@ -59,6 +62,7 @@ impl Core {
             link,
             terms: Cache::new(TERMS_KEPT_MAX),
             sums: Cache::new(SUMS_KEPT_MAX),
+            acked: Acked::default(),
             epochs,
             registered: watch::Sender::new(false),
             level: Mutex::new(Err(vec!["Redis has not been checked yet".into()])),
@@ -78,7 +82,11 @@ impl Core {
 
     /// An epoch was registered, here or by another process.
     pub fn learn(&self, partition: Partition, epoch: Epoch) {
-        self.epochs[usize::from(partition.index())].fetch_max(epoch.0, Ordering::AcqRel);
+        let known = &self.epochs[usize::from(partition.index())];
+        let before = known.fetch_max(epoch.0, Ordering::AcqRel);
+        if before > 0 && before < epoch.0 {
+            self.acked.orphan();
+        }
     }
 
     /// All partitions were registered.

@@ -150,7 +150,13 @@ end
 local function owe(outbox, partition, epoch, now, nonce, records, groups)
   local head = struct.pack('<BI6', LAYOUT, now) .. nonce .. struct.pack('<I4', records)
   local id = string.format('%.0f-*', epoch)
-  local added = redis.pcall('XADD', outbox, id, 'r', head .. table.concat(groups))
+  local entry = head .. table.concat(groups)
+  local added = redis.pcall('XADD', outbox, id, 'r', entry)
+  if type(added) ~= 'string' and redis.pcall('XLEN', outbox) == 0 then
+    -- Somebody else's entry moved the ids ahead of this epoch, and is gone: begin anew.
+    redis.call('UNLINK', outbox)
+    added = redis.pcall('XADD', outbox, id, 'r', entry)
+  end
   if type(added) ~= 'string' then return false end
   debt[partition] = (debt[partition] or 0) + records
   return true

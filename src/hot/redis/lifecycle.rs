@@ -17,7 +17,7 @@ use super::reply::{self, Reply};
 use crate::domain::envelope::{
     CloseReason, HotState, Kind, LOAD_CHUNK_SHARES_MAX, Terms, shares_checksum,
 };
-use crate::domain::grab::Grant;
+use crate::domain::grab::{Grant, HeldShare};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 use crate::domain::money::AMOUNT_MINOR_MAX;
 use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk, Mark};
@@ -185,9 +185,20 @@ impl Core {
         let (code, items) = self.call(call).await?;
         let over = |reason| Ok(DeclineReply::Over(reason));
         match code {
-            Reply::Ok | Reply::Declined => Ok(DeclineReply::Declined {
+            Reply::Ok => {
+                let grant = grant_in(&items)?;
+                let held = HeldShare {
+                    grabber,
+                    grant,
+                    declined: true,
+                };
+                self.acked.keep(nonce, vec![(id, held)]);
+                let replayed = false;
+                Ok(DeclineReply::Declined { grant, replayed })
+            }
+            Reply::Declined => Ok(DeclineReply::Declined {
                 grant: grant_in(&items)?,
-                replayed: code == Reply::Declined,
+                replayed: true,
             }),
             Reply::AlreadyGrabbed => Ok(DeclineReply::AlreadyGrabbed(grant_in(&items)?)),
             Reply::Missing | Reply::Stale => Ok(DeclineReply::Missing),

@@ -8,6 +8,7 @@
 //! | `link` | one multiplexed connection |
 //! | `core` | what all parts share; how a function is called |
 //! | `batcher` | grabs on their own connection, many a call |
+//! | `acked` | what was acknowledged and is not in the books yet |
 //! | `lifecycle`, `reads`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
@@ -17,11 +18,13 @@
 //! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::judged`]).
 //!
 //! # If it crashes here
-//! Nothing is remembered in this process but caches of what never changes within an epoch.
+//! This process remembers caches of what never changes within an epoch, and what it acknowledged and
+//! the books don't have yet (`acked`), for a Redis that loses it. Redis has all of it.
 //!
 //! # Not here
 //! Sentinel and Cluster; the ledger.
 
+mod acked;
 mod batcher;
 pub mod checks;
 mod core;
@@ -104,7 +107,11 @@ impl RedisStore {
     /// Asks the server whether it keeps the level that was asked for (or which one it keeps). Until
     /// it does, nothing is acknowledged.
     pub async fn check(&self) {
-        let before = self.core.ack_level();
+        self.check_after(self.core.ack_level()).await;
+    }
+
+    /// `before`: the level at the last look at this very process of Redis.
+    async fn check_after(&self, before: Option<AckLevel>) {
         let level = match self.admin.get().await {
             Ok(mut connection) => match checks::gather::gather(&mut connection).await {
                 Ok(facts) => checks::judge(&facts, self.asked, before),
@@ -304,7 +311,7 @@ impl HotStore for RedisStore {
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         // A process that was started anew may have been started with other settings.
-        self.check().await;
+        self.check_after(None).await;
         self.core.may_acknowledge()?;
         let registered = self.core.register(&server, &epochs).await;
         self.core.heard(&registered);

@@ -100,6 +100,7 @@ impl Core {
                 let bytes = item.map_or(Ok(&[][..]), reply::bytes)?;
                 Ok(std::str::from_utf8(bytes).ok().and_then(number_of))
             };
+            self.acked.settled(pairs.iter().map(|(_, nonce)| *nonce));
             watermark = match (number(items.first())?, number(items.get(1))?) {
                 (Some(first), _) => first.saturating_sub(1),
                 (None, Some(last)) => last,
@@ -213,6 +214,7 @@ impl Core {
                     .filter(|id| owed.iter().all(|r| r.envelope != **id))
                 {
                     let own = self.keys.envelope(*id);
+                    self.acked.forgotten(*id);
                     call = call
                         .key(own.grabs)
                         .key(own.shares)

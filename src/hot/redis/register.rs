@@ -97,7 +97,7 @@ impl Core {
                         "the key {key} in Redis is not ours: another program writes there. Give \
                          the service a Redis of its own, or remove the key"
                     );
-                    return Err(HotError::Mismatch(why));
+                    return Err(HotError::Unavailable(why));
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Core {
             return Ok(());
         }
         let recorded = String::from_utf8_lossy(recorded);
-        Err(HotError::Mismatch(format!(
+        Err(HotError::Unavailable(format!(
             "this Redis was begun with {recorded}, and the configuration says {own}: start with \
              the number that it was begun with (hot.partitions), or use an empty Redis"
         )))

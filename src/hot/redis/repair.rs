@@ -5,7 +5,7 @@
 //! | step | function | what |
 //! |---|---|---|
 //! | 1. read | | the whole grabs hash, as far as it is there |
-//! | 2. plan | | claims, then grants that contradict none; the rest can be taken |
+//! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
 //! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
 //! | 4. begin | `rebuild_1` | Funding under this epoch: nobody is served from it |
 //! | 5. put | `rebuild_put_1` | grants, then the shares that are left, with their numbers |
@@ -70,7 +70,8 @@ impl Core {
         let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
         let before = Meta::unpack(&raw);
         // 2. plan
-        let plan = plan(epoch, &repair, before.as_ref(), &fields)?;
+        let orphans = self.acked.orphans_of(id);
+        let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
         let sound = before.is_some_and(|meta| in_turn(&meta, &plan));
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
@@ -82,7 +83,10 @@ impl Core {
                 .under(epoch)
                 .arg(raw);
             match self.call(call).await? {
-                (Reply::Ok, items) => return state_in(&items),
+                (Reply::Ok, items) => {
+                    self.acked.adopted(id, &repair.claims);
+                    return state_in(&items);
+                }
                 (Reply::Stale, _) => {}
                 (code, items) => return Err(unexpected(code, items)),
             }
@@ -96,6 +100,7 @@ impl Core {
             }
         };
         self.sums.remove(&id);
+        self.acked.adopted(id, &repair.claims);
         tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
         crate::telemetry::metrics::envelope_repaired();
         Ok(state)
@@ -207,62 +212,41 @@ fn crossed() -> HotError {
 fn plan(
     epoch: Epoch,
     repair: &Repair,
-    before: Option<&Meta>,
-    fields: &Fields,
+    (before, fields): (Option<&Meta>, &Fields),
+    orphans: &[HeldShare],
 ) -> Result<Plan, HotError> {
     let mut meta = Meta::funding(&repair.terms, epoch);
     let width = width_of(&repair.terms);
-    let taken = taken(repair, fields, width);
-    let broken = || HotError::Mismatch("a claim is worth more than any share".into());
-    let mut puts = Vec::new();
+    let taken = taken(repair, fields, orphans, width);
+    // What the hash shall hold beside its meta.
+    let mut wanted = Fields::new();
     for held in taken.values() {
-        let value = value_of(held, width).ok_or_else(broken)?;
-        let name = held.grabber.as_str().as_bytes();
-        if fields.get(name) != Some(&value) {
-            puts.push((name.to_vec(), value));
-        }
+        let name = held.grabber.as_str().as_bytes().to_vec();
+        wanted.insert(name, value_of(held, width).ok_or_else(broken)?);
     }
-    let names: BTreeSet<&[u8]> = taken
-        .values()
-        .map(|h| h.grabber.as_str().as_bytes())
-        .collect();
-    let over = match before.map(|meta| meta.state) {
-        Some(over @ HotState::Over(_)) => Some(over),
-        _ => None,
-    };
+    let over = before
+        .map(|meta| meta.state)
+        .filter(|state| matches!(state, HotState::Over(_)));
     let count = u32::try_from(taken.len()).map_err(|_| broken())?;
-    let all = count == meta.count;
-    let state = over.unwrap_or(if all {
-        HotState::Over(CloseReason::Empty)
-    } else {
-        HotState::Live
-    });
-    let mut kept: BTreeSet<Vec<u8>> = names.iter().map(|name| name.to_vec()).collect();
+    let left = match count == meta.count {
+        true => HotState::Over(CloseReason::Empty),
+        false => HotState::Live,
+    };
     let mut shares = Vec::new();
     if meta.named {
         meta.next = count;
         for (number, share) in (0_u32..).zip(&repair.terms.exclusive) {
-            let name = share.grabber.as_str().as_bytes();
-            if !names.contains(name) {
-                let value = record(number, share.amount_minor, width).ok_or_else(broken)?;
-                if fields.get(name) != Some(&value) {
-                    puts.push((name.to_vec(), value));
-                }
-                kept.insert(name.to_vec());
-            }
+            let name = share.grabber.as_str().as_bytes().to_vec();
+            let untaken = record(number, share.amount_minor, width).ok_or_else(broken)?;
+            wanted.entry(name).or_insert(untaken);
         }
     } else {
         meta.base = count;
-        meta.length = meta.count - count;
-        let left = (0_u32..)
-            .zip(&*repair.amounts_minor)
-            .filter(|(n, _)| !taken.contains_key(n));
-        for (number, amount) in left {
-            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
-        }
         meta.base_minor = taken.values().map(|held| held.grant.amount_minor).sum();
-        if over.is_some() {
-            (meta.length, shares) = (0, Vec::new());
+        meta.length = 0;
+        if over.is_none() {
+            meta.length = meta.count - count;
+            shares = untaken_shares(repair, &taken, width)?;
         }
     }
     meta.compact = true;
@@ -270,16 +254,36 @@ fn plan(
     if let Some(before) = before {
         (meta.frozen, meta.opening_seen) = (before.frozen, before.opening_seen);
     }
-    let unknown = |name: &&Vec<u8>| !name.is_empty() && !kept.contains(*name);
+    let unknown = |name: &&Vec<u8>| !name.is_empty() && !wanted.contains_key(*name);
     let drops = fields.keys().filter(unknown).cloned().collect();
+    wanted.retain(|name, value| fields.get(name) != Some(value));
     Ok(Plan {
         meta,
-        state,
+        state: over.unwrap_or(left),
         taken: taken.into_keys().collect(),
-        puts,
+        puts: wanted.into_iter().collect(),
         drops,
         shares,
     })
+}
+
+fn broken() -> HotError {
+    HotError::Mismatch("a claim is worth more than any share".into())
+}
+
+/// The shares that nobody has, with their numbers.
+fn untaken_shares(
+    repair: &Repair,
+    taken: &BTreeMap<u32, HeldShare>,
+    width: usize,
+) -> Result<Vec<u8>, HotError> {
+    let mut shares = Vec::new();
+    for (number, amount) in (0_u32..).zip(&*repair.amounts_minor) {
+        if !taken.contains_key(&number) {
+            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
+        }
+    }
+    Ok(shares)
 }
 
 /// Share and amount, as an untaken share of a name or of a rebuilt envelope is kept.
@@ -289,34 +293,36 @@ fn record(number: u32, amount_minor: i64, width: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Who has which share: claims first, then grants whose share and grabber are free and whose
-/// amount is the share's.
-fn taken(repair: &Repair, fields: &Fields, width: usize) -> BTreeMap<u32, HeldShare> {
+/// Who has which share: claims first, then grants that the store still has, then those that this
+/// process acknowledged: each whose share and grabber are free and whose amount is the share's.
+fn taken(
+    repair: &Repair,
+    fields: &Fields,
+    orphans: &[HeldShare],
+    width: usize,
+) -> BTreeMap<u32, HeldShare> {
     let mut by_share: BTreeMap<u32, HeldShare> = BTreeMap::new();
     let mut people: BTreeSet<PersonId> = BTreeSet::new();
     for claim in &repair.claims {
         people.insert(claim.grabber.clone());
         by_share.insert(claim.grant.share, claim.clone());
     }
-    for (name, value) in fields {
-        let name = std::str::from_utf8(name)
-            .ok()
-            .and_then(|name| PersonId::parse(name).ok());
-        let (Some(grabber), Some((grant, declined))) = (name, grant_of(value, width)) else {
-            continue;
-        };
-        let worth = usize::try_from(grant.share).ok();
-        let worth = worth.and_then(|place| repair.amounts_minor.get(place));
-        if worth != Some(&grant.amount_minor) || by_share.contains_key(&grant.share) {
-            continue;
-        }
-        if people.insert(grabber.clone()) {
-            let held = HeldShare {
-                grabber,
-                grant,
-                declined,
-            };
-            by_share.insert(grant.share, held);
+    let stored = fields.iter().filter_map(|(name, value)| {
+        let name = std::str::from_utf8(name).ok();
+        let grabber = name.and_then(|name| PersonId::parse(name).ok())?;
+        let (grant, declined) = grant_of(value, width)?;
+        Some(HeldShare {
+            grabber,
+            grant,
+            declined,
+        })
+    });
+    for held in stored.chain(orphans.iter().cloned()) {
+        let place = usize::try_from(held.grant.share).ok();
+        let worth = place.and_then(|place| repair.amounts_minor.get(place));
+        let free = !by_share.contains_key(&held.grant.share);
+        if free && worth == Some(&held.grant.amount_minor) && people.insert(held.grabber.clone()) {
+            by_share.insert(held.grant.share, held);
         }
     }
     by_share

@@ -180,7 +180,7 @@ pub async fn a_dead_letter_blocks_the_close_until_it_is_replayed(world: &World) 
     assert_eq!(world.has("bob").await, (40, 0));
     assert_eq!(waiting(&world.finish(id, 1).await), None);
     assert_eq!(world.has("alice").await, (60, 0));
-    let acts = world.ledger.acts(id, 10).await.expect("acts");
+    let acts = world.ledger.acts(Some(id), 10).await.expect("acts");
     let results: Vec<_> = acts.iter().map(|act| act.result.as_str()).collect();
     assert_eq!(
         results,

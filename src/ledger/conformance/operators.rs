@@ -29,7 +29,7 @@ pub async fn freezing_is_recorded_with_who_and_why(world: &World) {
         .record_act(act("trace", id))
         .await
         .expect("on record");
-    let acts = world.ledger.acts(id, 10).await.expect("acts");
+    let acts = world.ledger.acts(Some(id), 10).await.expect("acts");
     let told: Vec<_> = acts.iter().map(|a| (a.act.as_str(), a.at)).collect();
     let (noon, later) = (UnixMs(NOON_MS), UnixMs(NOON_MS + 7));
     assert_eq!(

@@ -22,6 +22,8 @@
 mod audit;
 mod close;
 mod fund;
+#[cfg(test)]
+mod hooks;
 mod leaves;
 mod open;
 mod operators;
@@ -395,7 +397,11 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn acts(&self, envelope: EnvelopeId, limit: usize) -> Result<Vec<AdminAct>, LedgerError> {
+    async fn acts(
+        &self,
+        envelope: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<AdminAct>, LedgerError> {
         self.read(move |db| operators::acts(db, envelope, limit))
             .await
     }

@@ -72,30 +72,36 @@ pub(super) fn frozen(
     .sql()
 }
 
+const ACTS_ON_ENVELOPE: &str = "-- ledger.acts_on_envelope
+    SELECT act, operator, reason, at, result FROM admin_act
+    WHERE envelope = ?1 ORDER BY row LIMIT ?2";
+
+/// Reads the whole record: no RPC asks for it.
+const ACTS_ON_NONE: &str = "-- ledger.acts_on_none
+    SELECT act, operator, reason, at, result FROM admin_act
+    WHERE envelope IS ?1 ORDER BY row LIMIT ?2";
+
 pub(super) fn acts(
     db: &Connection,
-    id: EnvelopeId,
+    id: Option<EnvelopeId>,
     limit: usize,
 ) -> Result<Vec<AdminAct>, LedgerError> {
-    db.prepare_cached(
-        "-- ledger.acts
-         SELECT act, envelope, operator, reason, at, result FROM admin_act
-         WHERE envelope = ?1 ORDER BY row LIMIT ?2",
-    )
-    .and_then(|mut find| {
-        find.query_map((id.to_bytes(), page(limit)), |row| {
-            Ok(AdminAct {
-                act: row.get(0)?,
-                envelope: Some(envelope_id(row, 1)?),
-                operator: person(row, 2)?,
-                reason: row.get(3)?,
-                at: at(row, 4)?,
-                result: row.get(5)?,
-            })
-        })?
-        .collect()
-    })
-    .sql()
+    let sql = id.map_or(ACTS_ON_NONE, |_| ACTS_ON_ENVELOPE);
+    db.prepare_cached(sql)
+        .and_then(|mut find| {
+            find.query_map((id.map(EnvelopeId::to_bytes), page(limit)), |row| {
+                Ok(AdminAct {
+                    act: row.get(0)?,
+                    envelope: id,
+                    operator: person(row, 1)?,
+                    reason: row.get(2)?,
+                    at: at(row, 3)?,
+                    result: row.get(4)?,
+                })
+            })?
+            .collect()
+        })
+        .sql()
 }
 
 /// Postings that moved the escrow, the oldest first.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use red_envelope::hot::redis::server_under_test::RedisServer;
 use serde::Deserialize;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::power::{self, Loss};
 
@@ -178,6 +179,29 @@ impl Server {
     /// Moves the server's clock: so many milliseconds beside the machine's.
     pub fn set_clock_ms(&self, offset_ms: i64) {
         set_clock(self.folder.path(), offset_ms);
+    }
+
+    /// Whether it is ready, and what it says about that.
+    pub async fn readiness(&self) -> (bool, String) {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.ports.http))
+            .await
+            .unwrap();
+        let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let ready = answer.starts_with("HTTP/1.1 200");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (ready, body.to_owned())
+    }
+
+    /// Holds the books: nothing is posted until what this answers is dropped.
+    pub fn hold_the_books(&self) -> rusqlite::Connection {
+        let books = rusqlite::Connection::open(self.data_folder().join("ledger.sqlite")).unwrap();
+        books
+            .execute_batch("-- it.hold_the_books\nPRAGMA busy_timeout = 30000; BEGIN IMMEDIATE")
+            .unwrap();
+        books
     }
 
     /// The folder in which it keeps its data.

@@ -10,7 +10,7 @@ use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{
     AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DepositRequest, Envelope,
     EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
-    GrabRequest, GrabResponse, ListGrabsRequest, Money, Share,
+    GrabRequest, GrabResponse, ListGrabsRequest, ListGrabsResponse, Money, Share,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -105,6 +105,22 @@ impl World {
         Self::around(server, redis).await
     }
 
+    /// A new server on an empty folder, in front of this Redis.
+    pub async fn over(redis: RedisServer, start: Start) -> Self {
+        let server = Server::start(start.reaching(Some(&redis))).await;
+        Self::around(server, Some(redis)).await
+    }
+
+    /// A new server on an empty folder, whose flags say how it reaches this Redis.
+    pub async fn beside(redis: RedisServer, start: Start) -> Self {
+        Self::around(Server::start(start).await, Some(redis)).await
+    }
+
+    /// Its Redis.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("the test has a Redis")
+    }
+
     async fn around(server: Server, redis: Option<RedisServer>) -> Self {
         let public = channel(server.ports.grpc).await;
         let admin = channel(server.ports.admin).await;
@@ -174,14 +190,27 @@ impl World {
             ..ListGrabsRequest::default()
         };
         loop {
-            let page = self.envelopes.list_grabs(request.clone()).await.unwrap();
-            let page = page.into_inner();
+            let page = self.page_of_grabs(&request).await;
             shares.extend(page.shares);
             if page.next_page_token.is_empty() {
                 return shares;
             }
             request.page_token = page.next_page_token;
         }
+    }
+
+    /// One page, asked for until it comes: the server may be registering its store.
+    async fn page_of_grabs(&mut self, request: &ListGrabsRequest) -> ListGrabsResponse {
+        for _ in 0..POLLS_MAX {
+            match self.envelopes.list_grabs(request.clone()).await {
+                Ok(page) => return page.into_inner(),
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("the page never came");
     }
 
     /// What somebody has of CNY.
@@ -234,6 +263,36 @@ impl World {
                 .await;
         }
         panic!("the stores never became quiet");
+    }
+
+    /// Waits until the server says that it is ready.
+    pub async fn until_ready(&self) {
+        for _ in 0..POLLS_MAX {
+            if self.server.readiness().await.0 {
+                return;
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!(
+            "the server never became ready: {}",
+            self.server.readiness().await.1
+        );
+    }
+
+    /// Grabs until there is an outcome: the server may be registering its store.
+    pub async fn grab_until_answered(&mut self, envelope_id: &str, grabber: &str) -> GrabResponse {
+        for _ in 0..POLLS_MAX {
+            match self.try_grab(grab_of(envelope_id, grabber)).await {
+                Ok(answer) => return answer,
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
+                .tick()
+                .await;
+        }
+        panic!("{grabber} was never answered");
     }
 
     /// Waits until the envelope is in this state.

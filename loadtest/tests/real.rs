@@ -1,0 +1,137 @@
+//! Real programs: the load test starts a server of its own, is sent to one that runs already, and
+//! finds none.
+
+#![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const LOADTEST: &str = env!("CARGO_BIN_EXE_loadtest");
+/// Looks for the ports that a server announces, and the rest between two: 30 s in all.
+const LOOKS_MAX: u32 = 1_500;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A new folder under cargo's, which goes at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// The smoke profile, shortened to what proves that the programs meet.
+    fn profile(&self) -> PathBuf {
+        let smoke = include_str!("../profiles/smoke.toml");
+        let short = smoke
+            .replace("spread_ms = 6_000", "spread_ms = 200")
+            .replace("envelopes = 30", "envelopes = 3")
+            .replace("envelopes = 20", "envelopes = 2")
+            .replace("envelopes = 10", "envelopes = 1")
+            .replace("_p99_ms_max = 5_000", "_p99_ms_max = 60_000")
+            .replace("give_up_ms = 2_000", "give_up_ms = 60_000");
+        let path = self.0.join("short.toml");
+        std::fs::write(&path, short).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A server that somebody else started.
+struct Server(Child);
+
+impl Server {
+    /// Starts it, and answers where its two listeners are.
+    fn start(program: &Path, data: &Path) -> (Self, [String; 2]) {
+        let child = Command::new(program)
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(data)
+            .args(["--grpc-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .args(["--http-listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self(child);
+        for _ in 0..LOOKS_MAX {
+            let text = std::fs::read_to_string(data.join("ports.json")).unwrap_or_default();
+            if let Ok(ports) = serde_json::from_str::<serde_json::Value>(&text) {
+                let at = |listener: &str| format!("http://127.0.0.1:{}", ports[listener]);
+                return (server, [at("grpc"), at("admin")]);
+            }
+            assert!(server.runs(), "the server ended when it was started");
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+        panic!("the server announced no ports");
+    }
+
+    fn runs(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _already_gone = self.0.kill();
+        let _already_gone = self.0.wait();
+    }
+}
+
+fn loadtest(profile: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(LOADTEST);
+    command.arg(profile).args(more).args(["--json", "-"]);
+    command.output().unwrap()
+}
+
+/// It passed, and its JSON says so.
+fn passes(output: &Output) {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{told}", output.status);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["audit"]["clean"], true, "{report}");
+    assert_eq!(report["audit"]["quiet"], true, "{report}");
+}
+
+#[test]
+fn a_server_of_its_own_and_one_that_runs_already_pass_the_same_rehearsal() {
+    let folder = Folder::new("real");
+    let profile = folder.profile();
+    // Builds the server beside this program if it is missing.
+    passes(&loadtest(&profile, &[]));
+
+    let program = Path::new(LOADTEST).with_file_name("red-envelope");
+    let (mut server, [public, admin]) = Server::start(&program, &folder.0.join("data"));
+    let there = ["--server", &public, "--admin", &admin];
+    passes(&loadtest(&profile, &there));
+    // Twice on the same books: a run has people and envelopes of its own.
+    let typed_short = [
+        "--server",
+        public.trim_start_matches("http://"),
+        "--admin",
+        admin.trim_start_matches("http://"),
+    ];
+    passes(&loadtest(&profile, &typed_short));
+    assert!(
+        server.runs(),
+        "a server that was found running is left running"
+    );
+
+    drop(server);
+    let nobody = loadtest(&profile, &there);
+    assert_eq!(nobody.status.code(), Some(69));
+    let told = String::from_utf8_lossy(&nobody.stderr);
+    assert!(
+        told.contains(&format!("no server answers at {public}")),
+        "{told}"
+    );
+}

@@ -1,0 +1,191 @@
+//! Posts what was granted and is owed by no outbox: a trimmed or deleted outbox, a grant that a
+//! repair brought back.
+//!
+//! *Shape*
+//!
+//! | step | door |
+//! |---|---|
+//! | 1. a page of envelopes: granted more than the books know? | `hot.view`, `ledger.envelopes` |
+//! | 2. still so after [`RECONCILE_AFTER_MS`]: is it merely waiting? | `hot.owes` |
+//! | 3. which grants have no claim | `hot.grants`, `ledger.claims` |
+//! | 4. post them like any record | `Drain::post_records` |
+//!
+//! *Bounds.* A page of [`RECONCILE_PAGE_MAX`] envelopes a step; [`BEHIND_MAX`] are remembered as
+//! behind, [`RECONCILED_PER_STEP_MAX`] mended a step. A walk over 100,000 envelopes takes ten
+//! seconds, so a lost debt is paid within a minute of its loss up to half a million of them.
+//!
+//! *Ordering.* The epoch is looked up before anything is read, and what is missing is posted under
+//! it. A record that is posted here and comes out of an outbox after all is a duplicate.
+//!
+//! *If it crashes here.* Nothing is remembered but where the walk stands.
+//!
+//! *Not here.* Envelopes that the hot store does not hold in this epoch: they are repaired when they
+//! are touched, and looked at after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::SettleError;
+use super::drain::Drain;
+use crate::domain::envelope::BookState;
+use crate::domain::grab::OutboxRecord;
+use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::hot::{GRANTS_PER_PAGE_MAX, HotStore, HotView, VIEWS_PER_CALL_MAX};
+use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
+use crate::telemetry::metrics;
+
+/// Envelopes of one step of the walk.
+pub const RECONCILE_PAGE_MAX: usize = 1_000;
+/// How long the books may be behind the hot store before it is asked why: far above what a drain
+/// takes while the ledger serves.
+pub const RECONCILE_AFTER_MS: i64 = 10_000;
+/// Envelopes that are remembered as behind. More are behind only while the ledger is away, and then
+/// there is nothing to mend.
+pub const BEHIND_MAX: usize = 100_000;
+/// Envelopes that one step mends: each costs a look through an outbox.
+pub const RECONCILED_PER_STEP_MAX: usize = 32;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Records that were posted.
+    pub posted: usize,
+    /// The walk goes on behind this page.
+    pub more: bool,
+}
+
+/// Walks over the hot store.
+pub struct Reconcile {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    /// The envelope after which the walk goes on.
+    after: Mutex<Option<EnvelopeId>>,
+    /// Since when the books are behind.
+    behind: Mutex<BTreeMap<EnvelopeId, UnixMs>>,
+}
+
+impl Reconcile {
+    /// Between these doors.
+    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            hot,
+            ledger,
+            after: Mutex::default(),
+            behind: Mutex::default(),
+        }
+    }
+
+    /// Looks at the next page.
+    ///
+    /// # Errors
+    /// A store is out of reach: the walk goes on where it stood.
+    pub async fn once(&self, drain: &Drain) -> Result<Reconciled, SettleError> {
+        let after = *self.after.lock();
+        let page = self.hot.envelopes(after, RECONCILE_PAGE_MAX).await?;
+        let more = page.len() >= RECONCILE_PAGE_MAX;
+        let next = page.last().copied().filter(|_| more);
+        let mut late = Vec::new();
+        for ids in page.chunks(VIEWS_PER_CALL_MAX) {
+            // The rows are read first: what the hot store grants between the two reads only makes an
+            // envelope look behind, never the other way round.
+            let rows = self.ledger.envelopes(ids.to_vec()).await?;
+            let views = self.hot.view(ids.to_vec()).await?;
+            for ((id, row), view) in ids.iter().zip(rows).zip(views) {
+                let is_late = match (row, view) {
+                    (Some(row), Some(view)) if is_behind(&row, &view) => self.late(*id),
+                    _ => {
+                        self.behind.lock().remove(id);
+                        false
+                    }
+                };
+                if is_late && late.len() < RECONCILED_PER_STEP_MAX {
+                    late.push(*id);
+                }
+            }
+        }
+        let mut posted = 0;
+        for id in late {
+            posted += self.mend(drain, id).await?;
+        }
+        if posted > 0 {
+            tracing::error!(
+                records = posted,
+                "grants that no outbox owed were posted: it was trimmed or lost"
+            );
+            metrics::reconciled(posted);
+        }
+        *self.after.lock() = next;
+        Ok(Reconciled { posted, more })
+    }
+
+    /// Whether an envelope has been behind for long.
+    fn late(&self, id: EnvelopeId) -> bool {
+        let now = self.ledger.now();
+        let mut behind = self.behind.lock();
+        if behind.len() >= BEHIND_MAX && !behind.contains_key(&id) {
+            return false;
+        }
+        let since = *behind.entry(id).or_insert(now);
+        now.0.saturating_sub(since.0) >= RECONCILE_AFTER_MS
+    }
+
+    /// Steps 2 to 4 for one envelope.
+    async fn mend(&self, drain: &Drain, id: EnvelopeId) -> Result<usize, SettleError> {
+        let partition = id.partition(self.hot.partitions());
+        let under = Under {
+            partition,
+            epoch: self.hot.epoch(partition),
+        };
+        if self.hot.owes(id).await? {
+            return Ok(0);
+        }
+        let claimed = self.claimed(id).await?;
+        let (mut from, mut posted) = (0, 0);
+        // Each page moves `from`, and an envelope has no more shares than a u32 counts.
+        while let Some(page) = self.hot.grants(id, from, GRANTS_PER_PAGE_MAX).await? {
+            let Some(last) = page.last() else { break };
+            from = last.grant.share + 1;
+            let missing = page
+                .iter()
+                .filter(|held| !claimed.contains(&held.grant.share));
+            let records: Vec<_> = missing
+                .map(|held| OutboxRecord {
+                    envelope: id,
+                    grabber: held.grabber.clone(),
+                    grant: held.grant,
+                    declined: held.declined,
+                })
+                .collect();
+            for some in records.chunks(SETTLE_BATCH_MAX) {
+                posted += drain.post_records(under, some).await?.paid;
+            }
+            if page.len() < GRANTS_PER_PAGE_MAX {
+                break;
+            }
+        }
+        self.behind.lock().remove(&id);
+        Ok(posted)
+    }
+
+    /// The numbers of shares with a claim.
+    async fn claimed(&self, id: EnvelopeId) -> Result<BTreeSet<u32>, SettleError> {
+        let (mut claimed, mut from) = (BTreeSet::new(), 0);
+        loop {
+            let page = self.ledger.claims(id, from, PAGE_ROWS_MAX).await?;
+            claimed.extend(page.iter().map(|held| held.grant.share));
+            match page.last() {
+                Some(last) if page.len() >= PAGE_ROWS_MAX => from = last.grant.share + 1,
+                _ => return Ok(claimed),
+            }
+        }
+    }
+}
+
+/// Whether the hot store gave out more than the books know.
+fn is_behind(row: &EnvelopeRow, view: &HotView) -> bool {
+    let known = row.settled_count + row.declined_count + row.set_aside_count;
+    let open = !matches!(row.state, BookState::Closed(_));
+    open && !view.stale && view.taken_count > known
+}

@@ -1,0 +1,388 @@
+//! Bad days of a Redis that stays up: emptied, tampered with, set wrongly; settlement that dies.
+
+use std::collections::BTreeMap;
+
+use red_envelope_proto::v1::{
+    EnvelopeState, GrabOutcome, ListDeadLettersRequest, RecallEnvelopeRequest,
+};
+
+use crate::harness::{Hot, Start, World, cny, equal, lucky};
+
+/// Shares of the envelopes here.
+const SHARES: u32 = 60;
+
+/// A world on Redis with an envelope of which twenty have a share; share number and amount of each.
+async fn with_twenty_winners() -> (World, String, BTreeMap<String, (u32, i64)>) {
+    let mut world = World::on(Hot::Redis).await;
+    world.fund("alice", cny(100_000)).await;
+    let id = world
+        .send(lucky("alice", cny(60_000), SHARES))
+        .await
+        .envelope_id;
+    let mut held = BTreeMap::new();
+    for number in 0..20 {
+        let grabber = format!("early-{number}");
+        let answer = world.grab(&id, &grabber).await;
+        assert_eq!(answer.outcome(), GrabOutcome::Won);
+        let share = answer.share.unwrap();
+        held.insert(grabber, (share.number, share.amount.unwrap().minor_units));
+    }
+    (world, id, held)
+}
+
+/// Everybody who had a share has the same, everybody else gets another one, and it all adds up.
+async fn nothing_is_granted_twice(
+    world: &mut World,
+    id: &str,
+    held: &BTreeMap<String, (u32, i64)>,
+) {
+    for (grabber, share) in held {
+        let answer = world.grab_until_answered(id, grabber).await;
+        assert_eq!(answer.outcome(), GrabOutcome::AlreadyGrabbed, "{grabber}");
+        let again = answer.share.unwrap();
+        assert_eq!((again.number, again.amount.unwrap().minor_units), *share);
+    }
+    for number in 0..SHARES {
+        let answer = world
+            .grab_until_answered(id, &format!("late-{number}"))
+            .await;
+        let expected = match (number as usize) < SHARES as usize - held.len() {
+            true => GrabOutcome::Won,
+            false => GrabOutcome::Empty,
+        };
+        assert_eq!(answer.outcome(), expected, "late-{number}");
+    }
+    let closed = world.until(id, "alice", EnvelopeState::Closed).await;
+    assert_eq!(
+        closed.progress.unwrap().settled.unwrap().minor_units,
+        60_000
+    );
+    for (grabber, (_, amount)) in held {
+        assert_eq!(world.available(grabber).await, *amount);
+    }
+    world.audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_redis_is_repaired_from_the_books() {
+    let (mut world, id, held) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    world.redis().command(&[b"FLUSHALL"]);
+    nothing_is_granted_twice(&mut world, &id, &held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_before_settlement_loses_nothing_that_the_server_acknowledged() {
+    let (mut world, id, _) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    let mut held = BTreeMap::new();
+    for number in 20..30 {
+        let grabber = format!("early-{number}");
+        let share = world.grab(&id, &grabber).await.share.unwrap();
+        held.insert(grabber, (share.number, share.amount.unwrap().minor_units));
+    }
+    world.redis().command(&[b"FLUSHALL"]);
+    drop(books);
+    for (grabber, share) in &held {
+        let answer = world.grab_until_answered(&id, grabber).await;
+        assert_eq!(answer.outcome(), GrabOutcome::AlreadyGrabbed, "{grabber}");
+        let again = answer.share.unwrap();
+        assert_eq!((again.number, again.amount.unwrap().minor_units), *share);
+    }
+    // No outbox owes them any more: the reconciler posts them.
+    for (grabber, (_, amount)) in &held {
+        until_available(&mut world, grabber, *amount).await;
+    }
+    world.audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_that_nobody_notices_before_the_expiry_costs_no_winner_his_share() {
+    let (mut world, id, _) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    let mut held = BTreeMap::new();
+    for number in 20..30 {
+        let grabber = format!("early-{number}");
+        let share = world.grab(&id, &grabber).await.share.unwrap();
+        held.insert(grabber, share.amount.unwrap().minor_units);
+    }
+    world.redis().command(&[b"FLUSHALL"]);
+    world.server.set_clock_ms(25 * 3_600_000);
+    drop(books);
+    world.until(&id, "alice", EnvelopeState::Closed).await;
+    for (grabber, amount) in &held {
+        assert_eq!(world.available(grabber).await, *amount, "{grabber}");
+    }
+    world.audit_when_quiet().await;
+}
+
+async fn until_available(world: &mut World, grabber: &str, amount: i64) {
+    let every = std::time::Duration::from_millis(50);
+    let mut looks = tokio::time::interval(every);
+    // A minute: what the catalogue of faults allows.
+    for _ in 0..1_200 {
+        looks.tick().await;
+        if world.available(grabber).await == amount {
+            return;
+        }
+    }
+    panic!("{grabber} was not paid within a minute");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_redis_that_is_started_anew_is_repaired_from_the_books() {
+    let (mut world, id, held) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    world.redis().restart_empty();
+    world.until_ready().await;
+    nothing_is_granted_twice(&mut world, &id, &held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_an_envelope_may_be_deleted() {
+    for letter in ["g", "s", "t", "l", "p"] {
+        let (mut world, id, held) = with_twenty_winners().await;
+        world.audit_when_quiet().await;
+        let pattern = format!("re1:*:{letter}:{id}");
+        let redis = world.redis();
+        let redis::Value::Array(keys) = redis.command(&[b"KEYS", pattern.as_bytes()]) else {
+            panic!("KEYS answers a list");
+        };
+        for key in keys {
+            let redis::Value::BulkString(key) = key else {
+                panic!("a key is text");
+            };
+            redis.command(&[b"DEL", &key]);
+        }
+        nothing_is_granted_twice(&mut world, &id, &held).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_outboxes_are_made_up_for_by_the_reconciler() {
+    let (mut world, id, _) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    let mut owed = BTreeMap::new();
+    for number in 20..30 {
+        let grabber = format!("early-{number}");
+        let share = world.grab(&id, &grabber).await.share.unwrap();
+        owed.insert(grabber, share.amount.unwrap().minor_units);
+    }
+    let redis = world.redis();
+    let redis::Value::Array(keys) = redis.command(&[b"KEYS", b"re1:*:outbox"]) else {
+        panic!("KEYS answers a list");
+    };
+    for key in keys {
+        let redis::Value::BulkString(key) = key else {
+            panic!("a key is text");
+        };
+        redis.command(&[b"DEL", &key]);
+    }
+    drop(books);
+    for (grabber, amount) in &owed {
+        until_available(&mut world, grabber, *amount).await;
+    }
+    world.audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
+    for point in [
+        "settle::before_post",
+        "settle::after_post",
+        "settle::after_settled",
+    ] {
+        let dying = Start {
+            abort_at: Some(point.to_owned()),
+            ..Start::on(Hot::Redis)
+        };
+        let mut world = World::start(dying).await;
+        world.fund("alice", cny(10_000)).await;
+        let id = world.send(equal("alice", cny(100), 50)).await.envelope_id;
+        let mut winners = Vec::new();
+        for number in 0..20 {
+            let grabber = format!("g{number}");
+            match world
+                .try_grab(crate::harness::world::grab_of(&id, &grabber))
+                .await
+            {
+                Ok(answer) => {
+                    assert_eq!(answer.outcome(), GrabOutcome::Won);
+                    winners.push(grabber);
+                }
+                Err(_) => break,
+            }
+        }
+        assert!(!winners.is_empty(), "{point}");
+        assert!(world.server.crashed().await, "{point}");
+        let mut world = world.restarted(Start::on(Hot::Redis)).await;
+        world.until_ready().await;
+        world.audit_when_quiet().await;
+        for grabber in &winners {
+            assert_eq!(world.available(grabber).await, 100, "{point}: {grabber}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
+    let (mut world, id, held) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let outbox = the_outbox_of(&mut world, &id);
+    // Bytes that nobody wrote, and an entry of the right form that promises the wrong amount.
+    let redis = world.redis();
+    redis.command(&[b"XADD", &outbox, b"9-*", b"r", b"garbage"]);
+    let entry = forged(&id, 59, 7, "mallory");
+    redis.command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);
+    let letters = until_set_aside(&mut world).await;
+    assert_eq!(letters, ["amount_mismatch"]);
+    // The forger moved the stream's ids ahead: nothing was granted while his entries were there.
+    let bob = world.grab_until_answered(&id, "bob").await;
+    assert_eq!(bob.outcome(), GrabOutcome::Won);
+    let request = RecallEnvelopeRequest {
+        envelope_id: id.clone(),
+        sender: "alice".to_owned(),
+        request_id: "recall-1".to_owned(),
+        ..RecallEnvelopeRequest::default()
+    };
+    world.envelopes.recall_envelope(request).await.unwrap();
+    for (grabber, (_, amount)) in &held {
+        assert_eq!(world.available(grabber).await, *amount);
+    }
+    assert_eq!(world.available("mallory").await, 0);
+    // The close waits for an operator.
+    assert_ne!(
+        world.look(&id, "alice").await.state(),
+        EnvelopeState::Closed
+    );
+}
+
+fn the_outbox_of(world: &mut World, id: &str) -> Vec<u8> {
+    let pattern = format!("re1:*:g:{id}");
+    let redis::Value::Array(keys) = world.redis().command(&[b"KEYS", pattern.as_bytes()]) else {
+        panic!("KEYS answers a list");
+    };
+    let Some(redis::Value::BulkString(key)) = keys.into_iter().next() else {
+        panic!("the envelope is in Redis");
+    };
+    let tag_end = key.iter().position(|byte| *byte == b'}').unwrap();
+    [&key[..=tag_end], b":outbox"].concat()
+}
+
+/// An outbox entry as the library would write it.
+fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
+    let id: red_envelope::domain::id::EnvelopeId = id.parse().unwrap();
+    let mut entry = vec![1];
+    entry.extend_from_slice(&1_700_000_000_000_u64.to_le_bytes()[..6]);
+    entry.extend_from_slice(&42_u64.to_le_bytes());
+    entry.extend_from_slice(&1_u32.to_le_bytes());
+    entry.extend_from_slice(&id.to_bytes());
+    entry.extend_from_slice(&[2, 0, 1, 0]);
+    entry.extend_from_slice(&share.to_le_bytes());
+    entry.extend_from_slice(&amount.to_le_bytes());
+    entry.push(u8::try_from(grabber.len()).unwrap());
+    entry.extend_from_slice(grabber.as_bytes());
+    entry
+}
+
+async fn until_set_aside(world: &mut World) -> Vec<String> {
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
+    for _ in 0..1_200 {
+        looks.tick().await;
+        let request = ListDeadLettersRequest {
+            operator: "olga".to_owned(),
+            reason: "a test".to_owned(),
+            ..ListDeadLettersRequest::default()
+        };
+        let reply = world.admin.list_dead_letters(request).await.unwrap();
+        let letters = reply.into_inner().dead_letters;
+        if !letters.is_empty() {
+            return letters.into_iter().map(|letter| letter.reason).collect();
+        }
+    }
+    panic!("nothing was set aside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_set_wrongly_acknowledges_nothing_until_it_is_mended() {
+    let wrong = [
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+        ("appendfsync", "everysec", "always"),
+    ];
+    let (mut world, id, held) = with_twenty_winners().await;
+    for (name, bad, good) in wrong {
+        let set = |world: &mut World, value: &str| {
+            let words: [&[u8]; 4] = [b"CONFIG", b"SET", name.as_bytes(), value.as_bytes()];
+            assert_eq!(world.redis().command(&words), redis::Value::Okay);
+        };
+        set(&mut world, bad);
+        let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
+        let mut why = String::new();
+        // Ten seconds: what the catalogue of faults allows.
+        for _ in 0..200 {
+            looks.tick().await;
+            let (ready, said) = world.server.readiness().await;
+            if !ready {
+                why = said;
+                break;
+            }
+        }
+        assert!(why.contains(name), "{why}");
+        let refused = world
+            .try_grab(crate::harness::world::grab_of(&id, "bob"))
+            .await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        set(&mut world, good);
+        world.until_ready().await;
+    }
+    nothing_is_granted_twice(&mut world, &id, &held).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_grabs_astride_the_expiry_end_well_with_settlement_stalled() {
+    let mut world = World::on(Hot::Redis).await;
+    world.fund("alice", cny(1_000)).await;
+    let id = world.send(equal("alice", cny(1), 1_000)).await.envelope_id;
+    let books = world.server.hold_the_books();
+    let mut grabbers = tokio::task::JoinSet::new();
+    for number in 0..1_000 {
+        let mut client = world.envelopes.clone();
+        let grab = crate::harness::world::grab_of(&id, &format!("g{number}"));
+        grabbers.spawn(async move { client.grab(grab).await });
+        if number == 500 {
+            // A day is over in the middle of them.
+            world.server.set_clock_ms(24 * 3_600_000);
+        }
+    }
+    let mut won = 0;
+    for answer in grabbers.join_all().await {
+        // Behind the jump the oldest grab has waited for a day: new ones may be turned away.
+        match answer {
+            Ok(answer) => match answer.into_inner().outcome() {
+                GrabOutcome::Won => won += 1,
+                other => assert_eq!(other, GrabOutcome::Expired),
+            },
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+        }
+    }
+    assert!(won > 0);
+    // The refund is due, and the money of the winners is still on its way: ten seconds of it.
+    tokio::time::interval_at(
+        tokio::time::Instant::now() + std::time::Duration::from_secs(10),
+        std::time::Duration::from_secs(10),
+    )
+    .tick()
+    .await;
+    drop(books);
+    let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
+    let progress = closed.progress.unwrap();
+    assert_eq!(progress.settled.unwrap().minor_units, won);
+    assert_eq!(progress.refunded.unwrap().minor_units, 1_000 - won);
+    assert_eq!(world.available("alice").await, 1_000 - won);
+    let report = world.audit_when_quiet().await;
+    assert!(report.totals.iter().all(|sums| sums.made_good_minor == 0));
+}
