@@ -85,8 +85,9 @@ fn casts() -> Vec<Cast> {
     ]
 }
 
-/// Histories; with `breaks`, also of steps that only a store with hooks can take.
-pub fn ops(breaks: bool) -> impl Strategy<Value = Vec<Op>> {
+/// Histories of up to so many steps; with `breaks`, also of those that only a store with hooks can
+/// take.
+pub fn ops(breaks: bool, steps_max: usize) -> impl Strategy<Value = Vec<Op>> {
     const CASTS: usize = 4;
     let which = || 0..CASTS;
     let name = || 0..NAMES.len();
@@ -101,7 +102,7 @@ pub fn ops(breaks: bool) -> impl Strategy<Value = Vec<Op>> {
     let own = if breaks {
         prop_oneof![which().prop_map(Op::Break), Just(Op::Restart)].boxed()
     } else {
-        Just(Op::SettleAll).boxed()
+        Just(Op::Crash).boxed()
     };
     let op = prop_oneof![
         3 => which().prop_map(Op::Load),
@@ -115,14 +116,14 @@ pub fn ops(breaks: bool) -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::SettleOne),
         3 => Just(Op::SettleAll),
         1 => which().prop_map(Op::SettleAllAndRemove),
-        2 => Just(Op::Crash),
-        2 => own,
+        1 => Just(Op::Crash),
+        1 => own,
     ];
     // Most histories begin with something to grab.
     let beginning: Vec<_> = (0..CASTS)
         .flat_map(|which| [Op::Load(which), Op::Open(which)])
         .collect();
-    (any::<bool>(), vec(op, 1..60)).prop_map(move |(begun, rest)| {
+    (any::<bool>(), vec(op, 1..=steps_max)).prop_map(move |(begun, rest)| {
         let beginning = if begun { beginning.clone() } else { Vec::new() };
         beginning.into_iter().chain(rest).collect()
     })

@@ -30,7 +30,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn every_history_goes_as_the_model_says(ops in ops(true)) {
+    fn every_history_goes_as_the_model_says(ops in ops(true, 60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let mut stage = Embedded::new(CRAMPED);

@@ -34,8 +34,12 @@ const SLOWER: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
 /// One in so many is played on the embedded store as well, which writes a file for each.
 const EMBEDDED_EVERY: u32 = 50;
 const WORKERS: u32 = 4;
-/// Steps between two looks at everything.
-const LOOK_EVERY: usize = 16;
+/// Fewer than in service, since a look asks each.
+const PARTITIONS: u16 = 2;
+/// Steps of a history, besides those that publish.
+const STEPS_MAX: usize = 40;
+/// Steps between two looks.
+const LOOK_EVERY: usize = 20;
 
 /// A process in front of a Redis that others use, too.
 struct Process {
@@ -54,7 +58,7 @@ impl Process {
 }
 
 async fn start(url: &str, clock: &ManualClock) -> Arc<RedisStore> {
-    let count = PartitionCount::new(4).unwrap();
+    let count = PartitionCount::new(PARTITIONS).unwrap();
     let asked = Some(AckLevel::Memory);
     let store = RedisStore::new(url, asked, count, timing(), Arc::new(clock.clone())).unwrap();
     let standing = store.standing().await.unwrap().unwrap();
@@ -102,7 +106,7 @@ fn play(server: &RedisServer, seed: u64, lists: u32) {
         TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
     );
     let number = AtomicU32::new(0);
-    let played = runner.run(&ops(false), |list: Vec<Op>| {
+    let played = runner.run(&ops(false, STEPS_MAX), |list: Vec<Op>| {
         let mut process = process.borrow_mut();
         runtime.block_on(World::new(&mut *process).play_all(&list, LOOK_EVERY));
         if number.fetch_add(1, Ordering::Relaxed) % EMBEDDED_EVERY == 0 {
