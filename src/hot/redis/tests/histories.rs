@@ -109,7 +109,10 @@ fn play(server: &RedisServer, seed: u64, lists: u32) {
     let played = runner.run(&ops(false, STEPS_MAX), |list: Vec<Op>| {
         let mut process = process.borrow_mut();
         runtime.block_on(World::new(&mut *process).play_all(&list, LOOK_EVERY));
-        if number.fetch_add(1, Ordering::Relaxed) % EMBEDDED_EVERY == 0 {
+        if number
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(EMBEDDED_EVERY)
+        {
             let mut stage = Embedded::new(CRAMPED);
             runtime.block_on(World::new(&mut stage).play_all(&list, LOOK_EVERY));
         }
