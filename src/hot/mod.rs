@@ -106,7 +106,8 @@ pub struct HotView {
     /// The largest share that was taken and not declined, ties to the lowest number. `None`
     /// before the end.
     pub best: Option<HeldShare>,
-    /// It was last seen in an older epoch: it grants nothing before [`HotStore::repair`].
+    /// It was last seen in an older epoch, or a repair of it has not ended: it grants nothing before
+    /// [`HotStore::repair`].
     pub stale: bool,
 }
 
@@ -272,7 +273,7 @@ pub trait HotStore: Send + Sync + 'static {
     ) -> Result<Vec<PendingShare>, HotError>;
 
     /// Ends an envelope. A missing one leaves a tombstone under these terms, so that a late
-    /// loader can't publish it again.
+    /// loader can't publish it again; so does one that is not whole, once nothing of it is owed.
     async fn close(
         &self,
         epoch: Epoch,
