@@ -342,7 +342,7 @@ fn terms(shares: usize) -> anyhow::Result<Terms> {
             tenant: TenantId::parse("")?,
             sender: PersonId::parse("sender")?,
             kind: Kind::Lucky,
-            currency: Currency::from_code("CNY")?,
+            currency: Currency::from_code("CNY").context("CNY is a code")?,
             total_minor: 888 * i64::from(share_count),
             share_count,
             min_minor: 1,

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | holds it in this epoch | | it stands |
 //! | missing | Funding, never published, nothing claimed | load |
-//! | missing | Funding or Live | what it still owes is settled first; then repair |
+//! | missing | Funding or Live | what it still owes is settled first; then load where it was never Live and nobody has a claim, else repair |
 //! | missing | Closing | what it still owes is settled first; then the books tell how it ended |
 //! | stale: it holds it in an older epoch | Funding or Live | repair |
 //! | stale | Closing | closed again, then repaired: nobody wins, and who had won is told |
@@ -141,6 +141,9 @@ impl Publisher {
             return Err(PublishError::Unavailable(why.into()));
         }
         let claims = self.claims(id).await?;
+        if missing && claims.is_empty() && look.row.state == BookState::Funding {
+            return self.load_and_open(look).await;
+        }
         let repair = Repair {
             envelope: id,
             terms: look.row.terms.clone(),

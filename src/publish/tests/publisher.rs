@@ -85,7 +85,7 @@ async fn a_new_small_envelope_is_loaded_without_a_look() {
 }
 
 #[tokio::test]
-async fn a_missing_envelope_that_nobody_has_a_claim_on_is_repaired_once_it_owes_nothing() {
+async fn a_missing_envelope_that_nobody_has_a_claim_on_is_loaded_once_it_owes_nothing() {
     let scene = scene();
     let id = scene.funded().await;
     scene.hot.said.lock().owes = true;
@@ -97,7 +97,7 @@ async fn a_missing_envelope_that_nobody_has_a_claim_on_is_repaired_once_it_owes_
     assert_eq!(scene.hot.calls(), ["view", "owes"]);
     scene.hot.said.lock().owes = false;
     scene.publisher.publish(id).await.unwrap();
-    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
+    assert_eq!(scene.hot.calls(), ["view", "owes", "load", "open"]);
 }
 
 #[tokio::test]

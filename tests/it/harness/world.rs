@@ -171,13 +171,17 @@ impl World {
 
     /// The envelope as a viewer sees it.
     pub async fn look(&mut self, envelope_id: &str, viewer: &str) -> Envelope {
+        self.try_look(envelope_id, viewer).await.unwrap()
+    }
+
+    async fn try_look(&mut self, envelope_id: &str, viewer: &str) -> Result<Envelope, Status> {
         let request = GetEnvelopeRequest {
             envelope_id: envelope_id.to_owned(),
             viewer: viewer.to_owned(),
             ..GetEnvelopeRequest::default()
         };
-        let reply = self.envelopes.get_envelope(request).await.unwrap();
-        reply.into_inner().envelope.unwrap()
+        let reply = self.envelopes.get_envelope(request).await?;
+        Ok(reply.into_inner().envelope.unwrap())
     }
 
     /// Every share that was taken, as a viewer sees it, page by page.
@@ -303,9 +307,11 @@ impl World {
         state: EnvelopeState,
     ) -> Envelope {
         for _ in 0..POLLS_MAX {
-            let envelope = self.look(envelope_id, viewer).await;
-            if envelope.state() == state {
-                return envelope;
+            match self.try_look(envelope_id, viewer).await {
+                Ok(envelope) if envelope.state() == state => return envelope,
+                Ok(_) => {}
+                // The server may be registering its store.
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
             }
             tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
                 .tick()

@@ -213,7 +213,7 @@ fn every_command_that_the_library_calls_is_among_the_rights() {
     assert!(called.len() > 20, "{called:?}");
     let named = |name: &str| {
         let of_it = |command: &&str| command.split(' ').next() == Some(name);
-        rights::COMMANDS.iter().any(|command| of_it(&command))
+        rights::COMMANDS.iter().any(|command| of_it(command))
     };
     let missing: Vec<_> = called.into_iter().filter(|name| !named(name)).collect();
     assert!(missing.is_empty(), "add {missing:?}");
