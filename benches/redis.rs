@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let mut summary = serde_json::Map::new();
     println!("medians of {ROUNDS} rounds");
-    for (name, _) in &rounds[0] {
+    for name in rounds[0].keys() {
         let mut values: Vec<f64> = rounds.iter().map(|round| round[name]).collect();
         values.sort_by(f64::total_cmp);
         let median = values[ROUNDS / 2];

@@ -212,8 +212,8 @@ fn every_command_that_the_library_calls_is_among_the_rights() {
     let called: BTreeSet<&str> = calls.filter_map(|rest| rest.split('\'').next()).collect();
     assert!(called.len() > 20, "{called:?}");
     let named = |name: &str| {
-        let of_it = |command: &&str| command.split(' ').next() == Some(name);
-        rights::COMMANDS.iter().any(|command| of_it(command))
+        let of_it = |command: &&'static str| command.split(' ').next() == Some(name);
+        rights::COMMANDS.iter().any(of_it)
     };
     let missing: Vec<_> = called.into_iter().filter(|name| !named(name)).collect();
     assert!(missing.is_empty(), "add {missing:?}");
