@@ -400,7 +400,7 @@ mod tests {
         }
 
         #[test]
-        fn an_entrys_number_names_its_stream_id(epoch in 0..1_u64 << 20, sequence in 0..1_u64 << 44) {
+        fn the_number_of_an_entry_names_its_stream_id(epoch in 0..1_u64 << 20, sequence in 0..1_u64 << 44) {
             let id = format!("{epoch}-{sequence}");
             prop_assert_eq!(id_of(number_of(&id).unwrap()), id);
         }

@@ -43,7 +43,7 @@ fn stage(scene: &mut Scene, name: &str) -> Cast {
     };
     if name == "register_1" {
         scene.epoch.0 += 1;
-    } else if name == "stamp_1" || name.starts_with("rebuil") {
+    } else if name == "stamp_1" || name.starts_with("rebuild") || name.starts_with("rebuilt") {
         scene.next_epoch();
     }
     for step in before {
