@@ -15,7 +15,7 @@
 //!
 //! # Ordering
 //! The store grants nothing before the ledger accepted the Redis process for its partitions
-//! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::judged`]).
+//! (`register`), and nothing while the acknowledgement level does not hold ([`RedisStore::check`]).
 //!
 //! # If it crashes here
 //! This process remembers caches of what never changes within an epoch, and what it acknowledged and
