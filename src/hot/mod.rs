@@ -131,6 +131,8 @@ pub struct Repair {
     pub amounts_minor: Arc<[i64]>,
     /// Every share that the books have paid or given back, read after the epoch began.
     pub claims: Vec<HeldShare>,
+    /// Why the books are ending it, if they are: then nobody wins from it any more.
+    pub over: Option<CloseReason>,
 }
 
 /// The answer to a close. Closing what is closed answers the same.

@@ -7,9 +7,9 @@
 //! | holds it in this epoch | | it stands |
 //! | missing | Funding, never published, nothing claimed | load |
 //! | missing | Funding or Live | what it still owes is settled first; then load where it was never Live and nobody has a claim, else repair |
-//! | missing | Closing | what it still owes is settled first; then the books tell how it ended |
+//! | missing | Closing | what it still owes is settled first; then repair, over as the books say |
 //! | stale: it holds it in an older epoch | Funding or Live | repair |
-//! | stale | Closing | closed again, then repaired: nobody wins, and who had won is told |
+//! | stale | Closing | repair, over as the books say: nobody wins, and who had won is told |
 //! | | Closed | the books tell: it is never made live again |
 //!
 //! *Bounds.* A claim weighs as much as [`WEIGHT`] amounts; permits count it so. A repair of up to
@@ -32,7 +32,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch};
 use crate::domain::split::SHARE_COUNT_MAX;
-use crate::hot::{CloseReply, HotError, HotView, Repair};
+use crate::hot::{HotView, Repair};
 use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX};
 use crate::publish::{ONE_CHUNK_SHARES, PublishError};
 
@@ -127,14 +127,6 @@ impl Publisher {
             let why = "its grabs are being settled: repeat";
             return Err(PublishError::Unavailable(why.into()));
         }
-        if let BookState::Closing(reason) = look.row.state {
-            if missing {
-                return Ok(Some(HotState::Over(reason)));
-            }
-            if !self.end_again(look, reason).await? {
-                return Ok(None);
-            }
-        }
         // What is set aside was granted, and no claim says to whom.
         if self.row(id).await?.set_aside_count > 0 {
             let why = "grabs of it are set aside: an operator must unfreeze or replay them";
@@ -149,21 +141,12 @@ impl Publisher {
             terms: look.row.terms.clone(),
             amounts_minor: self.amounts.of(id, &look.row.terms).await?,
             claims,
+            over: match look.row.state {
+                BookState::Closing(reason) => Some(reason),
+                _ => None,
+            },
         };
         brought(id, self.hot.repair(look.epoch, repair).await)
-    }
-
-    /// No grab is granted after a close that was answered, also where the store that was closed is
-    /// gone. `false`: the epoch is another one.
-    async fn end_again(&self, look: &Look, reason: CloseReason) -> Result<bool, PublishError> {
-        let (id, terms) = (look.row.id, look.row.terms.clone());
-        match self.hot.close(look.epoch, id, terms, reason).await {
-            // Not due by the store's clock: then no close has been answered.
-            Ok(CloseReply::Over { .. } | CloseReply::NotDue(_)) => Ok(true),
-            Ok(CloseReply::Frozen) => Err(PublishError::Frozen),
-            Err(HotError::Epoch(_)) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Every claim, declined shares too.

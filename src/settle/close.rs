@@ -5,7 +5,7 @@
 //! | step | door | crash point after it |
 //! |---|---|---|
 //! | 1. CLOSING | `ledger.begin_close` | `close::after_begin` |
-//! | 2. no grab any more | `hot.close`, which tells how many shares were granted | `close::after_hot`, `close::before_finish` |
+//! | 2. no grab any more | `publisher.publish` where the hot store was replaced; `hot.close`, which tells how many shares were granted | `close::after_hot`, `close::before_finish` |
 //! | 3. refund | `ledger.finish_close`, once nothing is owed and claims cover what was granted | `close::after_finish` |
 //!
 //! *Ordering.* Step 3 takes its count from step 2 of the same call, and step 2 grants nothing
@@ -26,7 +26,7 @@ use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch};
 use crate::hot::{CloseReply, HotStore};
 use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError, Under};
-use crate::publish::marks;
+use crate::publish::{PublishError, Publisher, marks, must_revive};
 use crate::telemetry::metrics;
 
 /// How far a close came.
@@ -50,8 +50,8 @@ pub enum Closed {
 pub async fn close(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
-    id: EnvelopeId,
-    reason: CloseReason,
+    publisher: &Publisher,
+    (id, reason): (EnvelopeId, CloseReason),
 ) -> Result<Closed, SettleError> {
     let row = match ledger.begin_close(id, reason).await {
         Ok(row) => row,
@@ -59,7 +59,7 @@ pub async fn close(
         Err(error) => return Err(error.into()),
     };
     crash("close::after_begin")?;
-    go_on(hot, ledger, row).await
+    go_on(hot, ledger, publisher, row).await
 }
 
 /// Takes an envelope that is CLOSING as far as it can go now.
@@ -69,6 +69,7 @@ pub async fn close(
 pub async fn go_on(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
+    publisher: &Publisher,
     row: EnvelopeRow,
 ) -> Result<Closed, SettleError> {
     let reason = match row.state {
@@ -82,6 +83,10 @@ pub async fn go_on(
     let id = row.id;
     let partition = id.partition(hot.partitions());
     let epoch = hot.epoch(partition);
+    // A store in its first epoch was never replaced, and has lost nothing.
+    if epoch != Epoch::FIRST {
+        bring_back(hot, publisher, &row).await?;
+    }
     let close = || hot.close(epoch, id, Arc::clone(&row.terms), reason);
     let mut reply = close().await?;
     if reply == CloseReply::Frozen && free(hot, ledger, id).await? {
@@ -98,7 +103,6 @@ pub async fn go_on(
     };
     crash("close::after_hot")?;
     crash("close::before_finish")?;
-    // A store in its first epoch was never replaced, and has lost nothing.
     if epoch != Epoch::FIRST && hot.owes(id).await? {
         return Ok(Closed::Waiting);
     }
@@ -119,6 +123,28 @@ pub async fn go_on(
             Ok(Closed::Now(reason))
         }
         CloseProgress::Waiting { .. } => Ok(Closed::Waiting),
+    }
+}
+
+/// What a replaced store lost, or has not been compared with the books, is brought back before the
+/// envelope ends: grabs that somebody still remembers must not go back to the sender. One whose
+/// shares can't be told any more ends as the store has it.
+async fn bring_back(
+    hot: &dyn HotStore,
+    publisher: &Publisher,
+    row: &EnvelopeRow,
+) -> Result<(), SettleError> {
+    let view = hot.view(vec![row.id]).await?.pop().flatten();
+    if !must_revive(row, view.as_ref()) {
+        return Ok(());
+    }
+    match publisher.publish(row.id).await {
+        Ok(_) | Err(PublishError::Frozen) => Ok(()),
+        Err(PublishError::Broken(why)) => {
+            tracing::error!(envelope = %row.id, why, "an envelope ends without being compared");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

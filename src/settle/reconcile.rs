@@ -33,7 +33,7 @@ use crate::domain::envelope::BookState;
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{EnvelopeId, UnixMs};
 use crate::hot::{GRANTS_PER_PAGE_MAX, HotStore, HotView, VIEWS_PER_CALL_MAX};
-use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
+use crate::ledger::{EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
 use crate::telemetry::metrics;
 
 /// Envelopes of one step of the walk.
@@ -90,7 +90,7 @@ impl Reconcile {
         for ids in page.chunks(VIEWS_PER_CALL_MAX) {
             // The rows are read first: what the hot store grants between the two reads only makes an
             // envelope look behind, never the other way round.
-            let rows = self.ledger.envelopes(ids.to_vec()).await?;
+            let rows = self.rows(ids).await?;
             let views = self.hot.view(ids.to_vec()).await?;
             for ((id, row), view) in ids.iter().zip(rows).zip(views) {
                 let is_late = match (row, view) {
@@ -107,7 +107,13 @@ impl Reconcile {
         }
         let mut posted = 0;
         for id in late {
-            posted += self.mend(drain, id).await?;
+            match self.mend(drain, id).await {
+                Ok(mended) => posted += mended,
+                // The others must be paid, and this one is met again.
+                Err(error) => {
+                    tracing::warn!(envelope = %id, %error, "grabs can't be compared yet");
+                }
+            }
         }
         if posted > 0 {
             tracing::error!(
@@ -118,6 +124,23 @@ impl Reconcile {
         }
         *self.after.lock() = next;
         Ok(Reconciled { posted, more })
+    }
+
+    /// Rows of a page, in their order; `None` where one is unknown or can't be read. A damaged row
+    /// fails the whole page, so then they are read one by one.
+    async fn rows(&self, ids: &[EnvelopeId]) -> Result<Vec<Option<EnvelopeRow>>, SettleError> {
+        match self.ledger.envelopes(ids.to_vec()).await {
+            Err(LedgerError::Broken(_)) => {}
+            page => return Ok(page?),
+        }
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.push(match self.ledger.envelopes(vec![*id]).await {
+                Err(LedgerError::Broken(_)) => None,
+                row => row?.pop().flatten(),
+            });
+        }
+        Ok(rows)
     }
 
     /// Whether an envelope has been behind for long.

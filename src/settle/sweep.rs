@@ -8,8 +8,7 @@
 //! | a mark that one store has and the other has not | `marks` |
 //! | parked records of an unfrozen envelope | `ledger.settle_parked` |
 //! | `Due::Unpublished` | handed to `publish`, in a loop of its own: a large one takes seconds |
-//! | `Due::Expired` | brought back first where the hot store has lost it; then `close` |
-//! | `Due::Empty` | `close` |
+//! | `Due::Expired`, `Due::Empty` | `close` |
 //! | `Due::Closing` | `close::go_on` |
 //! | closed longer than [`CLOSED_KEPT_MS`] and still in the hot store | `hot.remove` |
 //!
@@ -36,7 +35,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
 use crate::ledger::{Due, Ledger, SETTLE_BATCH_MAX};
-use crate::publish::{Publisher, must_revive};
+use crate::publish::Publisher;
 
 /// Envelopes of one page: a page is closed in about 0.1 s at 2,000 commits a second.
 pub const SWEEP_PAGE_MAX: usize = 256;
@@ -184,33 +183,20 @@ impl Sweep {
 
     async fn close(&self, due: Due) -> Result<Closed, SettleError> {
         let (hot, ledger) = (&*self.hot, &*self.ledger);
+        let publisher = &*self.publisher;
         match due {
             Due::Expired(id) => {
-                self.revive(id).await?;
-                close::close(hot, ledger, id, CloseReason::Expired).await
+                close::close(hot, ledger, publisher, (id, CloseReason::Expired)).await
             }
-            Due::Empty(id) => close::close(hot, ledger, id, CloseReason::Empty).await,
+            Due::Empty(id) => close::close(hot, ledger, publisher, (id, CloseReason::Empty)).await,
             // A read instead of a second begin: an envelope that waits costs no transaction a tick.
             Due::Closing(id) => match ledger.envelopes(vec![id]).await?.pop().flatten() {
                 Some(row) if row.frozen => Ok(Closed::Frozen),
-                Some(row) => close::go_on(hot, ledger, row).await,
+                Some(row) => close::go_on(hot, ledger, publisher, row).await,
                 None => Err(SettleError::Broken(format!("envelope {id} has no row"))),
             },
             Due::Unpublished(id) => Err(SettleError::Broken(format!("{id} is not to be closed"))),
         }
-    }
-
-    /// A hot store that was replaced may have lost grabs that this process acknowledged: they are
-    /// brought back before the envelope ends, or they would go back to the sender.
-    async fn revive(&self, id: EnvelopeId) -> Result<(), SettleError> {
-        let Some(row) = self.ledger.envelopes(vec![id]).await?.pop().flatten() else {
-            return Ok(());
-        };
-        let view = self.hot.view(vec![id]).await?.pop().flatten();
-        if row.state == BookState::Live && must_revive(&row, view.as_ref()) {
-            self.publisher.publish(id).await?;
-        }
-        Ok(())
     }
 
     /// Looks at the next envelopes that the hot store holds, and has it forget those that have been

@@ -142,7 +142,8 @@ async fn an_emptied_redis_that_is_started_anew_is_repaired_from_the_books() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_key_of_an_envelope_may_be_deleted() {
-    for letter in ["g", "s", "t", "l", "p"] {
+    // The list of a large envelope and the lock are lost in the tests of the store itself.
+    for letter in ["g", "s", "t"] {
         let (mut world, id, held) = with_twenty_winners().await;
         world.audit_when_quiet().await;
         let pattern = format!("re1:*:{letter}:{id}");
@@ -150,6 +151,7 @@ async fn each_key_of_an_envelope_may_be_deleted() {
         let redis::Value::Array(keys) = redis.command(&[b"KEYS", pattern.as_bytes()]) else {
             panic!("KEYS answers a list");
         };
+        assert_eq!(keys.len(), 1, "{letter}");
         for key in keys {
             let redis::Value::BulkString(key) = key else {
                 panic!("a key is text");

@@ -71,7 +71,9 @@ async fn a_close_that_meets_a_broken_invariant_carries_it_into_the_books() {
     world.recall(id).await;
     world.break_invariant(id).await;
     let row = world.row(id).await;
-    let closed = red_envelope::settle::close::go_on(world.hot(), world.ledger(), row).await;
+    let closed =
+        red_envelope::settle::close::go_on(world.hot(), world.ledger(), world.publisher(), row)
+            .await;
     assert_eq!(closed.unwrap(), red_envelope::settle::close::Closed::Frozen);
     assert!(world.row(id).await.frozen);
     assert_eq!(acts(&world, id).await, [by_itself()]);

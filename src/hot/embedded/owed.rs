@@ -87,6 +87,9 @@ impl EmbeddedStore {
         {
             return Ok(view.state);
         }
+        if let Some(reason) = repair.over {
+            return Ok(HotState::Over(reason));
+        }
         if !repair.claims.is_empty() {
             // The file was put back to an older point than the books: half of it can't be told.
             return Err(HotError::Mismatch(

@@ -32,6 +32,9 @@ use crate::telemetry::metrics;
 /// at 60,000/s this is what eight seconds without a ledger leave.
 pub const ACKED_KEPT_MAX: usize = 500_000;
 
+/// Nonces of settled entries that may stay in the order.
+const LEFT_IN_ORDER_MAX: usize = 1_024;
+
 /// See the module.
 #[derive(Default)]
 pub struct Acked {
@@ -76,10 +79,10 @@ impl Acked {
         for nonce in nonces {
             kept.leave(nonce);
         }
-        while let Some(oldest) = kept.order.front().copied()
-            && !kept.entries.contains_key(&oldest)
-        {
-            kept.order.pop_front();
+        // Settled nonces leave the order now and then, also behind one that never is.
+        if kept.order.len() > 2 * kept.entries.len() + LEFT_IN_ORDER_MAX {
+            let Kept { entries, order, .. } = &mut *kept;
+            order.retain(|nonce| entries.contains_key(nonce));
         }
     }
 

@@ -243,17 +243,22 @@ impl Packed {
     }
 
     fn answer(mut self, core: &Core, sent: Result<Value, HotError>) {
-        let outcome = sent.and_then(|value| self.read(core, &value));
-        for (answer, replies) in self.asks {
+        let mut failed: BTreeMap<usize, HotError> = BTreeMap::new();
+        let outcome = sent.and_then(|value| self.read(core, &value, &mut failed));
+        for (ask, (answer, replies)) in self.asks.into_iter().enumerate() {
+            let failure = outcome.as_ref().err().or(failed.get(&ask));
             // A caller who went away repeats.
-            let _ = answer.send(match &outcome {
-                Ok(()) => Ok(replies),
-                Err(error) => Err(error.clone()),
-            });
+            let _ = answer.send(failure.map_or(Ok(replies), |error| Err(error.clone())));
         }
     }
 
-    fn read(&mut self, core: &Core, value: &Value) -> Result<(), HotError> {
+    /// Reads every reply. A partition that takes nothing fails the asks that name it, and no others.
+    fn read(
+        &mut self,
+        core: &Core,
+        value: &Value,
+        failed: &mut BTreeMap<usize, HotError>,
+    ) -> Result<(), HotError> {
         if self.order.is_empty() {
             return Ok(());
         }
@@ -262,20 +267,22 @@ impl Packed {
         let mut won: BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>> = BTreeMap::new();
         for (place, (ask, at)) in self.order.iter().enumerate() {
             let read = read_reply(&mut reader).ok_or_else(|| reply::nonsense(value))?;
-            self.asks[*ask].1[*at] = match read {
+            let error = match read {
                 Read::Reply(reply) => {
                     self.note(place, &reply, &mut won);
-                    reply
+                    self.asks[*ask].1[*at] = reply;
+                    continue;
                 }
-                Read::Epoch(epoch) => match core.other_epoch(self.places[place].0, epoch) {
-                    HotError::Epoch(epoch) => GrabReply::Epoch(epoch),
-                    error => return Err(error),
-                },
+                Read::Epoch(epoch) => core.other_epoch(self.places[place].0, epoch),
                 Read::Fault => {
                     let why = "the outbox in Redis does not take what is owed";
-                    return Err(HotError::Unavailable(why.into()));
+                    HotError::Unavailable(why.into())
                 }
             };
+            match error {
+                HotError::Epoch(epoch) => self.asks[*ask].1[*at] = GrabReply::Epoch(epoch),
+                error => drop(failed.insert(*ask, error)),
+            }
         }
         for (nonce, wins) in won {
             core.acked.keep(nonce, wins);

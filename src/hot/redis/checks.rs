@@ -57,6 +57,8 @@ pub struct ServerFacts {
     pub aof_failed: bool,
     /// When AOF is synced; `None` where the user may not ask.
     pub appendfsync: Option<String>,
+    /// `no-appendfsync-on-rewrite yes`: while a child saves, nothing is synced.
+    pub fsync_pauses: bool,
     /// Who is connected; `None` where the server does not tell.
     pub user: Option<String>,
     /// Rights that are missing, as rules of an ACL.
@@ -191,6 +193,11 @@ fn of_fsync(facts: &ServerFacts, by_name: bool, before: Option<AckLevel>) -> Vec
     reasons.extend(of_failover(facts));
     let user = facts.user.as_deref().unwrap_or("default");
     match (facts.aof, facts.appendfsync.as_deref()) {
+        (true, Some("always")) if facts.fsync_pauses => reasons.push(
+            "this Redis has no-appendfsync-on-rewrite yes, so nothing is synced while it saves or \
+             writes its AOF anew: CONFIG SET no-appendfsync-on-rewrite no, and the same in redis.conf"
+                .to_owned(),
+        ),
         (true, Some("always")) if facts.aof_rewriting && before != Some(AckLevel::Fsync) => {
             reasons.push(
                 "Redis is writing its AOF anew, and a crash before that has ended may lose what is \

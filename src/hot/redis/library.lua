@@ -512,7 +512,7 @@ local function close(keys, args)
     wanted = EXPIRED
   elseif wanted == EXPIRED then
     return { REPLY.NOT_DUE, now }
-  elseif wanted == EMPTY then
+  elseif wanted == EMPTY and m then
     return { REPLY.NOT_EMPTY }
   end
   if m == nil then
@@ -875,6 +875,10 @@ end
 local function writes(name, callback)
   redis.register_function { function_name = name, callback = callback }
 end
+-- What gives memory back, or ends what would take more, goes on where memory is full.
+local function frees(name, callback)
+  redis.register_function { function_name = name, callback = callback, flags = { 'allow-oom' } }
+end
 local function reads(name, callback)
   redis.register_function { function_name = name, callback = callback, flags = { 'no-writes' } }
 end
@@ -884,15 +888,15 @@ writes('load_1', load)
 writes('open_1', open)
 writes('grab_1', grab)
 writes('decline_1', decline)
-writes('close_1', close)
-writes('freeze_1', freeze)
-writes('remove_1', remove)
+frees('close_1', close)
+frees('freeze_1', freeze)
+frees('remove_1', remove)
 writes('stamp_1', stamp)
 writes('rebuild_1', rebuild)
 writes('rebuild_put_1', rebuild_put)
 writes('rebuilt_1', rebuilt)
-writes('settled_1', settled)
-writes('set_aside_1', set_aside)
+frees('settled_1', settled)
+frees('set_aside_1', set_aside)
 reads('view_1', view)
 reads('result_1', result)
 reads('grants_1', grants)

@@ -310,9 +310,9 @@ impl HotStore for RedisStore {
         server: String,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
-        // A process that was started anew may have been started with other settings.
+        // A process that was started anew may have been started with other settings. They gate what is
+        // acknowledged, not what is settled and ended.
         self.check_after(None).await;
-        self.core.may_acknowledge()?;
         let registered = self.core.register(&server, &epochs).await;
         self.core.heard(&registered);
         registered

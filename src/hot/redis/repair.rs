@@ -73,7 +73,7 @@ impl Core {
         let orphans = self.acked.orphans_of(id);
         let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
-        let sound = before.is_some_and(|meta| in_turn(&meta, &plan));
+        let sound = before.is_some_and(|meta| meta.state == plan.state && in_turn(&meta, &plan));
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
             let own = self.keys.envelope(id);
             let call = Call::writing(self, "stamp_1", partition)
@@ -226,7 +226,8 @@ fn plan(
     }
     let over = before
         .map(|meta| meta.state)
-        .filter(|state| matches!(state, HotState::Over(_)));
+        .filter(|state| matches!(state, HotState::Over(_)))
+        .or(repair.over.map(HotState::Over));
     let count = u32::try_from(taken.len()).map_err(|_| broken())?;
     let left = match count == meta.count {
         true => HotState::Over(CloseReason::Empty),

@@ -258,7 +258,11 @@ impl HotStore for Scripted {
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         self.told("repair", epoch)?;
         let mut said = self.said.lock();
+        let over = repair.over;
         said.repairs.push(repair);
+        if let Some(reason) = over {
+            return Ok(HotState::Over(reason));
+        }
         let ended = said.view.map(|(state, _)| state);
         Ok(match ended {
             Some(HotState::Over(reason)) => HotState::Over(reason),

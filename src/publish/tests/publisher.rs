@@ -153,18 +153,20 @@ async fn what_stands_in_this_epoch_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_stale_closing_envelope_is_closed_again_before_it_is_repaired() {
+async fn a_stale_closing_envelope_is_repaired_and_stays_over() {
     let scene = scene();
     let id = scene.claimed().await;
     scene.closing(id).await;
     let over = HotState::Over(CloseReason::Expired);
     scene.sees(over, true);
     assert_eq!(scene.publisher.publish(id).await.unwrap(), over);
-    assert_eq!(scene.hot.calls(), ["view", "close", "repair"]);
+    assert_eq!(scene.hot.calls(), ["view", "repair"]);
+    let repair = scene.hot.said.lock().repairs.remove(0);
+    assert_eq!(repair.over, Some(CloseReason::Expired));
 }
 
 #[tokio::test]
-async fn a_missing_closing_envelope_is_answered_by_the_books_once_it_owes_nothing() {
+async fn a_missing_closing_envelope_is_repaired_as_over_once_it_owes_nothing() {
     let scene = scene();
     let id = scene.claimed().await;
     scene.closing(id).await;
@@ -177,7 +179,12 @@ async fn a_missing_closing_envelope_is_answered_by_the_books_once_it_owes_nothin
     scene.hot.said.lock().owes = false;
     let over = HotState::Over(CloseReason::Expired);
     assert_eq!(scene.publisher.publish(id).await.unwrap(), over);
-    assert_eq!(scene.hot.calls(), ["view", "owes", "view", "owes"]);
+    assert_eq!(
+        scene.hot.calls(),
+        ["view", "owes", "view", "owes", "repair"]
+    );
+    let repair = scene.hot.said.lock().repairs.remove(0);
+    assert_eq!(repair.over, Some(CloseReason::Expired));
 }
 
 #[tokio::test]

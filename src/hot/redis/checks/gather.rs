@@ -1,7 +1,7 @@
 //! Asks a Redis or Valkey about itself. Features are probed, since versions lie: Valkey says 7.2.4.
 //!
 //! # Bounds
-//! Two round trips of [`rights::COMMANDS`] and five more commands, none of which writes or takes
+//! Two round trips of [`rights::COMMANDS`] and six more commands, none of which writes or takes
 //! longer than it has lines to answer.
 
 use std::collections::HashMap;
@@ -37,6 +37,10 @@ pub async fn gather(connection: &mut impl ConnectionLike) -> Result<ServerFacts,
     let mut questions = Pipeline::new();
     questions.cmd("INFO");
     questions.cmd("CONFIG").arg("GET").arg("appendfsync");
+    questions
+        .cmd("CONFIG")
+        .arg("GET")
+        .arg("no-appendfsync-on-rewrite");
     questions.cmd("PUBSUB").arg("NUMSUB").arg(SENTINEL_CHANNEL);
     // Of a library that nobody has: the answer is short, or an error where functions are unknown.
     questions
@@ -46,7 +50,7 @@ pub async fn gather(connection: &mut impl ConnectionLike) -> Result<ServerFacts,
         .arg("none");
     questions.cmd("ACL").arg("WHOAMI");
     let answers = ask(connection, &questions).await?;
-    let [info, fsync, sentinels, functions, user] = five(answers)?;
+    let [info, fsync, pauses, sentinels, functions, user] = six(answers)?;
     if let Value::ServerError(error) = &info {
         return Err(CheckError::Refused(error.to_string()));
     }
@@ -55,6 +59,7 @@ pub async fn gather(connection: &mut impl ConnectionLike) -> Result<ServerFacts,
         return Ok(facts);
     }
     facts.appendfsync = last_text(&fsync);
+    facts.fsync_pauses = last_text(&pauses).as_deref() == Some("yes");
     facts.sentinels = last_number(&sentinels);
     facts.functions = !is_unknown_command(&functions);
     facts.user = text(&user);
@@ -104,9 +109,9 @@ async fn ask(
     answers.await.map_err(unreachable)
 }
 
-fn five(answers: Vec<Value>) -> Result<[Value; 5], CheckError> {
+fn six(answers: Vec<Value>) -> Result<[Value; 6], CheckError> {
     let wrong = |answers: Vec<Value>| {
-        CheckError::Unreachable(format!("{} answers to five questions", answers.len()))
+        CheckError::Unreachable(format!("{} answers to six questions", answers.len()))
     };
     answers.try_into().map_err(wrong)
 }

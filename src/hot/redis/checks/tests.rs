@@ -145,6 +145,10 @@ fn fsync_wants_every_acknowledged_grab_on_a_disk_that_is_never_replaced() {
             "this Redis has no AOF",
         ),
         (
+            but(|f| f.fsync_pauses = true),
+            "CONFIG SET no-appendfsync-on-rewrite no",
+        ),
+        (
             but(|f| f.appendfsync = Some("everysec".into())),
             "this Redis has appendfsync everysec",
         ),
@@ -284,6 +288,12 @@ async fn a_wrong_setting_is_seen_at_the_next_look_and_so_is_its_mending() {
                 "has appendfsync everysec",
             ),
             ("appendfsync", "no", "always", "has appendfsync no"),
+            (
+                "no-appendfsync-on-rewrite",
+                "yes",
+                "no",
+                "has no-appendfsync-on-rewrite yes",
+            ),
             ("appendonly", "no", "yes", "has no AOF"),
         ] {
             set(&server, name, wrong);

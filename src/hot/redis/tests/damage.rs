@@ -231,8 +231,17 @@ fn every_function_has_all_of_its_effect_or_none_whatever_is_damaged() {
     println!("{cases} cases");
 }
 
+/// Functions that run where memory is full: they end what would take more, or free some.
+const FREES: [&str; 5] = [
+    "close_1",
+    "freeze_1",
+    "remove_1",
+    "set_aside_1",
+    "settled_1",
+];
+
 #[test]
-fn without_memory_nothing_is_written_and_everything_is_read() {
+fn without_memory_nothing_is_granted_and_everything_is_read_settled_and_ended() {
     let mut scene = Scene::new(&[("appendonly", "no")]);
     for (name, writes) in functions() {
         let cast = stage(&mut scene, &name);
@@ -245,6 +254,8 @@ fn without_memory_nothing_is_written_and_everything_is_read() {
         match (read_before, &reply) {
             (Some(read), reply) => assert_eq!(read, *reply, "{name}"),
             (None, Value::ServerError(error)) => assert_eq!(error.code(), "OOM", "{name}"),
+            // What gives memory back goes on.
+            (None, _) if FREES.contains(&name.as_str()) => continue,
             (None, other) => panic!("{name}: {other:?}"),
         }
         assert_eq!(scene.dump(), before, "{name}");

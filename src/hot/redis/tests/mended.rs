@@ -94,6 +94,7 @@ impl Mended {
             terms: Arc::clone(&self.cast.terms),
             amounts_minor: self.cast.amounts.clone().into(),
             claims: claims.to_vec(),
+            over: None,
         }
     }
 

@@ -115,6 +115,7 @@ impl OnRedis {
                 terms: Arc::clone(&view.terms),
                 amounts_minor: self.amounts(id).into(),
                 claims: Vec::new(),
+                over: None,
             };
             let state = self.store.repair(self.epoch, repair).await.unwrap();
             assert_eq!(state, view.state);

@@ -41,9 +41,10 @@ fn text(text: impl std::fmt::Display) -> Vec<u8> {
 /// The names of the library's functions, from its source: (name, whether it writes).
 pub fn functions() -> Vec<(String, bool)> {
     let named = LIBRARY.lines().filter_map(|line| {
-        let writes = line.starts_with("writes('");
+        let writes = line.starts_with("writes('") || line.starts_with("frees('");
         let rest = line
             .strip_prefix("writes('")
+            .or(line.strip_prefix("frees('"))
             .or(line.strip_prefix("reads('"))?;
         Some((rest.split_once('\'')?.0.to_owned(), writes))
     });
