@@ -178,7 +178,7 @@ async fn replies_lost_between_clients_and_the_server_change_nothing() {
     let world = World::on(Hot::Redis).await;
     let wire = Proxy::to(world.server.ports.grpc).await;
     let port = wire.port();
-    nothing_takes_effect_twice(world, wire, (port, 1)).await;
+    nothing_takes_effect_twice(world, wire, (port, 3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

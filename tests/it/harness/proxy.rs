@@ -107,7 +107,7 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.stall = on);
     }
 
-    /// Clients that were cut off since a reply was dropped.
+    /// Clients whose reply was dropped.
     pub fn swallowed(&self) -> u64 {
         self.swallowed.load(Ordering::Acquire)
     }
@@ -163,12 +163,9 @@ async fn join(
     let made_under = orders.borrow().cuts;
     let end = tokio::select! {
         () = requests(&mut from_client, &mut to_server, orders.clone()) => End::Closed,
-        end = replies(&mut from_server, &mut to_client, orders) => end,
+        end = replies(&mut from_server, &mut to_client, orders, swallowed) => end,
         _ = cuts.wait_for(|orders| orders.cuts > made_under) => End::Cut,
     };
-    if let End::Swallowed = end {
-        swallowed.fetch_add(1, Ordering::AcqRel);
-    }
     if !matches!(end, End::Closed) {
         let client = from_client.reunite(to_client);
         reset(&client.expect("both halves are of one socket"));
@@ -206,6 +203,7 @@ async fn replies(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut orders: watch::Receiver<Orders>,
+    swallowed: &AtomicU64,
 ) -> End {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -214,6 +212,7 @@ async fn replies(
         };
         flow(&mut orders).await;
         if orders.borrow().swallow {
+            swallowed.fetch_add(1, Ordering::AcqRel);
             drop_the_rest(from, &mut chunk).await;
             return End::Swallowed;
         }
