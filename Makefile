@@ -48,7 +48,7 @@ test: test-tools ## Every test; installs what the tests need first
 	$(CARGO_TEST) $(TESTED) --no-fail-fast --test '*'
 
 .PHONY: bench
-bench: ## Measure on this machine; figures for programs in bench/summary.json under cargo's target folder
+bench: test-tools ## Measure on this machine (installs redis-server); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench '*' --bench embedded
 
 # ---------------------------------------------------------------- the parts of check
