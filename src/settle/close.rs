@@ -12,7 +12,8 @@
 //! after it: so the remainder that is refunded is never a share that somebody holds. Both steps are
 //! of one epoch: where the store was replaced between them, its successor is closed first. A store
 //! that lost some of an envelope says a smaller count in step 2, which claims may cover while it
-//! still owes: so what it owes is asked for too, and what it does not owe is in the books or lost.
+//! still owes: so what it owes is asked for too. What it does not owe is in the books or lost: what a
+//! process still remembered of it was brought back in step 2.
 //!
 //! *If it crashes here.* The envelope stays CLOSING, which the sweeper finds; each step answers the
 //! same when it is repeated.

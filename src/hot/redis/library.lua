@@ -497,7 +497,8 @@ end
 -- Replies  {OK, state, taken}, {NOT_DUE, now}, FROZEN, NOT_EMPTY, DAMAGED; MISSING where it would
 --          take a tombstone and the caller did not allow one
 -- Keeps    what is missing, not whole, or half rebuilt ends as a tombstone, once nothing of it is
---          owed: the books have every grab of it, and its money must not wait for a repair
+--          owed: its grabs are in the books or were brought back before, from what a process still
+--          remembered, and its money must not wait for a repair
 local function close(keys, args)
   local now, epoch = clock(args[1]), tonumber(args[3])
   local other = other_epoch(tonumber(args[2]), epoch, keys[1])
@@ -840,11 +841,15 @@ end
 -- ── register ─────────────────────────────────────────────────────────────────────────────────────
 
 -- KEYS     epoch, outbox, index
--- ARGV     partition, epoch
--- Replies  {OK}; {EPOCH, the newer one that stands}; {DAMAGED, which key has another type}
--- Keeps    an epoch never goes back. Called only after the ledger accepted this process for it.
+-- ARGV     partition, epoch, run_id
+-- Replies  {OK}; {EPOCH, the newer one that stands, 0 for none}; {DAMAGED, which key has another type}
+-- Keeps    an epoch never goes back. Called only after the ledger accepted this process for it: one
+--          that started since has another run_id, and stays without a fence.
 local function register(keys, args)
   local partition, epoch = tonumber(args[1]), tonumber(args[2])
+  if string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') ~= args[3] then
+    return { REPLY.EPOCH, 0 }
+  end
   local types = { 'string', 'stream', 'zset' }
   for i = 1, 3 do
     local there = redis.call('TYPE', keys[i]).ok

@@ -68,7 +68,8 @@ impl Core {
         Ok(())
     }
 
-    /// Lets partitions grant under these epochs, if `server` is still who answers.
+    /// Lets partitions grant under these epochs, if `server` is still who answers: asked first, so
+    /// that nothing is written to another one, and again by each call of the function.
     pub async fn register(
         &self,
         server: &str,
@@ -85,11 +86,16 @@ impl Core {
                 .key(self.keys.outbox(*partition))
                 .key(self.keys.index(*partition))
                 .under(*epoch)
+                .arg(server)
         });
         let replies = self.call_all(calls.collect()).await?;
         for ((partition, epoch), (code, items)) in epochs.iter().zip(replies) {
             match code {
                 Reply::Ok => self.learn(*partition, *epoch),
+                Reply::Epoch => {
+                    let why = "Redis was restarted, emptied or registered anew meanwhile";
+                    return Err(HotError::Unavailable(why.into()));
+                }
                 _ => {
                     let key = items.first().map_or(Ok(&[][..]), reply::bytes)?;
                     let key = String::from_utf8_lossy(key);

@@ -150,6 +150,27 @@ fn a_late_process_cannot_register_the_epoch_that_was_flushed() {
 }
 
 #[test]
+fn a_registration_for_another_process_sets_no_fence() {
+    let mut played = Played::new(LIBRARY);
+    // The ledger accepted the process before: it restarts, and the call arrives at its successor.
+    let mut late = played.scene.words("register_1", &played.lucky);
+    played.lose(Loss::Killed, LIBRARY);
+    let before = played.scene.dump();
+    for epoch in [played.scene.epoch.0, played.scene.epoch.0 + 1] {
+        let at = late.len() - 2;
+        late[at] = epoch.to_string().into_bytes();
+        let none = Value::Array(vec![Value::Int(14), Value::Int(0)]);
+        assert_eq!(played.scene.send(&late), none, "{epoch}");
+    }
+    assert_eq!(played.scene.dump(), before);
+    assert_eq!(
+        played.scene.code("grab_1", &played.lucky),
+        Some(Reply::Epoch)
+    );
+    played.scene.next_epoch();
+}
+
+#[test]
 fn an_epoch_never_goes_back() {
     let mut played = Played::new(LIBRARY);
     let stood = played.scene.epoch;

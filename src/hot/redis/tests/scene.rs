@@ -32,6 +32,8 @@ pub struct Scene {
     pub keys: Keys,
     pub epoch: Epoch,
     pub clock: ManualClock,
+    /// Of the process that answers.
+    run_id: String,
 }
 
 fn text(text: impl std::fmt::Display) -> Vec<u8> {
@@ -61,7 +63,9 @@ impl Scene {
             keys: Keys::new(PartitionCount::new(1).unwrap()),
             epoch: Epoch(1),
             clock: ManualClock::at(NEW_YEAR_MS + 5_000),
+            run_id: String::new(),
         };
+        scene.run_id = scene.ask_run_id();
         scene.bring(LIBRARY);
         scene.next_epoch();
         scene
@@ -70,6 +74,16 @@ impl Scene {
     /// Connects again, after a restart.
     pub fn reconnect(&mut self) {
         self.connection = self.server.connection().unwrap();
+        self.run_id = self.ask_run_id();
+    }
+
+    fn ask_run_id(&mut self) -> String {
+        let info: String = redis::cmd("INFO")
+            .arg("server")
+            .query(&mut self.connection)
+            .unwrap();
+        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        run_id.unwrap().trim().to_owned()
     }
 
     /// Puts a library on the server, whatever was there.
@@ -177,7 +191,8 @@ impl Scene {
         let nonce = vec![7; 8];
         let lock = lock_of(&cast.terms);
         let own: Words = match name {
-            "register_1" | "vitals_1" => vec![],
+            "register_1" => vec![text(&self.run_id)],
+            "vitals_1" => vec![],
             "load_1" => return self.chunk_arguments(cast, 0),
             "open_1" => {
                 let names = cast.terms.exclusive.iter();
