@@ -215,7 +215,8 @@ impl Bench {
         };
         let count = PartitionCount::new(64).context("64 is a count")?;
         let level = Some(AckLevel::Memory);
-        let store = RedisStore::new(&url, level, count, timing, Arc::new(SystemClock))?;
+        let (clock, books) = (Arc::new(SystemClock), "of the benchmark".to_owned());
+        let store = RedisStore::new(&url, level, count, timing, clock, books)?;
         store.check().await;
         let standing = store.standing().await?.context("Redis stands")?;
         let all = count.all().map(|partition| (partition, Epoch(2))).collect();

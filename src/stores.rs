@@ -121,8 +121,10 @@ impl Stores {
                 }
                 HotUrl::Redis(url) => {
                     let _in_the_runtime = runtime.enter();
-                    let hot = RedisStore::new(url.expose(), asked, partitions, timing, clock)
-                        .map_err(|e| failed("hot.url", e.to_string()))?;
+                    let books = ledger.identity().to_owned();
+                    let hot =
+                        RedisStore::new(url.expose(), asked, partitions, timing, clock, books)
+                            .map_err(|e| failed("hot.url", e.to_string()))?;
                     Hot::Redis(Arc::new(hot))
                 }
             };

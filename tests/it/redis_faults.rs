@@ -6,6 +6,7 @@ use red_envelope_proto::v1::{
     EnvelopeState, GrabOutcome, ListDeadLettersRequest, RecallEnvelopeRequest,
 };
 
+use crate::harness::server::Server;
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
 
 /// Shares of the envelopes here.
@@ -306,6 +307,22 @@ async fn until_set_aside(world: &mut World) -> Vec<String> {
         }
     }
     panic!("nothing was set aside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_books_leave_a_redis_alone() {
+    let (mut world, id, held) = with_twenty_winners().await;
+    let start = Start::on(Hot::Redis).reaching(Some(world.redis()));
+    let mut other = Server::start(start).await;
+    let (ready, why) = other.readiness().await;
+    assert!(!ready);
+    assert!(why.contains("this Redis was begun with layout 1"), "{why}");
+    // Whose Redis it is has noticed nothing, and it is still so when the other has come and gone.
+    world.until_ready().await;
+    other.stop().await;
+    let mut world = world.restarted(Start::default()).await;
+    world.until_ready().await;
+    nothing_is_granted_twice(&mut world, &id, &held).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,8 @@ pub struct Core {
     pub keys: Keys,
     /// What the server is told about time.
     pub clock: Arc<dyn Clock>,
+    /// Whose grabs these are.
+    pub books: String,
     /// For everything but grabs.
     pub link: Link,
     /// Terms that were read before; they never change.
@@ -54,11 +56,12 @@ pub struct Core {
 
 impl Core {
     /// Not registered yet.
-    pub fn new(keys: Keys, clock: Arc<dyn Clock>, link: Link) -> Self {
+    pub fn new(keys: Keys, clock: Arc<dyn Clock>, books: String, link: Link) -> Self {
         let epochs = keys.count().all().map(|_| AtomicU64::new(0)).collect();
         Self {
             keys,
             clock,
+            books,
             link,
             terms: Cache::new(TERMS_KEPT_MAX),
             sums: Cache::new(SUMS_KEPT_MAX),

@@ -6,7 +6,7 @@
 //!
 //! | key | type | holds | written by | lives | bytes |
 //! |---|---|---|---|---|---|
-//! | `re1:layout` | string | how many partitions there are | the first registration | for ever | 100 |
+//! | `re1:layout` | string | how many partitions there are, and of which books | the first registration | for ever | 150 |
 //! | `re1:{T}:epoch` | string | the partition's epoch | `register_1` | for ever | 80 |
 //! | `re1:{T}:outbox` | stream | wins that the ledger does not have yet | `grab_1`, `decline_1`, `settled_1` | for ever | 18 a grab |
 //! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1` | for ever | 100 an envelope |
@@ -32,7 +32,7 @@ pub const LAYOUT: u16 = 1;
 /// Slots of a Redis Cluster.
 const SLOTS: u32 = 16_384;
 
-/// The key that records [`LAYOUT`]'s number of partitions.
+/// The key that records [`LAYOUT`], how many partitions there are, and whose books.
 pub const LAYOUT_KEY: &str = "re1:layout";
 
 /// Every partition's keys begin with one of these.

@@ -93,8 +93,10 @@ impl RedisStore {
         count: PartitionCount,
         timing: Timing,
         clock: Arc<dyn Clock>,
+        books: String,
     ) -> Result<Self, BadAddress> {
-        let core = Arc::new(Core::new(Keys::new(count), clock, Link::new(url, timing)?));
+        let link = Link::new(url, timing)?;
+        let core = Arc::new(Core::new(Keys::new(count), clock, books, link));
         let batcher = Batcher::start(Arc::clone(&core), Link::new(url, timing)?);
         Ok(Self {
             core,

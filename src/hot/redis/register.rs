@@ -22,7 +22,11 @@ const LIBRARY_NAME: &str = "redenvelope";
 
 impl Core {
     /// Which process answers, and what epochs its data carry. Brings the library first.
+    ///
+    /// # Errors
+    /// A Redis that other books or another count of partitions began: it is left as it is.
     pub async fn standing(&self) -> Result<Standing, HotError> {
+        self.check_layout().await?;
         self.bring_library().await?;
         let mut server = redis::cmd("INFO");
         server.arg("server");
@@ -118,23 +122,34 @@ impl Core {
         Ok(())
     }
 
-    /// Records how many partitions this Redis has, or finds that it has another number.
+    /// Records how many partitions this Redis has and for which books, or finds that it has others.
     async fn claim_layout(&self) -> Result<(), HotError> {
-        let own = format!("layout {LAYOUT}, {} partitions", self.keys.count().get());
         let mut set = redis::cmd("SET");
-        set.arg(LAYOUT_KEY).arg(&own).arg("NX");
+        set.arg(LAYOUT_KEY).arg(self.own_layout()).arg("NX");
+        self.run_all(vec![set]).await?;
+        self.check_layout().await
+    }
+
+    /// That this Redis is ours, or nobody's yet.
+    async fn check_layout(&self) -> Result<(), HotError> {
         let mut get = redis::cmd("GET");
         get.arg(LAYOUT_KEY);
-        let values = self.run_all(vec![set, get]).await?;
-        let recorded = values.last().map_or(Ok(&[][..]), reply::bytes)?;
-        if recorded == own.as_bytes() {
+        let there = self.run_all(vec![get]).await?.pop().unwrap_or(Value::Nil);
+        let own = self.own_layout();
+        if matches!(there, Value::Nil) || reply::bytes(&there)? == own.as_bytes() {
             return Ok(());
         }
-        let recorded = String::from_utf8_lossy(recorded);
+        let recorded = String::from_utf8_lossy(reply::bytes(&there)?);
         Err(HotError::Unavailable(format!(
-            "this Redis was begun with {recorded}, and the configuration says {own}: start with \
-             the number that it was begun with (hot.partitions), or use an empty Redis"
+            "this Redis was begun with {recorded}, and this service has {own}: start with the \
+             number that it was begun with (hot.partitions) and on the data folder whose grabs it \
+             keeps, or use an empty Redis"
         )))
+    }
+
+    fn own_layout(&self) -> String {
+        let count = self.keys.count().get();
+        format!("layout {LAYOUT}, {count} partitions, books {}", self.books)
     }
 }
 

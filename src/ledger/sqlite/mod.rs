@@ -70,6 +70,7 @@ use writer::{Books, CALL_COST, Writer};
 pub struct SqliteLedger {
     clock: Arc<dyn Clock>,
     keys: Arc<SealKeys>,
+    identity: String,
     /// Dropped before the writer: the last connection to close folds the log into the file, and
     /// only one that writes can.
     readers: Readers,
@@ -93,14 +94,22 @@ impl SqliteLedger {
         let db = open::writing(path, PartitionCount::ONE, clock.now())?;
         check_keys(&db, &keys)?;
         commit_first(&db, clock.now(), &keys, &mut rng)?;
+        let identity = identity(&db)?;
         let readers = Readers::open(path)?;
         let writer = Writer::start(db, Arc::clone(&clock), Arc::clone(&keys), rng)?;
         Ok(Self {
             clock,
             keys,
+            identity,
             readers,
             writer,
         })
+    }
+
+    /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
+    /// were founded anew have others.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Waits until the writer has stopped by itself, and says why. The process must end then.
@@ -140,6 +149,17 @@ fn commit_first(
         rng: &mut **rng,
     };
     leaves::commit_to(&mut books, &tenant, 0).map_err(OpenError::Founding)
+}
+
+/// The first half of the default tenant's first commitment: random, public, and never changed.
+fn identity(db: &Connection) -> Result<String, OpenError> {
+    let root: [u8; 32] = db.query_row(
+        "-- ledger.identity
+         SELECT batch_root FROM leaf_batch WHERE tenant = ?1 AND batch_number = 0",
+        [TENANT_DEFAULT],
+        |row| row.get(0),
+    )?;
+    Ok(data_encoding::HEXLOWER.encode(&root[..16]))
 }
 
 /// The keys must open the newest commitment, or no envelope could be created or proved.

@@ -60,7 +60,8 @@ impl Process {
 async fn start(url: &str, clock: &ManualClock) -> Arc<RedisStore> {
     let count = PartitionCount::new(PARTITIONS).unwrap();
     let asked = Some(AckLevel::Memory);
-    let store = RedisStore::new(url, asked, count, timing(), Arc::new(clock.clone())).unwrap();
+    let clock = Arc::new(clock.clone());
+    let store = RedisStore::new(url, asked, count, timing(), clock, "of the test".into()).unwrap();
     let standing = store.standing().await.unwrap().unwrap();
     let epochs = count.all().map(|partition| (partition, Epoch(2)));
     let registered = store.register(standing.server, epochs.collect()).await;

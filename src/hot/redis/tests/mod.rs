@@ -57,6 +57,7 @@ fn store(server: &RedisServer, clock: &ManualClock) -> Arc<RedisStore> {
         count,
         timing(),
         Arc::new(clock.clone()),
+        "of the test".to_owned(),
     );
     Arc::new(store.unwrap())
 }
