@@ -147,54 +147,64 @@ async fn each_key_of_an_envelope_may_be_deleted() {
     for letter in ["g", "s", "t"] {
         let (mut world, id, held) = with_twenty_winners().await;
         world.audit_when_quiet().await;
-        let pattern = format!("re1:*:{letter}:{id}");
-        let redis = world.redis();
-        let redis::Value::Array(keys) = redis.command(&[b"KEYS", pattern.as_bytes()]) else {
-            panic!("KEYS answers a list");
-        };
+        let keys = keys_like(&mut world, &format!("re1:*:{letter}:{id}"));
         assert_eq!(keys.len(), 1, "{letter}");
-        for key in keys {
-            let redis::Value::BulkString(key) = key else {
-                panic!("a key is text");
-            };
-            redis.command(&[b"DEL", &key]);
-        }
+        world.redis().command(&[b"DEL", &keys[0]]);
         nothing_is_granted_twice(&mut world, &id, &held).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deleted_outboxes_are_made_up_for_by_the_reconciler() {
-    let (mut world, id, _) = with_twenty_winners().await;
-    world.audit_when_quiet().await;
-    let books = world.server.hold_the_books();
-    let mut owed = BTreeMap::new();
-    for number in 20..30 {
-        let grabber = format!("early-{number}");
-        let share = world.grab(&id, &grabber).await.share.unwrap();
-        owed.insert(grabber, share.amount.unwrap().minor_units);
+async fn outboxes_that_are_deleted_or_trimmed_are_made_up_for_by_the_reconciler() {
+    // A deleted stream begins its ids anew: those of later grabs go backwards.
+    for lose in [&["DEL"][..], &["XTRIM", "MAXLEN", "2"]] {
+        let (mut world, id, _) = with_twenty_winners().await;
+        world.audit_when_quiet().await;
+        let books = world.server.hold_the_books();
+        let mut owed = ten_more(&mut world, &id, 20).await;
+        for key in keys_like(&mut world, "re1:*:outbox") {
+            let mut words = vec![lose[0].as_bytes(), &key];
+            words.extend(lose[1..].iter().map(|word| word.as_bytes()));
+            world.redis().command(&words);
+        }
+        owed.extend(ten_more(&mut world, &id, 30).await);
+        drop(books);
+        for (grabber, amount) in &owed {
+            until_available(&mut world, grabber, *amount).await;
+        }
+        world.audit_when_quiet().await;
     }
-    let redis = world.redis();
-    let redis::Value::Array(keys) = redis.command(&[b"KEYS", b"re1:*:outbox"]) else {
+}
+
+/// Ten grabs of people with these numbers; what each was told.
+async fn ten_more(world: &mut World, id: &str, from: u32) -> BTreeMap<String, i64> {
+    let mut told = BTreeMap::new();
+    for number in from..from + 10 {
+        let grabber = format!("early-{number}");
+        let answer = world.grab_until_answered(id, &grabber).await;
+        assert_eq!(answer.outcome(), GrabOutcome::Won);
+        let amount = answer.share.unwrap().amount.unwrap();
+        told.insert(grabber, amount.minor_units);
+    }
+    told
+}
+
+fn keys_like(world: &mut World, pattern: &str) -> Vec<Vec<u8>> {
+    let redis::Value::Array(keys) = world.redis().command(&[b"KEYS", pattern.as_bytes()]) else {
         panic!("KEYS answers a list");
     };
-    for key in keys {
-        let redis::Value::BulkString(key) = key else {
-            panic!("a key is text");
-        };
-        redis.command(&[b"DEL", &key]);
-    }
-    drop(books);
-    for (grabber, amount) in &owed {
-        until_available(&mut world, grabber, *amount).await;
-    }
-    world.audit_when_quiet().await;
+    let bytes = |key| match key {
+        redis::Value::BulkString(key) => key,
+        other => panic!("a key is text: {other:?}"),
+    };
+    keys.into_iter().map(bytes).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
     for point in [
         "settle::before_post",
+        "settle::before_commit",
         "settle::after_post",
         "settle::after_settled",
     ] {
@@ -264,13 +274,8 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
 }
 
 fn the_outbox_of(world: &mut World, id: &str) -> Vec<u8> {
-    let pattern = format!("re1:*:g:{id}");
-    let redis::Value::Array(keys) = world.redis().command(&[b"KEYS", pattern.as_bytes()]) else {
-        panic!("KEYS answers a list");
-    };
-    let Some(redis::Value::BulkString(key)) = keys.into_iter().next() else {
-        panic!("the envelope is in Redis");
-    };
+    let keys = keys_like(world, &format!("re1:*:g:{id}"));
+    let key = keys.first().expect("the envelope is in Redis");
     let tag_end = key.iter().position(|byte| *byte == b'}').unwrap();
     [&key[..=tag_end], b":outbox"].concat()
 }

@@ -250,7 +250,9 @@ impl Ledger for SqliteLedger {
         self.writer
             .call(cost.max(CALL_COST), move |books| {
                 partitions::check(books.db, under)?;
-                settle::settle(books, &items)
+                let settled = settle::settle(books, &items)?;
+                fail::fail_point!("settle::before_commit");
+                Ok(settled)
             })
             .await
     }
