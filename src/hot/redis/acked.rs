@@ -4,28 +4,31 @@
 //! # Shape
 //! | moment | what |
 //! |---|---|
-//! | a win is acknowledged | it is kept under the nonce of its outbox entry |
+//! | a win is acknowledged | it is kept under the nonce of its outbox entry, with partition and epoch |
 //! | the entry is deleted by `settled` | it leaves |
-//! | a new epoch begins | all that is kept is orphaned: the store that held it may be gone |
+//! | a partition goes to a new epoch | what is kept of older ones is orphaned: the store that held it may be gone |
+//! | a reply of an older epoch is read after that | its wins are orphans at once |
 //! | an envelope is repaired | its orphans join what the books and the store still know of it; those in the books leave |
 //! | an envelope is forgotten | its orphans leave |
 //!
 //! # Bounds
-//! [`ACKED_KEPT_MAX`] grants, and as many orphans; what is beyond is dropped and counted.
+//! [`ACKED_KEPT_MAX`] grants, and as many orphans; what is beyond is dropped, the oldest first, and
+//! counted.
 //!
 //! # If it crashes here
 //! The store has everything, or at the level `memory` what it lost is lost: nobody is paid twice and
 //! what was promised to nobody in the books goes on to others or back to the sender.
 //!
 //! # Not here
-//! The debt of an adopted grant: the reconciler posts it, since no outbox owes it.
+//! The debt of an adopted grant: the reconciler posts it, since no outbox owes it. A share that was
+//! told only by a repetition (the first reply was lost): the process that sent the grab has it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use parking_lot::Mutex;
 
 use crate::domain::grab::HeldShare;
-use crate::domain::id::EnvelopeId;
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::telemetry::metrics;
 
 /// Grants that are kept: 120 bytes each, 60 MB. A drain that keeps up leaves a tenth of a second's;
@@ -41,28 +44,55 @@ pub struct Acked {
     kept: Mutex<Kept>,
 }
 
+/// What one outbox entry owes, as far as this process was told.
+struct Entry {
+    partition: Partition,
+    epoch: Epoch,
+    wins: Vec<(EnvelopeId, HeldShare)>,
+}
+
 #[derive(Default)]
 struct Kept {
     /// By the nonce of the outbox entry.
-    entries: HashMap<u64, Vec<(EnvelopeId, HeldShare)>>,
+    entries: HashMap<u64, Entry>,
     /// Nonces, the oldest first; some may have left.
     order: VecDeque<u64>,
     grants: usize,
     orphans: HashMap<EnvelopeId, Vec<HeldShare>>,
     orphaned: usize,
+    /// The newest epoch of each partition that had more than one.
+    newest: HashMap<Partition, Epoch>,
 }
 
 impl Acked {
-    /// These were acknowledged together, under this nonce.
-    pub fn keep(&self, nonce: u64, wins: Vec<(EnvelopeId, HeldShare)>) {
+    /// These were acknowledged together, in this epoch and under this nonce.
+    pub fn keep(
+        &self,
+        (partition, epoch): (Partition, Epoch),
+        nonce: u64,
+        wins: Vec<(EnvelopeId, HeldShare)>,
+    ) {
         if wins.is_empty() {
             return;
         }
         let mut kept = self.kept.lock();
-        kept.grants += wins.len();
-        kept.order.push_back(nonce);
-        kept.entries.insert(nonce, wins);
         let mut dropped = 0;
+        if kept
+            .newest
+            .get(&partition)
+            .is_some_and(|newest| *newest > epoch)
+        {
+            dropped += kept.orphan(wins);
+        } else {
+            kept.grants += wins.len();
+            kept.order.push_back(nonce);
+            let entry = Entry {
+                partition,
+                epoch,
+                wins,
+            };
+            kept.entries.insert(nonce, entry);
+        }
         while kept.grants > ACKED_KEPT_MAX
             && let Some(oldest) = kept.order.pop_front()
         {
@@ -86,22 +116,26 @@ impl Acked {
         }
     }
 
-    /// Another process of the store stands there, or the same one without its data. What earlier
-    /// losses left behind was about envelopes that nobody touched since: it is about them still.
-    pub fn orphan(&self) {
+    /// A partition stands in this epoch: on another process of the store, or on the same one without
+    /// its data. What earlier losses left behind was about envelopes that nobody touched since: it is
+    /// about them still.
+    pub fn orphan(&self, partition: Partition, epoch: Epoch) {
         let mut kept = self.kept.lock();
-        let entries = std::mem::take(&mut kept.entries);
-        kept.order.clear();
-        kept.grants = 0;
-        let mut dropped = 0;
-        for (envelope, held) in entries.into_values().flatten() {
-            if kept.orphaned >= ACKED_KEPT_MAX {
-                dropped += 1;
-                continue;
-            }
-            kept.orphaned += 1;
-            kept.orphans.entry(envelope).or_default().push(held);
-        }
+        let newest = kept.newest.entry(partition).or_insert(epoch);
+        *newest = epoch.max(*newest);
+        let Kept { entries, order, .. } = &mut *kept;
+        let older = |entry: &mut Entry| entry.partition == partition && entry.epoch < epoch;
+        let mut lost: HashMap<u64, Entry> = entries.extract_if(|_, entry| older(entry)).collect();
+        // The newest first, so that the oldest are dropped where there are too many.
+        let wins: Vec<_> = order
+            .iter()
+            .rev()
+            .filter_map(|nonce| lost.remove(nonce))
+            .flat_map(|entry| entry.wins)
+            .collect();
+        order.retain(|nonce| entries.contains_key(nonce));
+        kept.grants -= wins.len();
+        let dropped = kept.orphan(wins);
         if dropped > 0 {
             metrics::acked_dropped(dropped);
         }
@@ -141,9 +175,21 @@ impl Acked {
 impl Kept {
     /// Forgets an entry; answers how many grants it had.
     fn leave(&mut self, nonce: u64) -> usize {
-        let left = self.entries.remove(&nonce).map_or(0, |wins| wins.len());
+        let left = self.entries.remove(&nonce);
+        let left = left.map_or(0, |entry| entry.wins.len());
         self.grants -= left;
         left
+    }
+
+    /// Nothing owes them but this process; answers how many were too many.
+    fn orphan(&mut self, wins: Vec<(EnvelopeId, HeldShare)>) -> usize {
+        let fit = (ACKED_KEPT_MAX - self.orphaned).min(wins.len());
+        let dropped = wins.len() - fit;
+        self.orphaned += fit;
+        for (envelope, held) in wins.into_iter().take(fit) {
+            self.orphans.entry(envelope).or_default().push(held);
+        }
+        dropped
     }
 }
 
@@ -152,6 +198,8 @@ mod tests {
     use super::*;
     use crate::domain::grab::Grant;
     use crate::domain::id::{PersonId, UnixMs};
+
+    const FIRST: (Partition, Epoch) = (Partition::ZERO, Epoch(1));
 
     fn id(n: u16) -> EnvelopeId {
         EnvelopeId::from_parts(n, [0; 14])
@@ -172,11 +220,11 @@ mod tests {
     #[test]
     fn what_was_not_settled_is_orphaned_by_a_new_epoch_until_the_books_have_it() {
         let acked = Acked::default();
-        acked.keep(1, vec![(id(1), held(0)), (id(2), held(0))]);
-        acked.keep(2, vec![(id(1), held(1))]);
+        acked.keep(FIRST, 1, vec![(id(1), held(0)), (id(2), held(0))]);
+        acked.keep(FIRST, 2, vec![(id(1), held(1))]);
         assert!(acked.orphans_of(id(1)).is_empty());
         acked.settled([1].into_iter());
-        acked.orphan();
+        acked.orphan(FIRST.0, Epoch(2));
         assert_eq!(acked.orphans_of(id(1)), [held(1)]);
         assert!(acked.orphans_of(id(2)).is_empty());
         // Adopted and not in the books: the store may be lost again before they are.
@@ -195,11 +243,41 @@ mod tests {
                 .map(|share| (id(1), held(share)))
                 .collect()
         };
-        acked.keep(1, many(0));
-        acked.keep(2, many(1_000_000));
-        acked.orphan();
+        acked.keep(FIRST, 1, many(0));
+        acked.keep(FIRST, 2, many(1_000_000));
+        acked.orphan(FIRST.0, Epoch(2));
         let left = acked.orphans_of(id(1));
         assert_eq!(left.len(), ACKED_KEPT_MAX / 2 + 1);
         assert_eq!(left[0], held(1_000_000));
+        // The same of orphans: of two losses at once, what was told last stays.
+        let other = (Partition::new(1).unwrap(), Epoch(1));
+        acked.keep(other, 3, vec![(id(2), held(0))]);
+        acked.keep(other, 4, many(2_000_000));
+        acked.orphan(other.0, Epoch(2));
+        assert!(acked.orphans_of(id(2)).is_empty());
+        assert_eq!(acked.orphans_of(id(1)).len(), ACKED_KEPT_MAX);
+    }
+
+    #[test]
+    fn a_new_epoch_orphans_what_its_own_partition_was_told_in_older_ones() {
+        let acked = Acked::default();
+        let other = Partition::new(1).unwrap();
+        acked.keep(FIRST, 1, vec![(id(1), held(0))]);
+        acked.keep((other, Epoch(1)), 2, vec![(id(2), held(0))]);
+        acked.orphan(FIRST.0, Epoch(2));
+        assert_eq!(acked.orphans_of(id(1)), [held(0)]);
+        assert!(acked.orphans_of(id(2)).is_empty());
+        // A reply that was on its way when the store was lost, and one of its successor.
+        acked.keep(FIRST, 3, vec![(id(3), held(0))]);
+        assert_eq!(acked.orphans_of(id(3)), [held(0)]);
+        acked.keep((FIRST.0, Epoch(2)), 4, vec![(id(4), held(0))]);
+        assert!(acked.orphans_of(id(4)).is_empty());
+        // Told again of the same epoch, nothing moves.
+        acked.orphan(FIRST.0, Epoch(2));
+        assert!(acked.orphans_of(id(4)).is_empty());
+        acked.settled([2, 4].into_iter());
+        acked.orphan(other, Epoch(2));
+        acked.orphan(FIRST.0, Epoch(3));
+        assert!(acked.orphans_of(id(2)).is_empty() && acked.orphans_of(id(4)).is_empty());
     }
 }

@@ -187,6 +187,9 @@ fn take_call(held: &mut VecDeque<Ask>) -> Vec<Ask> {
     asks
 }
 
+/// By the outbox entry that owes them.
+type Wins = BTreeMap<(Partition, Epoch, u64), Vec<(EnvelopeId, HeldShare)>>;
+
 /// A call, and whose its answers are.
 struct Packed {
     command: Cmd,
@@ -264,7 +267,7 @@ impl Packed {
         }
         let bytes = reply::bytes(value)?;
         let mut reader = Reader(bytes);
-        let mut won: BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>> = BTreeMap::new();
+        let mut won = Wins::new();
         for (place, (ask, at)) in self.order.iter().enumerate() {
             let read = read_reply(&mut reader).ok_or_else(|| reply::nonsense(value))?;
             let error = match read {
@@ -284,18 +287,13 @@ impl Packed {
                 error => drop(failed.insert(*ask, error)),
             }
         }
-        for (nonce, wins) in won {
-            core.acked.keep(nonce, wins);
+        for ((partition, epoch, nonce), wins) in won {
+            core.acked.keep((partition, epoch), nonce, wins);
         }
         Ok(())
     }
 
-    fn note(
-        &self,
-        place: usize,
-        reply: &GrabReply,
-        won: &mut BTreeMap<u64, Vec<(EnvelopeId, HeldShare)>>,
-    ) {
+    fn note(&self, place: usize, reply: &GrabReply, won: &mut Wins) {
         if let GrabReply::Outcome(Outcome::Won(grant)) = reply {
             let grab = &self.grabs[place];
             let held = HeldShare {
@@ -303,8 +301,9 @@ impl Packed {
                 grant: *grant,
                 declined: false,
             };
-            let (_, nonce) = self.places[place];
-            won.entry(nonce).or_default().push((grab.envelope, held));
+            let (partition, nonce) = self.places[place];
+            let entry = won.entry((partition, grab.epoch, nonce));
+            entry.or_default().push((grab.envelope, held));
         }
     }
 }

@@ -88,7 +88,7 @@ impl Core {
         let known = &self.epochs[usize::from(partition.index())];
         let before = known.fetch_max(epoch.0, Ordering::AcqRel);
         if before > 0 && before < epoch.0 {
-            self.acked.orphan();
+            self.acked.orphan(partition, epoch);
         }
     }
 

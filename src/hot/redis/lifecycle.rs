@@ -192,7 +192,7 @@ impl Core {
                     grant,
                     declined: true,
                 };
-                self.acked.keep(nonce, vec![(id, held)]);
+                self.acked.keep((partition, epoch), nonce, vec![(id, held)]);
                 let replayed = false;
                 Ok(DeclineReply::Declined { grant, replayed })
             }
