@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a win is acknowledged | it is kept under the nonce of its outbox entry, with partition and epoch |
 //! | the entry is deleted by `settled` | it leaves |
+//! | a look at a partition finds that all before a moment is settled, by whichever process | what is older leaves |
 //! | a partition goes to a new epoch | what is kept of older ones is orphaned: the store that held it may be gone |
 //! | a reply of an older epoch is read after that | its wins are orphans at once |
 //! | an envelope is repaired | its orphans join what the books and the store still know of it; those in the books leave |
@@ -28,12 +29,16 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use parking_lot::Mutex;
 
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::telemetry::metrics;
 
 /// Grants that are kept: 120 bytes each, 60 MB. A drain that keeps up leaves a tenth of a second's;
 /// at 60,000/s this is what eight seconds without a ledger leave.
 pub const ACKED_KEPT_MAX: usize = 500_000;
+
+/// How much older than the head of an outbox a grant must be to be behind it for certain: clocks of
+/// servers are set back by less.
+pub const CLOCK_STEP_MS_MAX: i64 = 5_000;
 
 /// Nonces of settled entries that may stay in the order.
 const LEFT_IN_ORDER_MAX: usize = 1_024;
@@ -48,7 +53,18 @@ pub struct Acked {
 struct Entry {
     partition: Partition,
     epoch: Epoch,
+    /// How many entries were kept before it.
+    number: u64,
     wins: Vec<(EnvelopeId, HeldShare)>,
+}
+
+/// What a look at a partition's outbox found.
+#[derive(Clone, Copy, Debug)]
+pub enum Head {
+    /// Nothing is owed.
+    Empty,
+    /// The oldest entry, and when it was granted.
+    At(UnixMs),
 }
 
 #[derive(Default)]
@@ -58,6 +74,8 @@ struct Kept {
     /// Nonces, the oldest first; some may have left.
     order: VecDeque<u64>,
     grants: usize,
+    /// Entries that were ever kept.
+    numbered: u64,
     orphans: HashMap<EnvelopeId, Vec<HeldShare>>,
     orphaned: usize,
     /// The newest epoch of each partition that had more than one.
@@ -86,9 +104,12 @@ impl Acked {
         } else {
             kept.grants += wins.len();
             kept.order.push_back(nonce);
+            let number = kept.numbered;
+            kept.numbered += 1;
             let entry = Entry {
                 partition,
                 epoch,
+                number,
                 wins,
             };
             kept.entries.insert(nonce, entry);
@@ -109,11 +130,36 @@ impl Acked {
         for nonce in nonces {
             kept.leave(nonce);
         }
-        // Settled nonces leave the order now and then, also behind one that never is.
-        if kept.order.len() > 2 * kept.entries.len() + LEFT_IN_ORDER_MAX {
-            let Kept { entries, order, .. } = &mut *kept;
-            order.retain(|nonce| entries.contains_key(nonce));
-        }
+        kept.tidy();
+    }
+
+    /// How many entries were kept so far: what [`Acked::passed`] is told with a look that is begun now.
+    pub fn numbered(&self) -> u64 {
+        self.kept.lock().numbered
+    }
+
+    /// A look at outboxes, begun when `before` entries had been kept, found these heads: what is older
+    /// was settled, by this process or another one.
+    pub fn passed(&self, before: u64, heads: &HashMap<Partition, Head>) {
+        let mut kept = self.kept.lock();
+        let mut left = 0;
+        kept.entries.retain(|_, entry| {
+            let settled = entry.number < before
+                && match heads.get(&entry.partition) {
+                    None => false,
+                    Some(Head::Empty) => true,
+                    Some(Head::At(oldest)) => entry
+                        .wins
+                        .iter()
+                        .all(|(_, held)| held.grant.at.0 < oldest.0 - CLOCK_STEP_MS_MAX),
+                };
+            if settled {
+                left += entry.wins.len();
+            }
+            !settled
+        });
+        kept.grants -= left;
+        kept.tidy();
     }
 
     /// A partition stands in this epoch: on another process of the store, or on the same one without
@@ -181,6 +227,14 @@ impl Kept {
         left
     }
 
+    /// Settled nonces leave the order now and then, also behind one that never is.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * self.entries.len() + LEFT_IN_ORDER_MAX {
+            let Self { entries, order, .. } = self;
+            order.retain(|nonce| entries.contains_key(nonce));
+        }
+    }
+
     /// Nothing owes them but this process; answers how many were too many.
     fn orphan(&mut self, wins: Vec<(EnvelopeId, HeldShare)>) -> usize {
         let fit = (ACKED_KEPT_MAX - self.orphaned).min(wins.len());
@@ -197,7 +251,7 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::domain::grab::Grant;
-    use crate::domain::id::{PersonId, UnixMs};
+    use crate::domain::id::PersonId;
 
     const FIRST: (Partition, Epoch) = (Partition::ZERO, Epoch(1));
 
@@ -256,6 +310,31 @@ mod tests {
         acked.orphan(other.0, Epoch(2));
         assert!(acked.orphans_of(id(2)).is_empty());
         assert_eq!(acked.orphans_of(id(1)).len(), ACKED_KEPT_MAX);
+    }
+
+    #[test]
+    fn what_another_process_settled_leaves_when_the_outbox_is_found_empty_or_farther() {
+        let acked = Acked::default();
+        let at = |share, at| {
+            let mut held = held(share);
+            held.grant.at = UnixMs(at);
+            (id(1), held)
+        };
+        acked.keep(FIRST, 1, vec![at(0, 1_000)]);
+        acked.keep(FIRST, 2, vec![at(1, 9_000)]);
+        let before = acked.numbered();
+        acked.keep(FIRST, 3, vec![at(2, 9_001)]);
+        // The head is younger than the first by more than a clock is set back.
+        let heads = [(FIRST.0, Head::At(UnixMs(9_000)))].into();
+        acked.passed(before, &heads);
+        assert_eq!(acked.kept.lock().grants, 2);
+        // Empty: but what was kept after the look began may have come after it.
+        let other = [(Partition::new(1).unwrap(), Head::Empty)].into();
+        acked.passed(before, &other);
+        acked.passed(before, &[(FIRST.0, Head::Empty)].into());
+        assert_eq!(acked.kept.lock().grants, 1);
+        acked.orphan(FIRST.0, Epoch(2));
+        assert_eq!(acked.orphans_of(id(1)), [at(2, 9_001).1]);
     }
 
     #[test]

@@ -8,8 +8,11 @@
 //! Entries that were read under an epoch fit the envelopes of that epoch, whenever they were
 //! written: an entry and the grants in it were written in one call, and lost together if at all.
 
+use std::collections::HashMap;
+
 use redis::Value;
 
+use super::acked::Head;
 use super::core::{Call, Core};
 use super::layout::{entry_of, id_of, number_of};
 use super::lifecycle::unexpected;
@@ -315,6 +318,8 @@ impl Core {
 
     /// Backlog and size of all partitions.
     pub async fn vitals(&self) -> Result<HotVitals, HotError> {
+        let before = self.acked.numbered();
+        let mut heads = HashMap::new();
         let calls = self.keys.count().all().map(|partition| {
             Call::reading(self, "vitals_1", partition)
                 .key(self.keys.outbox(partition))
@@ -322,7 +327,8 @@ impl Core {
                 .under(self.epoch(partition))
         });
         let mut vitals = HotVitals::default();
-        for (_, items) in self.call_all(calls.collect()).await? {
+        let found = self.call_all(calls.collect()).await?;
+        for (partition, (_, items)) in self.keys.count().all().zip(found) {
             let [records, at, envelopes] = &items[..] else {
                 return Err(reply::nonsense(&Value::Array(items)));
             };
@@ -331,12 +337,18 @@ impl Core {
             vitals.envelopes += count(envelopes)?;
             let at = crate::domain::id::UnixMs(reply::number(at)?);
             if at.0 > 0 {
+                heads.insert(partition, Head::At(at));
+            } else if count(records)? == 0 {
+                heads.insert(partition, Head::Empty);
+            }
+            if at.0 > 0 {
                 let oldest = vitals
                     .oldest_unsettled_at
                     .map_or(at, |oldest| oldest.min(at));
                 vitals.oldest_unsettled_at = Some(oldest);
             }
         }
+        self.acked.passed(before, &heads);
         Ok(vitals)
     }
 }
