@@ -48,7 +48,7 @@ test: test-tools ## Every test; installs what the tests need first
 	$(CARGO_TEST) $(TESTED) --no-fail-fast --test '*'
 
 .PHONY: bench
-bench: test-tools ## Measure on this machine (installs redis-server); figures for programs in bench/summary.json under cargo's target folder
+bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench '*' --bench embedded
 
 # ---------------------------------------------------------------- the parts of check
@@ -99,4 +99,4 @@ check-tools:
 
 .PHONY: test-tools
 test-tools:
-	@scripts/install $(VENV) scripts/requirements-test.txt redis-server
+	@scripts/install $(VENV) scripts/requirements-test.txt redis-server postgresql
