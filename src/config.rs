@@ -38,7 +38,7 @@ pub const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "RED_ENVELOPE_";
 
 /// Variables of the client commands and of tests, which are no settings of the server.
-const OTHER_VARIABLES: [&str; 9] = [
+const OTHER_VARIABLES: [&str; 11] = [
     "CONFIG",
     "SERVER",
     "ADMIN",
@@ -48,6 +48,8 @@ const OTHER_VARIABLES: [&str; 9] = [
     "REDIS",
     "REDIS_8",
     "VALKEY_9",
+    "POSTGRES",
+    "POSTGRES_18",
 ];
 
 /// Bytes of a configuration file: far above what every setting with its comment takes (4 KB).
@@ -180,6 +182,15 @@ pub struct Listen {
 pub struct DataDir {
     /// The data folder.
     pub dir: PathBuf,
+    /// The file of the keys; empty: in the data folder.
+    keys: PathBuf,
+}
+
+impl DataDir {
+    /// The file of the keys, where it is not the one in the data folder.
+    pub fn keys(&self) -> Option<&std::path::Path> {
+        Some(&*self.keys).filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 /// `[log]`.
@@ -304,6 +315,22 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with what to do about it.
     pub fn load(sources: &Sources) -> Result<(Self, Vec<String>), ConfigError> {
+        let unread = sources.environment.unread()?;
+        let config = Self::of(sources)?;
+        config.check()?;
+        Ok((config, unread))
+    }
+
+    /// Where the books are kept, whatever the rest says: all that a migration needs.
+    ///
+    /// # Errors
+    /// A setting that can't be read.
+    pub fn books(sources: &Sources) -> Result<stores::BooksUrl, ConfigError> {
+        Ok(Self::of(sources)?.ledger.url)
+    }
+
+    /// From all sources, not checked as a whole.
+    fn of(sources: &Sources) -> Result<Self, ConfigError> {
         let mut table = settings::default_table();
         let named = sources.environment.get("CONFIG").map(PathBuf::from);
         if let Some(path) = sources.file.clone().or(named) {
@@ -318,10 +345,7 @@ impl Config {
                 setting.put(&mut table, text, &setting.flag())?;
             }
         }
-        let unread = sources.environment.unread()?;
-        let config = settings::typed(table)?;
-        config.check()?;
-        Ok((config, unread))
+        settings::typed(table)
     }
 
     /// The currencies that this server accepts.
@@ -338,6 +362,7 @@ impl Config {
         self.check_listeners()?;
         self.currencies()?;
         self.hot.check()?;
+        self.ledger.check(&self.hot)?;
         for (key, value, min, max) in self.ranges() {
             if !(min..=max).contains(&value) {
                 return error(format!("{key} must be between {min} and {max}"));

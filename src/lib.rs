@@ -239,6 +239,7 @@ impl Joined {
             Arc::clone(&ledger),
             Arc::clone(&publisher),
             Arc::clone(&amounts),
+            format!("{:016x}", rand::rng().random::<u64>()),
         ));
         let currencies = config
             .currencies()
@@ -396,6 +397,9 @@ impl Running {
                     break;
                 }
             }
+        }
+        if let Err(error) = joined.settlement.leave().await {
+            tracing::warn!(%error, "the lease could not be ended: it runs out by itself");
         }
     }
 }

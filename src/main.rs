@@ -21,7 +21,9 @@ use red_envelope::cli::args::{self, Invocation};
 use red_envelope::cli::{self, EXIT_SOFTWARE, EXIT_USAGE};
 use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
+use red_envelope::config::stores::BooksUrl;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
+use red_envelope::ledger::postgres;
 use red_envelope::telemetry::{logs, metrics};
 use red_envelope::{Listeners, Place, ServeError, StoresError, serve};
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,12 +64,23 @@ fn main() -> ExitCode {
             eprint!("{text}");
             ExitCode::from(code)
         }
+        Invocation::Migrate(sources) => match migrate(&sources) {
+            Ok(said) => {
+                println!("{said}");
+                ExitCode::SUCCESS
+            }
+            Err(error) if error.is::<ConfigError>() => told(&error.to_string(), EXIT_USAGE),
+            Err(error) => told(&error.to_string(), EXIT_SOFTWARE),
+        },
         Invocation::Serve(sources) => match run(&sources) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let ours = matches!(
                     error.downcast_ref(),
-                    Some(ServeError::Bind { .. } | ServeError::Store(StoresError::Layout(_)))
+                    Some(
+                        ServeError::Bind { .. }
+                            | ServeError::Store(StoresError::Layout(_) | StoresError::Setting(_))
+                    )
                 );
                 let usage = ours || error.is::<ConfigError>();
                 let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };
@@ -80,6 +93,29 @@ fn main() -> ExitCode {
 fn told(sentence: &str, code: u8) -> ExitCode {
     eprintln!("red-envelope: {sentence}");
     ExitCode::from(code)
+}
+
+/// Brings the schema of the books in PostgreSQL up to date.
+fn migrate(sources: &Sources) -> anyhow::Result<String> {
+    let BooksUrl::Postgres(url) = Config::books(sources)? else {
+        return Ok(
+            "books in the data folder are brought up to date when serving starts".to_owned(),
+        );
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let applied = match runtime.block_on(postgres::migrate(url.expose())) {
+        Err(error @ postgres::OpenError::Address(_)) => {
+            return Err(ConfigError(error.to_string()).into());
+        }
+        applied => applied?,
+    };
+    Ok(match applied {
+        0 => "the schema is up to date".to_owned(),
+        1 => "1 migration was applied".to_owned(),
+        many => format!("{many} migrations were applied"),
+    })
 }
 
 /// Everything that can be refused before a port is bound, then serving.
@@ -99,7 +135,7 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
         tracing::warn!(variable = name, "this environment variable has no effect");
     }
     let folder = Folder::claim(&config.data.dir)?;
-    let keys = folder.keys(|buffer| rand::rng().fill_bytes(buffer))?;
+    let keys = folder.keys(config.data.keys(), |buffer| rand::rng().fill_bytes(buffer))?;
     let place = Place {
         folder,
         keys,

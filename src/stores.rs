@@ -23,13 +23,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::folder::Folder;
 use crate::config::keys::Keys;
-use crate::config::stores::HotUrl;
+use crate::config::stores::{BooksUrl, HotUrl};
 use crate::domain::audience::Pepper;
 use crate::hot::HotStore;
 use crate::hot::embedded::EmbeddedStore;
 use crate::hot::redis::{LAYOUT as REDIS_LAYOUT, RedisStore, Timing};
-use crate::ledger::sqlite::{Entropy, SqliteLedger};
-use crate::ledger::{HotLayout, Ledger};
+use crate::ledger::postgres::{OpenError, PostgresLedger};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{Entropy, HotLayout, Ledger};
 use crate::publish::{Registrar, RegistrarError};
 
 /// The file of the hot store in the data folder.
@@ -57,6 +58,9 @@ pub enum StoresError {
     /// The books belong to another hot store than the one that is configured.
     #[error("{0}")]
     Layout(String),
+    /// A setting that no store can be opened with.
+    #[error("{0}")]
+    Setting(String),
     /// A store has stopped for good, since memory and disk may differ.
     #[error("{0}. Nothing that was acknowledged is lost: mend the disk and start again")]
     Stopped(String),
@@ -80,65 +84,100 @@ enum Hot {
     Redis(Arc<RedisStore>),
 }
 
+/// What keeps the books.
+enum Books {
+    Sqlite(Arc<SqliteLedger>),
+    Postgres(Arc<PostgresLedger>),
+}
+
+impl Books {
+    fn identity(&self) -> &str {
+        match self {
+            Self::Sqlite(ledger) => ledger.identity(),
+            Self::Postgres(ledger) => ledger.identity(),
+        }
+    }
+
+    fn file(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => LEDGER_FILE,
+            Self::Postgres(_) => "ledger.url",
+        }
+    }
+}
+
 /// Both stores, opened.
 pub struct Stores {
     hot: Hot,
-    ledger: Arc<SqliteLedger>,
+    ledger: Books,
+}
+
+fn failed(file: &'static str, why: String) -> StoresError {
+    StoresError::Open { file, why }
+}
+
+/// Runs what reads files on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    open: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoresError> {
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|e| StoresError::Stopped(format!("the stores can't be opened: {e}")))
 }
 
 impl Stores {
-    /// Opens what the configuration names; blocks where files are read, so on a thread of its own.
+    /// Opens what the configuration names. Redis may come later; PostgreSQL must be there.
     ///
     /// # Errors
-    /// A file that can't be opened, or books that belong to another hot store.
+    /// A file or a database that can't be opened, or books that belong to another hot store.
     pub async fn open(
         place: Place,
         config: &Config,
     ) -> Result<(Self, Folder, Pepper), StoresError> {
-        let url = config.hot.url.clone();
-        let partitions = config.hot.partitions();
-        let timing = timing(config);
-        let asked = config.hot.ack.0;
-        let runtime = tokio::runtime::Handle::current();
-        let open = move || {
-            let Place {
-                folder,
-                keys,
-                clock,
-                entropy,
-            } = place;
-            let failed = |file, why: String| StoresError::Open { file, why };
-            let path = folder.path().join(LEDGER_FILE);
-            let ledger = SqliteLedger::open(&path, Arc::clone(&clock), keys.seal, entropy)
-                .map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
-            let hot = match url {
-                HotUrl::Embedded => {
-                    let path = folder.path().join(HOT_FILE);
-                    let limits = crate::hot::embedded::Limits::default();
-                    let hot = EmbeddedStore::open(&path, clock, limits)
-                        .map_err(|e| failed(HOT_FILE, e.to_string()))?;
-                    Hot::Embedded(Arc::new(hot))
-                }
-                HotUrl::Redis(url) => {
-                    let _in_the_runtime = runtime.enter();
-                    let books = ledger.identity().to_owned();
-                    let hot =
-                        RedisStore::new(url.expose(), asked, partitions, timing, clock, books)
-                            .map_err(|e| failed("hot.url", e.to_string()))?;
-                    Hot::Redis(Arc::new(hot))
-                }
-            };
-            let stores = Self {
-                hot,
-                ledger: Arc::new(ledger),
-            };
-            Ok((stores, folder, keys.pepper))
+        let Place {
+            folder,
+            keys,
+            clock,
+            entropy,
+        } = place;
+        let (ledger, folder) = match &config.ledger.url {
+            BooksUrl::Sqlite => {
+                let path = folder.path().join(LEDGER_FILE);
+                let clock = Arc::clone(&clock);
+                let open = move || SqliteLedger::open(&path, clock, keys.seal, entropy);
+                let ledger = blocking(open).await?;
+                let ledger = ledger.map_err(|e| failed(LEDGER_FILE, e.to_string()))?;
+                (Books::Sqlite(Arc::new(ledger)), folder)
+            }
+            BooksUrl::Postgres(url) => {
+                let clock = Arc::clone(&clock);
+                let opened = PostgresLedger::open(url.expose(), clock, keys.seal, entropy).await;
+                let ledger = opened.map_err(|error| match error {
+                    OpenError::Address(_) => StoresError::Setting(error.to_string()),
+                    error => failed("ledger.url", error.to_string()),
+                })?;
+                (Books::Postgres(Arc::new(ledger)), folder)
+            }
         };
-        let (stores, folder, pepper) = tokio::task::spawn_blocking(open)
-            .await
-            .map_err(|e| StoresError::Stopped(format!("the stores can't be opened: {e}")))??;
+        let hot = match &config.hot.url {
+            HotUrl::Embedded => {
+                let path = folder.path().join(HOT_FILE);
+                let limits = crate::hot::embedded::Limits::default();
+                let opened = blocking(move || EmbeddedStore::open(&path, clock, limits)).await?;
+                let hot = opened.map_err(|e| failed(HOT_FILE, e.to_string()))?;
+                Hot::Embedded(Arc::new(hot))
+            }
+            HotUrl::Redis(url) => {
+                let (asked, partitions) = (config.hot.ack.0, config.hot.partitions());
+                let books = ledger.identity().to_owned();
+                let timing = timing(config);
+                let hot = RedisStore::new(url.expose(), asked, partitions, timing, clock, books)
+                    .map_err(|e| failed("hot.url", e.to_string()))?;
+                Hot::Redis(Arc::new(hot))
+            }
+        };
+        let stores = Self { hot, ledger };
         stores.belong_together().await?;
-        Ok((stores, folder, pepper))
+        Ok((stores, folder, keys.pepper))
     }
 
     /// The door to the hot store.
@@ -151,7 +190,10 @@ impl Stores {
 
     /// The door to the books.
     pub fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::clone(&self.ledger) as _
+        match &self.ledger {
+            Books::Sqlite(ledger) => Arc::clone(ledger) as _,
+            Books::Postgres(ledger) => Arc::clone(ledger) as _,
+        }
     }
 
     async fn belong_together(&self) -> Result<(), StoresError> {
@@ -169,7 +211,7 @@ impl Stores {
         checked.map_err(|error| match error {
             RegistrarError::Layout(why) => StoresError::Layout(why),
             other => StoresError::Open {
-                file: LEDGER_FILE,
+                file: self.ledger.file(),
                 why: other.to_string(),
             },
         })
@@ -200,7 +242,7 @@ impl Stores {
         let registrar = self.registrar();
         tokio::select! {
             why = self.hot_stopped() => stopped(format!("the hot store has stopped: {why}")),
-            why = self.ledger.stopped() => stopped(format!("the ledger has stopped: {why}")),
+            why = self.ledger_stopped() => stopped(format!("the ledger has stopped: {why}")),
             ended = registrar.run(jitter, shutdown.clone()) => match ended {
                 Ok(()) => Ok(()),
                 Err(error) => stopped(error.to_string()),
@@ -213,6 +255,13 @@ impl Stores {
         match &self.hot {
             Hot::Embedded(hot) => hot.stopped().await,
             Hot::Redis(_) => std::future::pending().await,
+        }
+    }
+
+    async fn ledger_stopped(&self) -> String {
+        match &self.ledger {
+            Books::Sqlite(ledger) => ledger.stopped().await,
+            Books::Postgres(_) => std::future::pending().await,
         }
     }
 
@@ -241,7 +290,10 @@ impl Stores {
 
     /// What each store in the data folder takes on disk, with its write-ahead log.
     pub fn bytes(&self, folder: &Folder) -> Vec<(&'static str, u64)> {
-        let mut files = vec![("ledger", LEDGER_FILE)];
+        let mut files = Vec::new();
+        if let Books::Sqlite(_) = &self.ledger {
+            files.push(("ledger", LEDGER_FILE));
+        }
         if let Hot::Embedded(_) = &self.hot {
             files.push(("hot", HOT_FILE));
         }

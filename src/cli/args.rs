@@ -29,6 +29,9 @@ otherwise; audit talks to http://127.0.0.1:50052 (--admin, RED_ENVELOPE_ADMIN)."
 enum Command {
     /// Serve: gRPC for clients, gRPC for operators, HTTP for probes
     Serve(Serve),
+    /// Bring the schema of the books in PostgreSQL up to date, and end
+    #[command(after_help = MIGRATE_EXAMPLE)]
+    Migrate(Migrate),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -43,6 +46,19 @@ struct Serve {
     #[arg(long)]
     print_default_config: bool,
 }
+
+/// `migrate`, besides where the books are.
+#[derive(Debug, Args)]
+struct Migrate {
+    /// A file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+const MIGRATE_EXAMPLE: &str = "\
+Example:
+  red-envelope migrate --ledger postgresql://owner@db.internal:5432/books
+A server that may change the schema does the same when it starts.";
 
 /// The client commands.
 #[derive(Debug, Subcommand)]
@@ -369,6 +385,8 @@ impl Ask {
 pub enum Invocation {
     /// Serve under this configuration.
     Serve(Sources),
+    /// Bring the schema of the books up to date.
+    Migrate(Sources),
     /// Print the manual.
     PrintDefaultConfig,
     /// Ask a server.
@@ -385,18 +403,23 @@ const SHORT_FLAGS: [(&str, &str); 3] = [
 ];
 
 fn command() -> clap::Command {
-    Typed::command().mut_subcommand("serve", |serve| {
-        let settings = config::settings().iter().map(|setting| {
-            let short = SHORT_FLAGS.iter().find(|(key, _)| *key == setting.key);
-            Arg::new(setting.key.as_str())
-                .long(setting.flag_name.as_str())
-                .visible_aliases(short.map(|(_, flag)| *flag))
-                .value_name("VALUE")
-                .help(format!("{} [default: {}]", setting.help, setting.default))
-                .help_heading("Settings")
-        });
-        serve.args(settings)
-    })
+    let all = || config::settings().iter();
+    Typed::command()
+        .mut_subcommand("serve", |serve| serve.args(all().map(flag_of)))
+        .mut_subcommand("migrate", |migrate| {
+            let of_the_books = all().filter(|setting| setting.key == "ledger.url");
+            migrate.args(of_the_books.map(flag_of))
+        })
+}
+
+fn flag_of(setting: &'static config::Setting) -> Arg {
+    let short = SHORT_FLAGS.iter().find(|(key, _)| *key == setting.key);
+    Arg::new(setting.key.as_str())
+        .long(setting.flag_name.as_str())
+        .visible_aliases(short.map(|(_, flag)| *flag))
+        .value_name("VALUE")
+        .help(format!("{} [default: {}]", setting.help, setting.default))
+        .help_heading("Settings")
 }
 
 /// Reads the command line.
@@ -418,8 +441,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: &Environmen
         Some(Command::Ask(ask)) => Invocation::Ask(ask),
         Some(Command::Serve(serve)) if serve.print_default_config => Invocation::PrintDefaultConfig,
         Some(Command::Serve(serve)) => Invocation::Serve(Sources {
-            flags: flags(&matches),
+            flags: flags(&matches, "serve"),
             file: serve.config,
+            environment: environment.clone(),
+        }),
+        Some(Command::Migrate(migrate)) => Invocation::Migrate(Sources {
+            flags: flags(&matches, "migrate"),
+            file: migrate.config,
             environment: environment.clone(),
         }),
         None => Invocation::Serve(Sources {
@@ -429,10 +457,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: &Environmen
     }
 }
 
-fn flags(matches: &ArgMatches) -> std::collections::BTreeMap<String, String> {
-    let serve = matches.subcommand_matches("serve");
+fn flags(matches: &ArgMatches, of: &str) -> std::collections::BTreeMap<String, String> {
+    let typed = matches.subcommand_matches(of);
     let given = |setting: &config::Setting| {
-        let text = serve?.get_one::<String>(&setting.key)?;
+        let text = typed?.try_get_one::<String>(&setting.key).ok().flatten()?;
         Some((setting.key.clone(), text.clone()))
     };
     config::settings().iter().filter_map(given).collect()

@@ -101,12 +101,19 @@ impl Folder {
         &self.path
     }
 
-    /// The keys in it; makes them at the first start. `random` fills a buffer from the system's
-    /// generator.
+    /// The keys in `named`, which must be there, or else in the folder, where the first start makes
+    /// them. `random` fills a buffer from the system's generator.
     ///
     /// # Errors
     /// The file is damaged, others can read it, or it is missing beside a store.
-    pub fn keys(&self, random: impl FnMut(&mut [u8])) -> Result<Keys, ConfigError> {
+    pub fn keys(
+        &self,
+        named: Option<&Path>,
+        random: impl FnMut(&mut [u8]),
+    ) -> Result<Keys, ConfigError> {
+        if let Some(file) = named {
+            return Keys::read(file);
+        }
         let file = self.path.join(KEY_FILE);
         if file.exists() {
             return Keys::read(&file);

@@ -63,12 +63,18 @@ pub enum HotUrl {
 pub struct RedisUrl(String);
 
 /// Where the books are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum BooksUrl {
     /// In the data folder.
     Sqlite,
+    /// In PostgreSQL.
+    Postgres(PostgresUrl),
 }
+
+/// The address of a PostgreSQL, which may hold a password: it is never printed with it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(String);
 
 /// The level that was asked for; `None`: the one that is found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -245,11 +251,64 @@ impl BooksUrl {
     pub fn read(text: &str) -> Result<Self, ConfigError> {
         match text {
             "sqlite" => Ok(Self::Sqlite),
-            _ => error(
-                "ledger.url must be \"sqlite\", which keeps the books in the data folder; other \
-                 ledgers are not served yet",
-            ),
+            _ => PostgresUrl::read(text).map(Self::Postgres),
         }
+    }
+}
+
+impl Books {
+    /// What can only be judged beside the hot store: an embedded one is in one process, and so are
+    /// its books.
+    pub(super) fn check(&self, hot: &Hot) -> Result<(), ConfigError> {
+        match (&self.url, &hot.url) {
+            (BooksUrl::Postgres(_), HotUrl::Embedded) => error(
+                "ledger.url is a PostgreSQL, but hot.url is \"embedded\", whose books are in the \
+                 data folder: leave ledger.url out, or set hot.url to a redis://… address",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PostgresUrl {
+    fn read(text: &str) -> Result<Self, ConfigError> {
+        let schemes = ["postgresql://", "postgres://"];
+        if !schemes.iter().any(|scheme| text.starts_with(scheme)) {
+            return error(
+                "ledger.url must be \"sqlite\" or an address such as \
+                 postgresql://user:password@host:5432/database",
+            );
+        }
+        if text.len() > URL_BYTES_MAX {
+            return error(format!("ledger.url is longer than {URL_BYTES_MAX} bytes"));
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return error("ledger.url: spaces have no place in it (in a password write %20)");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The whole of it, for whoever connects, and for nobody who prints.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    /// What follows a `?` may hold a password too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.0.split('?').next().unwrap_or_default();
+        let place = place.split_once("://").map_or(place, |(_, place)| place);
+        match place.rsplit_once('@') {
+            Some((_, place)) => write!(f, "postgresql://***@{place}"),
+            None => write!(f, "postgresql://{place}"),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -215,15 +215,23 @@ fn a_data_folder_has_one_owner_at_a_time() {
 fn keys_are_made_once_and_only_the_owner_may_read_them() {
     let parent = tempfile::tempdir().unwrap();
     let folder = Folder::claim(&parent.path().join("data")).unwrap();
-    let made = folder.keys(counting).unwrap();
+    let made = folder.keys(None, counting).unwrap();
     let file = folder.path().join("seal.key");
     assert_eq!(mode(&file), 0o600);
     assert_eq!((made.seal.newest_id(), made.pepper.0[0]), (1, 33));
-    let again = folder.keys(|_| panic!("the keys are there")).unwrap();
+    let again = folder.keys(None, |_| panic!("the keys are there")).unwrap();
     assert_eq!(again.pepper.0, made.pepper.0);
+    // Another process on the same books names the file; nobody makes one that is missing.
+    let other = Folder::claim(&parent.path().join("other")).unwrap();
+    let never = |_: &mut [u8]| panic!("nothing is made");
+    let shared = other.keys(Some(&file), never).unwrap();
+    assert_eq!(shared.pepper.0, made.pepper.0);
+    let missing = parent.path().join("missing.key");
+    let why = other.keys(Some(&missing), never).unwrap_err().to_string();
+    assert!(why.contains("missing.key can't be read"), "{why}");
 
     set_mode(&file, 0o640);
-    let why = folder.keys(counting).unwrap_err().to_string();
+    let why = folder.keys(None, counting).unwrap_err().to_string();
     assert!(why.contains("run chmod 600"), "{why}");
 }
 
@@ -231,7 +239,7 @@ fn keys_are_made_once_and_only_the_owner_may_read_them() {
 fn a_second_seal_key_is_a_line_more_and_a_damaged_file_is_refused_without_quoting_it() {
     let parent = tempfile::tempdir().unwrap();
     let folder = Folder::claim(&parent.path().join("data")).unwrap();
-    folder.keys(counting).unwrap();
+    folder.keys(None, counting).unwrap();
     let file = folder.path().join("seal.key");
     let text = std::fs::read_to_string(&file).unwrap();
     let second = format!("{text}# rotated\nseal 2 {}\n", "ab".repeat(32));
@@ -261,7 +269,7 @@ fn a_store_without_its_key_is_refused_instead_of_given_a_new_one() {
     let parent = tempfile::tempdir().unwrap();
     let folder = Folder::claim(&parent.path().join("data")).unwrap();
     std::fs::write(folder.path().join("ledger.sqlite"), "x").unwrap();
-    let why = folder.keys(counting).unwrap_err().to_string();
+    let why = folder.keys(None, counting).unwrap_err().to_string();
     assert!(why.contains("Put seal.key back from the backup"), "{why}");
 }
 

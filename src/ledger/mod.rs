@@ -6,6 +6,7 @@
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
+//! | who settles | `lease` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
@@ -19,18 +20,23 @@
 
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
+pub mod postgres;
 mod shapes;
 pub mod sqlite;
 
 pub use shapes::*;
 
 use async_trait::async_trait;
+use rand::CryptoRng;
 
 use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{Proof, ServerSeed};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
+
+/// A source of unguessable bytes.
+pub type Entropy = Box<dyn CryptoRng + Send>;
 
 /// Records that one `settle` posts: 5,000 take about 50 ms of one PostgreSQL, 60 ms of SQLite;
 /// more gain little and hold the writer longer.
@@ -139,6 +145,11 @@ pub trait Ledger: Send + Sync + 'static {
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError>;
+
+    /// Renews the lease of a process that settles, for `for_ms`; 0 ends it. Answers its portion among
+    /// those whose leases run, by the ledger's clock. It saves work and decides nothing: two who
+    /// believe that they have the same partition pay nothing twice.
+    async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError>;
 
     /// Posts what was parked while an envelope was frozen. Answers how many records it settled.
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError>;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::books::Discrepancy;
+use crate::domain::books::{Discrepancy, DiscrepancyKind};
 use crate::domain::envelope::{BookState, Draft, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
@@ -146,6 +146,26 @@ pub struct PartitionRow {
     pub server: String,
 }
 
+/// Which partitions a process settles among several: those whose number, divided by `of`, leaves
+/// `rank`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// 0…`of` − 1.
+    pub rank: u16,
+    /// How many processes settle, at least 1.
+    pub of: u16,
+}
+
+impl Portion {
+    /// Of the only one.
+    pub const ALONE: Self = Self { rank: 0, of: 1 };
+
+    /// Whether the partition is among them.
+    pub fn has(self, partition: Partition) -> bool {
+        partition.index() % self.of.max(1) == self.rank
+    }
+}
+
 /// One record of a batch, and what the plan makes of it.
 #[derive(Clone, Debug)]
 pub enum SettleItem {
@@ -195,6 +215,15 @@ pub enum Due {
     Empty(EnvelopeId),
     /// Closing: the refund is due as soon as all that was granted is settled.
     Closing(EnvelopeId),
+}
+
+impl Due {
+    /// Which envelope waits.
+    pub fn envelope(self) -> EnvelopeId {
+        match self {
+            Self::Unpublished(id) | Self::Expired(id) | Self::Empty(id) | Self::Closing(id) => id,
+        }
+    }
 }
 
 /// A share that was paid, for the grabber's history.
@@ -315,4 +344,21 @@ pub struct CurrencyTotals {
     pub escrow_minor: i64,
     /// Paid from the reserve.
     pub made_good_minor: i64,
+}
+
+impl CurrencyTotals {
+    /// What was brought in, and paid from the reserve, is on accounts or in escrow.
+    pub fn unbalanced(&self) -> Option<Discrepancy> {
+        let came = i128::from(self.outside_minor) + i128::from(self.made_good_minor);
+        let there = i128::from(self.available_minor) + i128::from(self.escrow_minor);
+        (came != there).then(|| Discrepancy {
+            kind: DiscrepancyKind::BalanceWrong,
+            tenant: None,
+            envelope: None,
+            detail: format!(
+                "{}: {came} came in, {there} are on accounts and in escrow",
+                self.currency
+            ),
+        })
+    }
 }

@@ -8,6 +8,7 @@
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
+//! | lease | [`Settlement::lease_once`] | [`LEASE_RENEW_MS`] |
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
@@ -24,6 +25,7 @@
 
 pub mod close;
 mod drain;
+mod lease;
 mod marks;
 pub mod plan;
 mod reconcile;
@@ -39,6 +41,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
+pub use lease::{LEASE_MS, LEASE_RENEW_MS};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
 pub use reconcile::{Reconcile, Reconciled};
 pub use sweep::{
@@ -53,6 +56,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::publish::marks::MarkError;
 use crate::publish::{Amounts, PublishError, Publisher};
 use crate::telemetry::metrics;
+use lease::Lease;
 
 /// Rest of a drain that found nothing: a grab's money is in the books 20 ms later at the most, and
 /// 50 looks a second at an index in memory cost nothing. On Redis each is a call a partition.
@@ -160,27 +164,33 @@ pub struct Settlement {
     drain: Drain,
     sweep: Sweep,
     reconcile: Reconcile,
+    lease: Arc<Lease>,
     vitals: Arc<Vitals>,
     unpublished: Mutex<Vec<EnvelopeId>>,
     found_unpublished: Notify,
 }
 
 impl Settlement {
-    /// Between these doors. `amounts` is the publisher's.
+    /// Between these doors. `amounts` is the publisher's; `holder` names this process among all that
+    /// settle on the same books.
     pub fn new(
         hot: Arc<dyn HotStore>,
         ledger: Arc<dyn Ledger>,
         publisher: Arc<Publisher>,
         amounts: Arc<Amounts>,
+        holder: String,
     ) -> Self {
+        let lease = Arc::new(Lease::new(holder));
         Self {
             drain: Drain::new(Arc::clone(&hot), Arc::clone(&ledger), amounts),
             sweep: Sweep::new(
                 Arc::clone(&hot),
                 Arc::clone(&ledger),
                 Arc::clone(&publisher),
+                Arc::clone(&lease),
             ),
-            reconcile: Reconcile::new(Arc::clone(&hot), Arc::clone(&ledger)),
+            reconcile: Reconcile::new(Arc::clone(&hot), Arc::clone(&ledger), Arc::clone(&lease)),
+            lease,
             hot,
             ledger,
             publisher,
@@ -195,7 +205,24 @@ impl Settlement {
         Arc::clone(&self.vitals)
     }
 
-    /// Settles one batch of each partition. Answers whether more is known to wait.
+    /// Renews the lease by which the partitions are divided among processes.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the division stays.
+    pub async fn lease_once(&self) -> Result<(), SettleError> {
+        self.lease.renew(&*self.ledger).await
+    }
+
+    /// Leaves its partitions to the other processes.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: they wait until the lease has run out.
+    pub async fn leave(&self) -> Result<(), SettleError> {
+        self.lease.leave(&*self.ledger).await
+    }
+
+    /// Settles one batch of each partition that is this process's. Answers whether more is known to
+    /// wait.
     ///
     /// # Errors
     /// As [`Drain::once`]. A partition that fails keeps no other one waiting: the first failure is
@@ -204,6 +231,7 @@ impl Settlement {
         let mut sum = Drained::default();
         let mut failure = None;
         let mut drains = stream::iter(self.hot.partitions().all())
+            .filter(|partition| std::future::ready(self.lease.has(*partition)))
             .map(|partition| self.drain_partition(partition).boxed())
             .buffer_unordered(DRAINS_IN_FLIGHT_MAX);
         while let Some(drained) = drains.next().await {

@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 
 use super::SettleError;
 use super::drain::Drain;
+use super::lease::Lease;
 use crate::domain::envelope::BookState;
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{EnvelopeId, UnixMs};
@@ -60,6 +61,7 @@ pub struct Reconciled {
 pub struct Reconcile {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
+    lease: Arc<Lease>,
     /// The envelope after which the walk goes on.
     after: Mutex<Option<EnvelopeId>>,
     /// Since when the books are behind.
@@ -68,10 +70,11 @@ pub struct Reconcile {
 
 impl Reconcile {
     /// Between these doors.
-    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>, lease: Arc<Lease>) -> Self {
         Self {
             hot,
             ledger,
+            lease,
             after: Mutex::default(),
             behind: Mutex::default(),
         }
@@ -83,9 +86,10 @@ impl Reconcile {
     /// A store is out of reach: the walk goes on where it stood.
     pub async fn once(&self, drain: &Drain) -> Result<Reconciled, SettleError> {
         let after = *self.after.lock();
-        let page = self.hot.envelopes(after, RECONCILE_PAGE_MAX).await?;
+        let mut page = self.hot.envelopes(after, RECONCILE_PAGE_MAX).await?;
         let more = page.len() >= RECONCILE_PAGE_MAX;
         let next = page.last().copied().filter(|_| more);
+        page.retain(|id| self.lease.has_envelope(*id, self.hot.partitions()));
         let mut late = Vec::new();
         for ids in page.chunks(VIEWS_PER_CALL_MAX) {
             // The rows are read first: what the hot store grants between the two reads only makes an

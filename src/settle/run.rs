@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, RECONCILE_MS,
-    RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
+    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, LEASE_RENEW_MS,
+    RECONCILE_MS, RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
 };
 
 /// The rest after so many failures in a row: doubled each time, and half of it is the caller's
@@ -84,6 +84,7 @@ impl Settlement {
             self.publish_loop(&shutdown),
             self.forget_loop(&jitter, &shutdown),
             self.reconcile_loop(&jitter, &shutdown),
+            self.lease_loop(&jitter, &shutdown),
         )?;
         Ok(())
     }
@@ -161,6 +162,19 @@ impl Settlement {
             };
             let ended = reconciled.map(|_| ());
             rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn lease_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("lease", self);
+        while !shutdown.is_cancelled() {
+            let renewed = self.lease_once().await;
+            rest(pace.rest(renewed, LEASE_RENEW_MS, jitter)?, shutdown).await;
         }
         Ok(())
     }

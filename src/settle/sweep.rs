@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 
 use super::SettleError;
 use super::close::{self, Closed};
+use super::lease::Lease;
 use super::marks::{Marked, Marks};
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
@@ -78,12 +79,13 @@ pub struct Swept {
     pub more: bool,
 }
 
-/// Sweeps. Two sweepers are harmless, and one process runs one.
+/// Sweeps the envelopes of this process's partitions. Two sweepers are harmless.
 pub struct Sweep {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
     publisher: Arc<Publisher>,
     marks: Marks,
+    lease: Arc<Lease>,
     /// The ledger's row after which the next page begins.
     due_after: Mutex<i64>,
     /// The envelope after which the walk over the hot store goes on.
@@ -92,12 +94,18 @@ pub struct Sweep {
 
 impl Sweep {
     /// Between these doors.
-    pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>, publisher: Arc<Publisher>) -> Self {
+    pub fn new(
+        hot: Arc<dyn HotStore>,
+        ledger: Arc<dyn Ledger>,
+        publisher: Arc<Publisher>,
+        lease: Arc<Lease>,
+    ) -> Self {
         Self {
             marks: Marks::new(Arc::clone(&hot), Arc::clone(&ledger)),
             hot,
             ledger,
             publisher,
+            lease,
             due_after: Mutex::new(i64::MIN),
             forget_after: Mutex::new(None),
         }
@@ -116,6 +124,9 @@ impl Sweep {
         swept.failed = swept.marked.failed;
         swept.failure.clone_from(&swept.marked.failure);
         for _ in 0..PARKED_BATCHES_MAX {
+            if !self.lease.is_first() {
+                break;
+            }
             let posted = match self.ledger.settle_parked(SETTLE_BATCH_MAX).await {
                 Ok(posted) => posted,
                 Err(error) => {
@@ -156,6 +167,12 @@ impl Sweep {
     ) -> Result<(), SettleError> {
         let mut ending = Vec::with_capacity(page.len());
         for (_, due) in page {
+            if !self
+                .lease
+                .has_envelope(due.envelope(), self.hot.partitions())
+            {
+                continue;
+            }
             match due {
                 Due::Unpublished(id) if swept.unpublished.len() < UNPUBLISHED_MAX => {
                     swept.unpublished.push(id);
@@ -206,8 +223,9 @@ impl Sweep {
     /// A store is out of reach: the walk begins again where it stood.
     pub async fn forget(&self) -> Result<usize, SettleError> {
         let after = *self.forget_after.lock();
-        let page = self.hot.envelopes(after, FORGET_PAGE_MAX).await?;
+        let mut page = self.hot.envelopes(after, FORGET_PAGE_MAX).await?;
         let next = page.last().copied();
+        page.retain(|id| self.lease.has_envelope(*id, self.hot.partitions()));
         let before = self.ledger.now().plus_ms(-CLOSED_KEPT_MS);
         let mut forgotten = 0;
         for ids in page.chunks(VIEWS_PER_CALL_MAX) {

@@ -128,7 +128,13 @@ impl Stores {
         let amounts = Arc::new(Amounts::new(Arc::clone(&ledger)));
         let publisher = Publisher::new(hot.clone(), ledger.clone(), amounts.clone());
         let publisher = Arc::new(publisher);
-        let settlement = Settlement::new(hot.clone(), ledger.clone(), publisher.clone(), amounts);
+        let settlement = Settlement::new(
+            hot.clone(),
+            ledger.clone(),
+            publisher.clone(),
+            amounts,
+            "first".to_owned(),
+        );
         Self {
             embedded,
             hot,
@@ -200,6 +206,7 @@ impl World {
             stores.ledger.clone(),
             stores.publisher.clone(),
             Arc::new(Amounts::new(stores.ledger.clone())),
+            "second".to_owned(),
         )
     }
 

@@ -79,6 +79,7 @@ struct Reserved {
 }
 
 const STORES: &[&str] = &["src/hot/embedded/", "src/ledger/sqlite/", "tests/it/"];
+const POSTGRES: &[&str] = &["src/ledger/postgres/", "benches/"];
 const REDIS: &[&str] = &["src/hot/redis/", "tests/it/", "benches/"];
 const WIRE: &[&str] = &[
     "src/api/",
@@ -111,6 +112,8 @@ const WHY_METRICS: &str = "every metric is a verb of telemetry/metrics.rs";
 
 const RESERVED: &[Reserved] = &[
     reserved(&["rusqlite"], STORES, WHY_STORES),
+    reserved(&["tokio_postgres"], POSTGRES, WHY_STORES),
+    reserved(&["deadpool_postgres"], POSTGRES, WHY_STORES),
     reserved(&["redis"], REDIS, WHY_REDIS),
     reserved(&["deadpool_redis"], REDIS, WHY_REDIS),
     reserved(&["red_envelope_proto"], WIRE, WHY_WIRE),
@@ -147,6 +150,8 @@ const fn reserved(
 const IMPURE: &[&[&str]] = &[
     &["tokio"],
     &["rusqlite"],
+    &["tokio_postgres"],
+    &["deadpool_postgres"],
     &["tonic"],
     &["axum"],
     &["fail"],
@@ -387,6 +392,8 @@ mod held {
                 ("src/hot/mod.rs", "use rusqlite::Connection;"),
                 ("src/hot/mod.rs", "use redis::Client;"),
                 ("src/settle/mod.rs", "fn f(p: deadpool_redis::Pool) {}"),
+                ("src/stores.rs", "use tokio_postgres::NoTls;"),
+                ("src/ledger/mod.rs", "fn f(p: deadpool_postgres::Pool) {}"),
                 ("src/settle/mod.rs", "fn f() -> tonic::Status {}"),
                 ("src/ledger/mod.rs", "use red_envelope_proto as pb;"),
                 ("src/audit/mod.rs", "fn f() { anyhow!(\"x\") }"),

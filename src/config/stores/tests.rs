@@ -87,7 +87,38 @@ fn a_wrong_address_is_refused_without_being_quoted() {
         assert!(!why.contains("hunter2"), "{why}");
     }
     assert!(wrong(&[("hot.url", &format!("redis://{}", "h".repeat(3_000)))]).contains("longer"));
-    assert!(wrong(&[("ledger.url", "postgres://a:hunter2@h")]).starts_with("ledger.url must be"));
+}
+
+#[test]
+fn books_in_postgresql_need_a_hot_store_that_several_processes_share() {
+    let hot = ("hot.url", "redis://h");
+    for text in [
+        "postgresql://a:hunter2@h/db?password=hunter2",
+        "postgres://a:hunter2@h/db",
+    ] {
+        let config = loaded(&[hot, ("ledger.url", text)]);
+        let BooksUrl::Postgres(url) = &config.ledger.url else {
+            panic!("{text} is PostgreSQL");
+        };
+        assert_eq!(url.expose(), text);
+        assert_eq!(url.to_string(), "postgresql://***@h/db");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let why = wrong(&[("ledger.url", text)]);
+        assert!(why.contains("hot.url is \"embedded\""), "{why}");
+        assert!(!why.contains("hunter2"), "{why}");
+    }
+    for (text, expected) in [
+        ("mysql://a:hunter2@h", "must be \"sqlite\" or an address"),
+        ("postgres://a:hunter 2@h", "have no place in it"),
+        (&format!("postgres://{}", "h".repeat(3_000)), "longer"),
+    ] {
+        let why = wrong(&[hot, ("ledger.url", text)]);
+        assert!(
+            why.starts_with("ledger.url") && why.contains(expected),
+            "{why}"
+        );
+        assert!(!why.contains("hunter"), "{why}");
+    }
 }
 
 #[test]

@@ -236,12 +236,22 @@ pub fn assert_insufficient<T: std::fmt::Debug>(
     }
 }
 
-/// Expands to one test a case, each on books of its own from `$open`, a function that answers a
-/// [`World`] and whatever must outlive it.
+/// Expands to one test a case, each on books of its own from `$open`, a function (`async` or not) that
+/// answers a [`World`] and whatever must outlive it.
 #[cfg(test)]
 macro_rules! ledger_conformance {
+    (async $open:path) => {
+        $crate::ledger::conformance::ledger_conformance! { ($open().await);
+            @cases
+        }
+    };
     ($open:path) => {
-        $crate::ledger::conformance::ledger_conformance! { $open;
+        $crate::ledger::conformance::ledger_conformance! { ($open());
+            @cases
+        }
+    };
+    (($opened:expr); @cases) => {
+        $crate::ledger::conformance::ledger_conformance! { ($opened);
             money::a_deposit_is_made_once_however_often_it_is_asked_for,
             money::a_withdrawal_is_made_once_and_never_overdraws,
             money::one_request_id_is_not_two_transfers,
@@ -291,11 +301,11 @@ macro_rules! ledger_conformance {
             listings::the_postings_of_an_envelope_tell_where_its_money_went,
         }
     };
-    ($open:path; $($file:ident :: $case:ident),+ $(,)?) => {
+    (($opened:expr); $($file:ident :: $case:ident),+ $(,)?) => {
         $(
             #[tokio::test]
             async fn $case() {
-                let (world, _outlives) = $open();
+                let (world, _outlives) = $opened;
                 $crate::ledger::conformance::$file::$case(&world).await;
                 world.audit().await;
             }

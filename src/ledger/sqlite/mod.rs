@@ -41,7 +41,6 @@ mod transfer;
 mod writer;
 
 pub use open::OpenError;
-pub use writer::Entropy;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,9 +58,10 @@ use crate::domain::id::{
 use crate::domain::money::Currency;
 
 use super::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, EntryRow,
-    EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger, LedgerError,
-    PAGE_ROWS_MAX, PartitionRow, ReceivedRow, SettleItem, Settled, Transfer, Transferred, Under,
+    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, Entropy,
+    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
+    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
+    Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -255,6 +255,11 @@ impl Ledger for SqliteLedger {
                 Ok(settled)
             })
             .await
+    }
+
+    /// These books have one process, by the lock on their folder.
+    async fn lease(&self, _holder: String, _for_ms: i64) -> Result<Portion, LedgerError> {
+        Ok(Portion::ALONE)
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {

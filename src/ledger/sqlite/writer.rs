@@ -34,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
 use crate::domain::id::UnixMs;
-use crate::ledger::LedgerError;
+use crate::ledger::{Entropy, LedgerError};
 
 /// Calls that wait for the writer. At about 0.1 ms a call the last of them waits half a second
 /// longer than the first; more would only be answered after their callers gave up.
@@ -53,9 +53,6 @@ const ALONE_COST_MIN: u32 = 200;
 
 /// What a call costs that posts no batch: it takes about as long as 20 records of a batch.
 pub(super) const CALL_COST: u32 = 20;
-
-/// A source of unguessable bytes.
-pub type Entropy = Box<dyn CryptoRng + Send>;
 
 /// What a call sees of the books while it writes.
 pub(super) struct Books<'a> {

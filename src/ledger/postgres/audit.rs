@@ -1,0 +1,231 @@
+//! Recomputes what the books keep: sums from entries and claims, beside the rows that state them.
+//!
+//! # Shape
+//! | question | answer |
+//! |---|---|
+//! | `audit_envelopes` | a page of envelopes with the sums of their entries and claims |
+//! | `audit_totals` | every posting, account, envelope and claim that contradicts its entries; sums a currency |
+//!
+//! # Bounds
+//! A page, and at most `PAGE_ROWS_MAX` discrepancies of each kind. `audit_totals` reads all tables on
+//! one snapshot.
+//!
+//! # Not here
+//! What the hot store knows (the audit room). An edit that keeps every sum: whoever can write the
+//! tables can write all of them.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use tokio_postgres::Row;
+
+use crate::domain::books::{Discrepancy, DiscrepancyKind};
+use crate::domain::id::TenantId;
+use crate::ledger::{AuditRow, AuditTotals, CurrencyTotals, PAGE_ROWS_MAX};
+
+use super::rows::{
+    count, currency, envelope, envelope_columns, long_count, page, some_envelope_id,
+};
+use super::sql::{self, Fault};
+
+/// Envelopes above `after` with what their entries and claims sum to.
+pub(super) async fn envelopes(
+    db: &impl GenericClient,
+    tenant: Option<&TenantId>,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<AuditRow>, Fault> {
+    let found = sql::rows(
+        db,
+        concat!(
+            "-- ledger.audit_envelopes\nSELECT ",
+            envelope_columns!(),
+            ", (SELECT coalesce(sum(amount_minor), 0)::bigint FROM entry
+                WHERE envelope_row = n.row AND amount_minor > 0),
+               (SELECT -coalesce(sum(amount_minor), 0)::bigint FROM entry
+                WHERE envelope_row = n.row AND amount_minor < 0),
+               c.paid_count, c.paid_minor, c.declined_count, c.declined_minor,
+               n.dead_letter_count + n.parked_count
+             FROM envelope n CROSS JOIN LATERAL
+                 (SELECT count(*) FILTER (WHERE NOT declined) AS paid_count,
+                      coalesce(sum(amount_minor) FILTER (WHERE NOT declined), 0)::bigint AS paid_minor,
+                      count(*) FILTER (WHERE declined) AS declined_count,
+                      coalesce(sum(amount_minor) FILTER (WHERE declined), 0)::bigint
+                          AS declined_minor
+                  FROM claim WHERE envelope_row = n.row) c
+             WHERE n.row > $1 AND ($3::text IS NULL OR n.tenant = $3) ORDER BY n.row LIMIT $2"
+        ),
+        &[&after, &page(limit), &tenant.map(TenantId::as_str)],
+    ).await?;
+    found.iter().map(audit_row).collect()
+}
+
+fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
+    Ok(AuditRow {
+        envelope: envelope(row)?,
+        entries_in_minor: row.try_get(13)?,
+        entries_out_minor: row.try_get(14)?,
+        paid: (long_count(row, 15)?, row.try_get(16)?),
+        declined: (long_count(row, 17)?, row.try_get(18)?),
+        dead_letters: count(row, 19)?,
+    })
+}
+
+/// Postings whose entries don't sum to zero, or that have none.
+const POSTINGS: &str = "-- ledger.audit_postings
+    SELECT p.tenant, n.id,
+        'posting ' || p.row || ' (' || p.kind || ') sums to ' || coalesce(s.minor::text, 'nothing')
+    FROM posting p
+        LEFT JOIN (SELECT posting_row, sum(amount_minor) AS minor FROM entry GROUP BY posting_row) s
+            ON s.posting_row = p.row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+    WHERE s.minor IS DISTINCT FROM 0 AND ($2::text IS NULL OR p.tenant = $2) LIMIT $1";
+
+/// Entries whose account, envelope or posting is of another tenant or currency, or missing.
+const ENTRIES: &str = "-- ledger.audit_entries
+    SELECT p.tenant, n.id, 'entry ' || e.row || ' of posting ' || e.posting_row
+        || ' belongs to another tenant, currency or envelope'
+    FROM entry e LEFT JOIN posting p ON p.row = e.posting_row
+        LEFT JOIN account a ON a.row = e.account_row
+        LEFT JOIN envelope n ON n.row = e.envelope_row
+    WHERE ($2::text IS NULL OR p.tenant = $2) AND (p.row IS NULL
+        OR (e.account_row IS NOT NULL
+            AND (a.currency IS DISTINCT FROM p.currency OR a.tenant IS DISTINCT FROM p.tenant))
+        OR (e.envelope_row IS NOT NULL
+            AND (n.row IS DISTINCT FROM p.envelope_row OR n.currency IS DISTINCT FROM p.currency
+                OR n.tenant IS DISTINCT FROM p.tenant)))
+    LIMIT $1";
+
+/// Accounts whose balance is not the sum of their entries.
+const ACCOUNTS: &str = "-- ledger.audit_accounts
+    SELECT a.tenant, NULL::bytea, 'account ' || a.row || ' (' || a.kind || ', ' || a.currency
+        || ') has ' || a.available_minor || ', its entries sum to ' || coalesce(s.minor, 0)
+    FROM account a
+        LEFT JOIN (SELECT account_row, sum(amount_minor) AS minor FROM entry
+                   WHERE account_row IS NOT NULL GROUP BY account_row) s
+            ON s.account_row = a.row
+    WHERE a.available_minor <> coalesce(s.minor, 0) AND ($2::text IS NULL OR a.tenant = $2)
+    LIMIT $1";
+
+/// Envelopes whose columns are not the sums of their entries and claims.
+const ENVELOPES: &str = "-- ledger.audit_envelope_sums
+    SELECT n.tenant, n.id, 'envelope row ' || n.row || ': funded ' || n.funded_minor || ', settled '
+        || n.settled_minor || ', refunded ' || n.refunded_minor || ', shares ' || n.settled_count
+        || ' and ' || n.declined_count || '; its entries put in ' || coalesce(e.put_in, 0)
+        || ' and took out ' || coalesce(e.taken_out, 0) || ', its claims paid '
+        || coalesce(c.paid_minor, 0) || ' in ' || coalesce(c.paid_count, 0)
+        || ' shares and declined ' || coalesce(c.declined_count, 0)
+    FROM envelope n
+        LEFT JOIN (SELECT envelope_row, sum(greatest(amount_minor, 0)) AS put_in,
+                       -sum(least(amount_minor, 0)) AS taken_out
+                   FROM entry WHERE envelope_row IS NOT NULL GROUP BY envelope_row) e
+            ON e.envelope_row = n.row
+        LEFT JOIN (SELECT envelope_row, count(*) FILTER (WHERE NOT declined) AS paid_count,
+                       sum(amount_minor) FILTER (WHERE NOT declined) AS paid_minor,
+                       count(*) FILTER (WHERE declined) AS declined_count
+                   FROM claim GROUP BY envelope_row) c
+            ON c.envelope_row = n.row
+    WHERE ($2::text IS NULL OR n.tenant = $2) AND (coalesce(e.put_in, 0) <> n.funded_minor
+        OR coalesce(e.taken_out, 0) <> n.settled_minor + n.refunded_minor
+        OR coalesce(c.paid_minor, 0) <> n.settled_minor
+        OR coalesce(c.paid_count, 0) <> n.settled_count
+        OR coalesce(c.declined_count, 0) <> n.declined_count
+        OR n.settled_minor + n.refunded_minor > n.funded_minor
+        OR (n.state = 'closed' AND n.settled_minor + n.refunded_minor <> n.funded_minor))
+    LIMIT $1";
+
+/// Claims without the entry that is their twin.
+const CLAIMS: &str = "-- ledger.audit_claims
+    SELECT n.tenant, n.id, 'claim ' || c.row || ' of share ' || c.share || ' says '
+        || c.amount_minor || ', its entry says ' || coalesce(e.amount_minor::text, 'nothing')
+    FROM claim c LEFT JOIN entry e ON e.row = c.row
+        LEFT JOIN posting p ON p.row = e.posting_row
+        LEFT JOIN account a ON a.row = e.account_row
+        LEFT JOIN envelope n ON n.row = c.envelope_row
+    WHERE ($2::text IS NULL OR n.tenant = $2) AND (e.amount_minor IS DISTINCT FROM c.amount_minor
+        OR p.envelope_row IS DISTINCT FROM c.envelope_row
+        OR p.kind IS DISTINCT FROM CASE WHEN c.declined THEN 'refund' ELSE 'settle' END
+        OR e.share IS DISTINCT FROM CASE WHEN c.declined THEN NULL ELSE c.share END
+        OR a.owner IS DISTINCT FROM CASE WHEN c.declined THEN n.sender ELSE c.grabber END
+        OR n.row IS NULL OR c.amount_minor < 1)
+    LIMIT $1";
+
+/// Credits for shares that nobody claimed.
+const UNCLAIMED: &str = "-- ledger.audit_unclaimed
+    SELECT p.tenant, n.id, 'entry ' || e.row || ' pays share ' || e.share || ' without a claim'
+    FROM entry e LEFT JOIN posting p ON p.row = e.posting_row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+        LEFT JOIN claim c ON c.row = e.row
+    WHERE e.share IS NOT NULL AND p.kind = 'settle' AND c.row IS NULL
+        AND ($2::text IS NULL OR p.tenant = $2)
+    LIMIT $1";
+
+const QUESTIONS: [(DiscrepancyKind, &str); 6] = [
+    (DiscrepancyKind::PostingUnbalanced, POSTINGS),
+    (DiscrepancyKind::PostingUnbalanced, ENTRIES),
+    (DiscrepancyKind::BalanceWrong, ACCOUNTS),
+    (DiscrepancyKind::EnvelopeUnbalanced, ENVELOPES),
+    (DiscrepancyKind::EnvelopeUnbalanced, CLAIMS),
+    (DiscrepancyKind::EnvelopeUnbalanced, UNCLAIMED),
+];
+
+/// Every posting, account, envelope and claim, and the sums of each currency. `tx` has one snapshot.
+pub(super) async fn totals(
+    tx: &Transaction<'_>,
+    tenant: Option<&TenantId>,
+) -> Result<AuditTotals, Fault> {
+    let mut discrepancies = Vec::new();
+    for (kind, question) in QUESTIONS {
+        let values: sql::Values<'_> = &[&page(PAGE_ROWS_MAX), &tenant.map(TenantId::as_str)];
+        for row in sql::rows(tx, question, values).await? {
+            discrepancies.push(discrepancy(kind, &row)?);
+        }
+    }
+    let currencies = currency_totals(tx, tenant).await?;
+    discrepancies.extend(currencies.iter().filter_map(CurrencyTotals::unbalanced));
+    discrepancies.truncate(PAGE_ROWS_MAX);
+    Ok(AuditTotals {
+        currencies,
+        discrepancies,
+    })
+}
+
+fn discrepancy(kind: DiscrepancyKind, row: &Row) -> Result<Discrepancy, Fault> {
+    let tenant: Option<&str> = row.try_get(0)?;
+    Ok(Discrepancy {
+        kind,
+        tenant: tenant.and_then(|tenant| TenantId::parse(tenant).ok()),
+        envelope: some_envelope_id(row, 1)?,
+        detail: row.try_get(2)?,
+    })
+}
+
+async fn currency_totals(
+    tx: &Transaction<'_>,
+    tenant: Option<&TenantId>,
+) -> Result<Vec<CurrencyTotals>, Fault> {
+    let found = sql::rows(
+        tx,
+        "-- ledger.audit_currencies
+         WITH held (currency, minor) AS (
+             SELECT currency, sum(funded_minor - settled_minor - refunded_minor)
+             FROM envelope WHERE ($1::text IS NULL OR tenant = $1) GROUP BY currency)
+         SELECT a.currency,
+             (-coalesce(sum(a.available_minor) FILTER (WHERE a.kind = 'outside'), 0))::bigint,
+             coalesce(sum(a.available_minor) FILTER (WHERE a.kind = 'owner'), 0)::bigint,
+             coalesce((SELECT minor FROM held WHERE held.currency = a.currency), 0)::bigint,
+             (-coalesce(sum(a.available_minor) FILTER (WHERE a.kind = 'reserve'), 0))::bigint
+         FROM account a WHERE ($1::text IS NULL OR a.tenant = $1)
+         GROUP BY a.currency ORDER BY a.currency",
+        &[&tenant.map(TenantId::as_str)],
+    )
+    .await?;
+    let totals = |row: &Row| {
+        Ok(CurrencyTotals {
+            currency: currency(row, 0)?,
+            outside_minor: row.try_get(1)?,
+            available_minor: row.try_get(2)?,
+            escrow_minor: row.try_get(3)?,
+            made_good_minor: row.try_get(4)?,
+        })
+    };
+    found.iter().map(totals).collect()
+}

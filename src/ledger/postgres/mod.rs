@@ -1,0 +1,518 @@
+//! The books in PostgreSQL: any number of processes, one truth.
+//!
+//! # Shape
+//! | part | what |
+//! |---|---|
+//! | `open` | connects, migrates, founds |
+//! | `sql` | statements, and what their failures mean |
+//! | `post` | accounts, postings, entries |
+//! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
+//! | `read`, `audit` | what reads |
+//! | `funds` | Creates that arrive together are one transaction |
+//!
+//! # Bounds
+//! [`CONNECTIONS_MAX`] connections; every statement, every wait for a lock and every idle transaction has
+//! a time limit, set when a connection is made.
+//!
+//! # Ordering
+//! Locks are taken in one order: a partition, envelopes by row, accounts by row, a tenant's leaves. Where
+//! PostgreSQL finds a deadlock all the same, the call is tried again.
+//!
+//! # If it crashes here
+//! PostgreSQL takes the transaction back. Where a COMMIT has no answer, the caller repeats the call and
+//! finds what it made.
+//!
+//! # Not here
+//! The clock of expiry is this process's: hosts are expected to keep theirs together.
+
+mod audit;
+mod close;
+mod fund;
+mod funds;
+mod leaves;
+mod open;
+mod operators;
+mod partitions;
+mod post;
+mod read;
+mod rows;
+#[cfg(any(test, feature = "test-hooks"))]
+pub mod server_under_test;
+mod set_aside;
+mod settle;
+mod settle_post;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::fairness::{Proof, SealKeys, ServerSeed};
+use crate::domain::grab::HeldShare;
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
+use crate::domain::money::Currency;
+
+use super::{
+    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, Entropy,
+    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
+    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
+    Transferred, Under,
+};
+use funds::Funds;
+pub use open::{CONNECTIONS_MAX, OpenError, migrate};
+use sql::Fault;
+
+/// What a call has at hand besides its transaction.
+struct Desk {
+    clock: Arc<dyn Clock>,
+    keys: SealKeys,
+    rng: Mutex<Entropy>,
+}
+
+impl Desk {
+    fn now(&self) -> UnixMs {
+        self.clock.now()
+    }
+}
+
+/// The connections, and what calls have at hand.
+struct Books {
+    pool: Pool,
+    desk: Desk,
+    trouble: Mutex<Option<String>>,
+}
+
+/// The books in one database.
+pub struct PostgresLedger {
+    books: Arc<Books>,
+    funds: Funds,
+    identity: String,
+}
+
+/// Runs `$work` in a transaction and commits it; again, where PostgreSQL says so.
+macro_rules! write {
+    ($books:expr, |$tx:ident| $work:expr) => {{
+        let mut tries = 1;
+        let done = loop {
+            let attempt = async {
+                let mut client = $books.pool.get().await.map_err(Fault::from)?;
+                let $tx = client.transaction().await.map_err(Fault::from)?;
+                let done = $work.await?;
+                fail::fail_point!("ledger::before_commit");
+                $tx.commit().await.map_err(Fault::from)?;
+                fail::fail_point!("ledger::after_commit");
+                Ok::<_, Fault>(done)
+            };
+            match attempt.await {
+                Ok(done) => break Ok(done),
+                Err(Fault::Again(why)) if tries < sql::TRIES_MAX => {
+                    tracing::debug!(why, tries, "a transaction is tried again");
+                    tries += 1;
+                }
+                Err(fault) => break Err(LedgerError::from(fault)),
+            }
+        };
+        $books.noted(done)
+    }};
+}
+
+/// Runs `$work` on a connection.
+macro_rules! read {
+    ($books:expr, |$db:ident| $work:expr) => {{
+        let attempt = async {
+            let client = $books.pool.get().await.map_err(Fault::from)?;
+            let $db = &client;
+            $work.await
+        };
+        $books.noted(attempt.await.map_err(LedgerError::from))
+    }};
+}
+
+impl Books {
+    /// Remembers whether PostgreSQL could be reached, for readiness.
+    fn noted<T>(&self, done: Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let trouble = match &done {
+            Err(LedgerError::Unavailable(why)) => Some(why.clone()),
+            _ => None,
+        };
+        let mut noted = self.trouble.lock();
+        if *noted != trouble {
+            match &trouble {
+                Some(why) => tracing::warn!(why, "PostgreSQL does not answer as it should"),
+                None => tracing::info!("PostgreSQL answers again"),
+            }
+            *noted = trouble;
+        }
+        done
+    }
+
+    async fn fund(&self, funds: &[Fund]) -> Result<Vec<Result<Funded, LedgerError>>, LedgerError> {
+        write!(self, |tx| fund::fund(&tx, &self.desk, funds))
+    }
+}
+
+impl PostgresLedger {
+    /// Opens or founds the books in the database at `url`, whose schema is brought up to date. `rng`
+    /// makes the secrets of seed leaves: it must be a cryptographic generator seeded by the operating
+    /// system.
+    ///
+    /// # Errors
+    /// The server is out of reach, too old or forgetful; the schema is of a later release; the books
+    /// are sealed with other keys.
+    pub async fn open(
+        url: &str,
+        clock: Arc<dyn Clock>,
+        keys: SealKeys,
+        rng: Entropy,
+    ) -> Result<Self, OpenError> {
+        let pool = open::pool(url)?;
+        let desk = Desk {
+            clock,
+            keys,
+            rng: Mutex::new(rng),
+        };
+        let mut client = pool.get().await.map_err(Fault::from)?;
+        open::migrate_on(&mut client).await?;
+        drop(client);
+        // A connection that has prepared nothing against the schema as it was.
+        let mut client = pool.get().await.map_err(Fault::from)?;
+        let identity = open::found(&mut client, &desk).await?;
+        drop(client);
+        let books = Arc::new(Books {
+            pool,
+            desk,
+            trouble: Mutex::default(),
+        });
+        Ok(Self {
+            funds: Funds::start(Arc::clone(&books)),
+            books,
+            identity,
+        })
+    }
+
+    /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
+    /// were founded anew have others.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+}
+
+#[async_trait]
+impl Ledger for PostgresLedger {
+    fn now(&self) -> UnixMs {
+        self.books.desk.now()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.books.trouble.lock().clone().map_or(Ok(()), Err)
+    }
+
+    async fn deposit(&self, transfer: Transfer) -> Result<Transferred, LedgerError> {
+        let books = &self.books;
+        write!(books, |tx| transfer::deposit(&tx, &books.desk, &transfer))
+    }
+
+    async fn withdraw(&self, transfer: Transfer) -> Result<Transferred, LedgerError> {
+        let books = &self.books;
+        write!(books, |tx| transfer::withdraw(&tx, &books.desk, &transfer))
+    }
+
+    async fn balances(
+        &self,
+        tenant: TenantId,
+        owner: PersonId,
+        pending: Vec<(EnvelopeId, u32)>,
+    ) -> Result<(Vec<BalanceRow>, Vec<bool>), LedgerError> {
+        read!(self.books, |db| read::balances(
+            db, &tenant, &owner, &pending
+        ))
+    }
+
+    async fn entries(
+        &self,
+        tenant: TenantId,
+        owner: PersonId,
+        currency: Option<Currency>,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EntryRow>, LedgerError> {
+        let page = (before, limit);
+        read!(self.books, |db| read::entries(
+            db, &tenant, &owner, currency, page
+        ))
+    }
+
+    async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError> {
+        self.funds.fund(fund).await
+    }
+
+    async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError> {
+        let one = std::slice::from_ref(&fund);
+        let made = read!(self.books, |db| fund::made_before(db, one))?;
+        made.into_iter().flatten().next().transpose()
+    }
+
+    async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
+        let desk = &self.books.desk;
+        read!(self.books, |db| fund::server_seed(db, desk, envelope))
+    }
+
+    async fn mark_live(&self, envelope: EnvelopeId) -> Result<(), LedgerError> {
+        write!(self.books, |tx| close::mark_live(&tx, envelope))
+    }
+
+    async fn settle(
+        &self,
+        under: Under,
+        items: Vec<SettleItem>,
+    ) -> Result<Vec<Settled>, LedgerError> {
+        let desk = &self.books.desk;
+        write!(self.books, |tx| async {
+            partitions::check(&tx, under).await?;
+            let settled = settle::settle(&tx, desk, &items).await?;
+            fail::fail_point!("settle::before_commit");
+            Ok::<_, Fault>(settled)
+        })
+    }
+
+    async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError> {
+        let now = self.now();
+        write!(self.books, |tx| partitions::lease(
+            &tx, now, &holder, for_ms
+        ))
+    }
+
+    async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
+        let desk = &self.books.desk;
+        write!(self.books, |tx| set_aside::settle_parked(&tx, desk, limit))
+    }
+
+    async fn begin_close(
+        &self,
+        envelope: EnvelopeId,
+        reason: CloseReason,
+    ) -> Result<EnvelopeRow, LedgerError> {
+        write!(self.books, |tx| close::begin_close(&tx, envelope, reason))
+    }
+
+    async fn finish_close(
+        &self,
+        under: Under,
+        envelope: EnvelopeId,
+        reason: CloseReason,
+        taken_count: u32,
+    ) -> Result<CloseProgress, LedgerError> {
+        let now = self.now();
+        write!(self.books, |tx| async {
+            partitions::check(&tx, under).await?;
+            let which = (envelope, under.epoch);
+            close::finish_close(&tx, now, which, reason, taken_count).await
+        })
+    }
+
+    async fn due(
+        &self,
+        patience_ms: i64,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, Due)>, LedgerError> {
+        let (now, page) = (self.now(), (after_row, limit));
+        read!(self.books, |db| close::due(db, now, patience_ms, page))
+    }
+
+    async fn envelopes(
+        &self,
+        ids: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<EnvelopeRow>>, LedgerError> {
+        if ids.len() > PAGE_ROWS_MAX {
+            return Err(LedgerError::Broken("more envelopes than a page".to_owned()));
+        }
+        read!(self.books, |db| read::envelopes(db, &ids))
+    }
+
+    async fn claims(
+        &self,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Vec<HeldShare>, LedgerError> {
+        read!(self.books, |db| read::claims(db, envelope, from, limit))
+    }
+
+    async fn claims_of(
+        &self,
+        grabber: PersonId,
+        envelopes: Vec<EnvelopeId>,
+    ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
+        read!(self.books, |db| read::claims_of(db, &grabber, &envelopes))
+    }
+
+    async fn best_claim(&self, envelope: EnvelopeId) -> Result<Option<HeldShare>, LedgerError> {
+        read!(self.books, |db| read::best_claim(db, envelope))
+    }
+
+    async fn sent(
+        &self,
+        tenant: TenantId,
+        sender: PersonId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EnvelopeRow>, LedgerError> {
+        let page = (before, limit);
+        read!(self.books, |db| read::sent(db, &tenant, &sender, page))
+    }
+
+    async fn received(
+        &self,
+        tenant: TenantId,
+        grabber: PersonId,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<ReceivedRow>, LedgerError> {
+        let page = (before, limit);
+        read!(self.books, |db| read::received(db, &tenant, &grabber, page))
+    }
+
+    async fn leaf_batches(
+        &self,
+        tenant: TenantId,
+        limit: usize,
+    ) -> Result<Vec<LeafBatch>, LedgerError> {
+        read!(self.books, |db| leaves::newest_batches(db, &tenant, limit))
+    }
+
+    async fn proof(&self, envelope: EnvelopeId) -> Result<Option<Proof>, LedgerError> {
+        let desk = &self.books.desk;
+        read!(self.books, |db| async {
+            let envelope = rows::known_envelope(db, envelope).await?;
+            match envelope.state {
+                BookState::Closed(_) => fund::reveal(db, desk, &envelope).await.map(Some),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    async fn hot_layout(&self, layout: HotLayout) -> Result<HotLayout, LedgerError> {
+        write!(self.books, |tx| partitions::hot_layout(&tx, &layout))
+    }
+
+    async fn partitions(&self) -> Result<Vec<PartitionRow>, LedgerError> {
+        read!(self.books, |db| partitions::partitions(db))
+    }
+
+    async fn advance_epochs(
+        &self,
+        from: Vec<(Partition, Epoch)>,
+        server: String,
+    ) -> Result<Vec<PartitionRow>, LedgerError> {
+        write!(self.books, |tx| partitions::advance(&tx, &from, &server))
+    }
+
+    async fn record_act(&self, act: AdminAct) -> Result<(), LedgerError> {
+        let now = self.now();
+        write!(self.books, |tx| operators::record_act(&tx, now, &act))
+    }
+
+    async fn freeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError> {
+        let now = self.now();
+        write!(self.books, |tx| operators::mark_frozen(
+            &tx, now, envelope, true, &act
+        ))
+    }
+
+    async fn unfreeze(&self, envelope: EnvelopeId, act: AdminAct) -> Result<bool, LedgerError> {
+        let now = self.now();
+        write!(self.books, |tx| operators::mark_frozen(
+            &tx, now, envelope, false, &act
+        ))
+    }
+
+    async fn frozen(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        read!(self.books, |db| operators::frozen(db, after_row, limit))
+    }
+
+    async fn acts(
+        &self,
+        envelope: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Result<Vec<AdminAct>, LedgerError> {
+        read!(self.books, |db| operators::acts(db, envelope, limit))
+    }
+
+    async fn postings(
+        &self,
+        envelope: EnvelopeId,
+        limit: usize,
+    ) -> Result<Vec<EnvelopePosting>, LedgerError> {
+        read!(self.books, |db| operators::postings(db, envelope, limit))
+    }
+
+    async fn dead_letters(
+        &self,
+        tenant: Option<TenantId>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetterRow>, LedgerError> {
+        read!(self.books, |db| set_aside::dead_letters(
+            db,
+            tenant.as_ref(),
+            after,
+            limit
+        ))
+    }
+
+    async fn replay_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<Option<DeadLetterRow>, LedgerError> {
+        let desk = &self.books.desk;
+        write!(self.books, |tx| set_aside::replay(
+            &tx,
+            desk,
+            row,
+            amount_minor,
+            &act
+        ))
+    }
+
+    async fn audit_envelopes(
+        &self,
+        tenant: Option<TenantId>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, LedgerError> {
+        read!(self.books, |db| audit::envelopes(
+            db,
+            tenant.as_ref(),
+            after,
+            limit
+        ))
+    }
+
+    async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
+        let attempt = async {
+            let mut client = self.books.pool.get().await.map_err(Fault::from)?;
+            let snapshot = client
+                .build_transaction()
+                .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start();
+            let tx = snapshot.await.map_err(Fault::from)?;
+            audit::totals(&tx, tenant.as_ref()).await
+        };
+        self.books.noted(attempt.await.map_err(LedgerError::from))
+    }
+}

@@ -1,0 +1,351 @@
+//! A real PostgreSQL for tests: its own folder, a free port on loopback, gone with the test process.
+//!
+//! # Shape
+//! `initdb` once a server, with the files of a folder of its own; a database a test. PostgreSQL refuses
+//! to run as root, so where root tests, the server runs as the user `nobody`, who owns its folder.
+//!
+//! # Bounds
+//! [`POLLS_MAX`] looks until it answers.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::config::Environment;
+
+/// Where Debian's package puts the programs.
+const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
+/// Looks of 50 ms until it answers.
+const POLLS_MAX: u32 = 600;
+/// Ports that are tried: another process may take one that was free.
+const PORTS_TRIED_MAX: u32 = 5;
+/// Starts after a kill.
+const STARTS_TRIED_MAX: u32 = 50;
+
+/// Which programs are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Debian's package.
+    Debian,
+    /// PostgreSQL 18.
+    Eighteen,
+}
+
+impl Release {
+    /// The folder of the programs.
+    ///
+    /// # Panics
+    /// It is named nowhere. A test that is skipped would say that it holds.
+    pub fn programs(self) -> PathBuf {
+        let (variable, usual) = match self {
+            Self::Debian => ("POSTGRES", Some(DEBIAN)),
+            Self::Eighteen => ("POSTGRES_18", None),
+        };
+        let named = Environment::read().get(variable).map(PathBuf::from);
+        named.or(usual.map(PathBuf::from)).unwrap_or_else(|| {
+            panic!(
+                "this test runs on {self:?}, and RED_ENVELOPE_{variable} does not say where its \
+                 programs are: run `make test`, which installs them, or the command behind \
+                 `scripts/with-servers target/venv`"
+            )
+        })
+    }
+}
+
+/// A server process, its port and its folder.
+pub struct PostgresServer {
+    child: Child,
+    port: u16,
+    folder: PathBuf,
+    programs: PathBuf,
+    options: Vec<String>,
+    databases: AtomicU32,
+}
+
+impl PostgresServer {
+    /// A new server with an empty folder; `options` are settings such as `fsync=off`.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(release: Release, options: &[&str]) -> Self {
+        let folder = make_folder();
+        let programs = in_reach(release.programs(), &folder);
+        let data = folder.join("data");
+        let words = as_nobody(&programs.join("initdb"));
+        let made = Command::new(&words[0])
+            .args(&words[1..])
+            .args([
+                "--auth=trust",
+                "--username=red",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
+            .arg("--pgdata")
+            .arg(&data)
+            .stdout(Stdio::null())
+            .output()
+            .expect("initdb can be started");
+        let told = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(made.status.success(), "initdb: {told}");
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        for _ in 0..PORTS_TRIED_MAX {
+            let port = free_port();
+            let mut server = Self {
+                child: spawn(&programs, &folder, port, &options),
+                port,
+                folder: folder.clone(),
+                programs: programs.clone(),
+                options: options.clone(),
+                databases: AtomicU32::new(0),
+            };
+            if server.answers() {
+                return server;
+            }
+            // The folder is for the next try.
+            std::mem::take(&mut server.folder);
+        }
+        panic!("PostgreSQL did not start: {}", log_of(&folder));
+    }
+
+    /// The address of a new, empty database.
+    pub fn database(&self) -> String {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("books_{number}");
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        self.url(&name)
+    }
+
+    /// The address of a database.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgresql://red@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Runs a statement as the superuser. Answers what psql prints, unaligned.
+    ///
+    /// # Panics
+    /// The server refuses it.
+    pub fn sql(&self, database: &str, statement: &str) -> String {
+        let answer = self.try_sql(database, statement);
+        answer.unwrap_or_else(|why| panic!("{statement}: {why}"))
+    }
+
+    /// The same, or what psql says of the refusal.
+    ///
+    /// # Errors
+    /// The server refuses it.
+    pub fn try_sql(&self, database: &str, statement: &str) -> Result<String, String> {
+        let asked = Command::new(self.programs.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["--set", "ON_ERROR_STOP=1", "--command", statement])
+            .arg(self.url(database))
+            .output()
+            .map_err(|error| error.to_string())?;
+        match asked.status.success() {
+            true => Ok(String::from_utf8_lossy(&asked.stdout).trim().to_owned()),
+            false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
+        }
+    }
+
+    /// The SQLSTATE with which the server refuses a statement of the superuser.
+    ///
+    /// # Panics
+    /// The server does it.
+    pub fn refusal(&self, database: &str, statement: &str) -> String {
+        let told = format!("\\set VERBOSITY sqlstate\n{statement}\n");
+        let asked = Command::new(self.programs.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"])
+            .arg(self.url(database))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut asked = asked.expect("psql can be started");
+        let mut input = asked.stdin.take().expect("psql has an input");
+        input.write_all(told.as_bytes()).expect("psql reads");
+        drop(input);
+        let answer = asked.wait_with_output().expect("psql ends");
+        assert!(!answer.status.success(), "{statement} was done");
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        told.trim()
+            .rsplit(' ')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// kill -9 of all its processes, as a crash of the host would; then a start on what the disk has.
+    pub fn crash(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// kill -9 of all its processes.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn kill(&mut self) {
+        let noted = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
+        let noted = noted.expect("a server that runs notes its process");
+        let first = noted.lines().next().unwrap_or_default().to_owned();
+        let children = Command::new("ps")
+            .args(["-o", "pid=", "--ppid", &first])
+            .output();
+        let children = children.expect("ps can be started");
+        let mut victims = vec![first];
+        let of_it = String::from_utf8_lossy(&children.stdout).into_owned();
+        victims.extend(of_it.split_whitespace().map(str::to_owned));
+        // Some of them end by themselves when the first one has.
+        let _gone = Command::new("kill")
+            .arg("-9")
+            .args(&victims)
+            .stderr(Stdio::null())
+            .status();
+        let _reaped = self.child.wait();
+    }
+
+    /// Starts it on the same folder and port.
+    ///
+    /// # Panics
+    /// It does not come back.
+    pub fn start_again(&mut self) {
+        // The last processes of the one before may still hold its memory.
+        for _ in 0..STARTS_TRIED_MAX {
+            self.child = spawn(&self.programs, &self.folder, self.port, &self.options);
+            if self.answers() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("PostgreSQL did not come back: {}", log_of(&self.folder));
+    }
+
+    fn answers(&mut self) -> bool {
+        for _ in 0..POLLS_MAX {
+            if self.try_sql("postgres", "SELECT 1").is_ok() {
+                return true;
+            }
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _reaped = self.child.wait();
+        if !self.folder.as_os_str().is_empty() {
+            let _left = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+fn make_folder() -> PathBuf {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let name = format!("red-envelope-pg-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
+    if is_root() {
+        let owned = Command::new("chown").arg("nobody").arg(&folder).status();
+        assert!(owned.is_ok_and(|status| status.success()), "chown nobody");
+    }
+    folder
+}
+
+/// The programs, where the user that runs them may read them: else a copy of their release. A wheel keeps
+/// its libraries in a folder two above the release, and so does the copy.
+fn in_reach(programs: PathBuf, folder: &Path) -> PathBuf {
+    let mut words = as_nobody(Path::new("test"));
+    words.extend(["-x".into(), programs.join("initdb").into()]);
+    let reached = Command::new(&words[0]).args(&words[1..]).status();
+    if reached.is_ok_and(|status| status.success()) {
+        return programs;
+    }
+    let (wheels, copies) = (programs.join("../../.."), folder.join("wheels"));
+    let release = copies.join("wheel/release");
+    std::fs::create_dir_all(&release).expect("its folder is this test's");
+    copy(&programs.join(".."), &release);
+    for entry in std::fs::read_dir(&wheels).expect("the tests read what they start") {
+        let library = entry.expect("a folder can be listed").path();
+        if library.extension().is_some_and(|end| end == "libs") {
+            let name = library.file_name().expect("it was listed by its name");
+            copy(&library, &copies.join(name));
+        }
+    }
+    release.join("bin")
+}
+
+/// Copies what is in a folder.
+fn copy(from: &Path, to: &Path) {
+    let from = from.join(".");
+    let copied = Command::new("cp").arg("-r").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp -r");
+}
+
+fn is_root() -> bool {
+    let asked = Command::new("id").arg("-u").output();
+    asked.is_ok_and(|answer| answer.stdout.starts_with(b"0\n"))
+}
+
+/// The words that start the program as a user who may run it.
+fn as_nobody(program: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = match is_root() {
+        true => [
+            "setpriv",
+            "--reuid=nobody",
+            "--regid=nogroup",
+            "--clear-groups",
+        ]
+        .map(OsString::from)
+        .to_vec(),
+        false => Vec::new(),
+    };
+    words.push(program.into());
+    words
+}
+
+/// Runs the rest of its words until they end or its input does, and then ends them with SIGQUIT: no
+/// checkpoint that nobody needs. The input ends with the process that holds it, however that ends.
+const WHILE_INPUT_LASTS: &str =
+    r#"exec 3<&0; "$@" </dev/null & p=$!; (cat <&3 >/dev/null; kill -QUIT $p) & wait $p"#;
+
+fn spawn(programs: &Path, folder: &Path, port: u16, options: &[String]) -> Child {
+    let log = std::fs::File::create(folder.join("log")).expect("the log can be made");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", WHILE_INPUT_LASTS, "sh"])
+        .args(as_nobody(&programs.join("postgres")))
+        .arg("-D")
+        .arg(folder.join("data"))
+        .arg("-k")
+        .arg(folder)
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(["-c", "max_connections=300"]);
+    for option in options {
+        command.args(["-c", option]);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("PostgreSQL can be started")
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it has an address").port()
+}
+
+fn log_of(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("log")).unwrap_or_default()
+}

@@ -1,0 +1,445 @@
+//! What settle can't pay now: parked records of frozen envelopes, and dead letters.
+//!
+//! *Bounds.* A record is set aside once, however often it comes: the unique key counts its tries.
+//!
+//! *Ordering.* An envelope with an open dead letter or a parked record can't close: both counts
+//! stand in its row, which whoever moves them has locked.
+//!
+//! *If it crashes here.* A record is taken out of here in the transaction that settles it, whether an
+//! operator replays it or the outbox brings it again.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::{GenericClient, Transaction};
+use tokio_postgres::Row;
+
+use crate::domain::envelope::{Kind, Terms};
+use crate::domain::grab::{Grant, OutboxRecord};
+use crate::domain::id::{TenantId, UnixMs};
+use crate::domain::money::Currency;
+use crate::ledger::{AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+
+use super::Desk;
+use super::operators;
+use super::rows::{at, count, envelope_id, find_envelope, long_count, page, person};
+use super::settle::{Aside, settle};
+use super::settle_post::{CountsOf, write_counts};
+use super::sql::{self, Fault};
+
+/// Records as the arrays that statements take.
+#[derive(Default)]
+struct RecordColumns {
+    envelopes: Vec<Vec<u8>>,
+    envelope_rows: Vec<Option<i64>>,
+    shares: Vec<i64>,
+    grabbers: Vec<String>,
+    amounts: Vec<i64>,
+    declined: Vec<bool>,
+    granted: Vec<i64>,
+    reasons: Vec<&'static str>,
+    tries: Vec<i32>,
+}
+
+impl RecordColumns {
+    fn push(
+        &mut self,
+        envelope_row: Option<i64>,
+        record: &OutboxRecord,
+        (reason, tries): (&'static str, i32),
+    ) {
+        self.envelopes.push(record.envelope.to_bytes().to_vec());
+        self.envelope_rows.push(envelope_row);
+        self.shares.push(i64::from(record.grant.share));
+        self.grabbers.push(record.grabber.as_str().to_owned());
+        self.amounts.push(record.grant.amount_minor);
+        self.declined.push(record.declined);
+        self.granted.push(record.grant.at.0);
+        self.reasons.push(reason);
+        self.tries.push(tries);
+    }
+}
+
+/// What makes a record one: all but the instant.
+type Key = (Vec<u8>, u32, String, i64, bool);
+
+fn key(record: &OutboxRecord) -> Key {
+    (
+        record.envelope.to_bytes().to_vec(),
+        record.grant.share,
+        record.grabber.as_str().to_owned(),
+        record.grant.amount_minor,
+        record.declined,
+    )
+}
+
+/// Writes what a batch sets aside. Answers what it moves in the counts of envelopes, which are for the
+/// caller to write.
+pub(super) async fn write(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    asides: &[Aside<'_>],
+) -> Result<CountsOf, Fault> {
+    let mut counts = CountsOf::new();
+    if asides.is_empty() {
+        return Ok(counts);
+    }
+    park(tx, asides, &mut counts).await?;
+    set_letters_aside(tx, now, asides, &mut counts).await?;
+    resolve_letters(tx, now, asides, &mut counts).await?;
+    Ok(counts)
+}
+
+async fn park(
+    tx: &Transaction<'_>,
+    asides: &[Aside<'_>],
+    counts: &mut CountsOf,
+) -> Result<(), Fault> {
+    let mut columns = RecordColumns::default();
+    for aside in asides {
+        if let Aside::Park(row, record) = aside {
+            columns.push(Some(*row), record, ("", 1));
+        }
+    }
+    if columns.shares.is_empty() {
+        return Ok(());
+    }
+    let c = &columns;
+    let parked = sql::rows(
+        tx,
+        "-- ledger.park
+         INSERT INTO parked (envelope_row, share, grabber, amount_minor, declined, granted_at)
+         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::boolean[],
+             $6::bigint[])
+         ON CONFLICT DO NOTHING RETURNING envelope_row",
+        &[
+            &c.envelope_rows,
+            &c.shares,
+            &c.grabbers,
+            &c.amounts,
+            &c.declined,
+            &c.granted,
+        ],
+    )
+    .await?;
+    for row in parked {
+        counts.entry(row.try_get(0)?).or_default().parked += 1;
+    }
+    Ok(())
+}
+
+const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
+    INSERT INTO dead_letter AS d
+        (envelope, envelope_row, share, grabber, amount_minor, declined, granted_at, reason, tries,
+         created_at)
+    SELECT u.*, $10 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
+        $6::boolean[], $7::bigint[], $8::text[], $9::integer[]) u
+    ON CONFLICT ON CONSTRAINT dead_letter_is_one
+    DO UPDATE SET tries = d.tries + excluded.tries, reason = excluded.reason
+    RETURNING d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.tries";
+
+/// Sets records aside, or counts more tries.
+async fn set_letters_aside(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    asides: &[Aside<'_>],
+    counts: &mut CountsOf,
+) -> Result<(), Fault> {
+    // A statement changes a row once: the same record twice in a batch is two tries of one letter.
+    let mut letters: Vec<(Option<i64>, &OutboxRecord, &'static str, i32)> = Vec::new();
+    let mut at_of = BTreeMap::<Key, usize>::new();
+    for aside in asides {
+        if let Aside::Letter(row, record, reason) = aside {
+            let at = *at_of.entry(key(record)).or_insert(letters.len());
+            if at == letters.len() {
+                letters.push((*row, record, reason, 0));
+            }
+            letters[at].2 = reason;
+            letters[at].3 += 1;
+        }
+    }
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let mut columns = RecordColumns::default();
+    for (row, record, reason, tries) in &letters {
+        columns.push(*row, record, (reason, *tries));
+    }
+    let c = &columns;
+    let values: sql::Values<'_> = &[
+        &c.envelopes,
+        &c.envelope_rows,
+        &c.shares,
+        &c.grabbers,
+        &c.amounts,
+        &c.declined,
+        &c.granted,
+        &c.reasons,
+        &c.tries,
+        &now.0,
+    ];
+    for row in sql::rows(tx, LETTERS, values).await? {
+        let made: Key = (
+            row.try_get(0)?,
+            long_count(&row, 1)?,
+            row.try_get(2)?,
+            row.try_get(3)?,
+            row.try_get(4)?,
+        );
+        let tries: i32 = row.try_get(5)?;
+        // Only a new one counts: an old one was counted, or blocks nothing any more.
+        if let Some((Some(envelope_row), _, _, asked)) = at_of.get(&made).map(|at| letters[*at])
+            && tries == asked
+        {
+            counts.entry(envelope_row).or_default().letters += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Marks the open letters of records that stand in the books.
+async fn resolve_letters(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    asides: &[Aside<'_>],
+    counts: &mut CountsOf,
+) -> Result<(), Fault> {
+    let mut columns = RecordColumns::default();
+    for aside in asides {
+        if let Aside::Resolve(record) = aside {
+            columns.push(None, record, ("", 1));
+        }
+    }
+    if columns.shares.is_empty() {
+        return Ok(());
+    }
+    let c = &columns;
+    let resolved = sql::rows(
+        tx,
+        "-- ledger.resolve_letters
+         UPDATE dead_letter d SET settled_at = $6
+         FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::boolean[])
+             u (envelope, share, grabber, amount_minor, declined)
+         WHERE d.envelope = u.envelope AND d.share = u.share AND d.grabber = u.grabber
+             AND d.amount_minor = u.amount_minor AND d.declined = u.declined
+             AND d.settled_at IS NULL
+         RETURNING d.envelope_row",
+        &[
+            &c.envelopes,
+            &c.shares,
+            &c.grabbers,
+            &c.amounts,
+            &c.declined,
+            &now.0,
+        ],
+    )
+    .await?;
+    for row in resolved {
+        if let Some(envelope_row) = row.try_get::<_, Option<i64>>(0)? {
+            counts.entry(envelope_row).or_default().letters -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// Posts what was parked of envelopes that are no longer frozen.
+pub(super) async fn settle_parked(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    limit: usize,
+) -> Result<usize, Fault> {
+    let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
+    let found = sql::rows(
+        tx,
+        "-- ledger.unparked
+         SELECT n.id, p.share, p.grabber, p.amount_minor, p.declined, p.granted_at, p.row
+         FROM envelope n JOIN parked p ON p.envelope_row = n.row
+         WHERE n.parked_count > 0 AND NOT n.frozen
+         ORDER BY p.row LIMIT $1",
+        &[&limit],
+    )
+    .await?;
+    let (mut rows, mut items) = (Vec::new(), Vec::new());
+    for row in found {
+        rows.push(row.try_get::<_, i64>(6)?);
+        items.push(SettleItem::Pay(record(&row)?));
+    }
+    if items.is_empty() {
+        return Ok(0);
+    }
+    let verdicts = settle(tx, desk, &items).await?;
+    // One that was frozen again meanwhile stays parked.
+    let done: Vec<i64> = rows
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, verdict)| **verdict != Settled::Parked)
+        .map(|(row, _)| *row)
+        .collect();
+    let deleted = sql::rows(
+        tx,
+        "-- ledger.unpark\nDELETE FROM parked WHERE row = ANY ($1) RETURNING envelope_row",
+        &[&done],
+    )
+    .await?;
+    let mut counts = CountsOf::new();
+    for row in deleted {
+        counts.entry(row.try_get(0)?).or_default().parked -= 1;
+    }
+    write_counts(tx, counts).await?;
+    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+}
+
+/// Columns 0…5: envelope, share, grabber, amount, declined, granted at.
+fn record(row: &Row) -> Result<OutboxRecord, Fault> {
+    Ok(OutboxRecord {
+        envelope: envelope_id(row, 0)?,
+        grabber: person(row, 2)?,
+        grant: Grant {
+            share: long_count(row, 1)?,
+            amount_minor: row.try_get(3)?,
+            at: at(row, 5)?,
+        },
+        declined: row.try_get(4)?,
+    })
+}
+
+macro_rules! dead_letter_columns {
+    () => {
+        "d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.granted_at, d.row, \
+         n.tenant, n.currency, d.reason, d.tries, d.created_at \
+         FROM dead_letter d LEFT JOIN envelope n ON n.id = d.envelope"
+    };
+}
+
+fn dead_letter_row(row: &Row) -> Result<DeadLetterRow, Fault> {
+    let tenant: Option<&str> = row.try_get(7)?;
+    let currency: Option<&str> = row.try_get(8)?;
+    Ok(DeadLetterRow {
+        row: row.try_get(6)?,
+        tenant: tenant.and_then(|tenant| TenantId::parse(tenant).ok()),
+        currency: currency.and_then(Currency::from_code),
+        record: record(row)?,
+        reason: row.try_get(9)?,
+        tries: count(row, 10)?,
+        created_at: at(row, 11)?,
+    })
+}
+
+/// Open dead letters, the oldest first. They are few: an alarm rings at the first.
+pub(super) async fn dead_letters(
+    db: &impl GenericClient,
+    tenant: Option<&TenantId>,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<DeadLetterRow>, Fault> {
+    let found = sql::rows(
+        db,
+        concat!(
+            "-- ledger.dead_letters\nSELECT ",
+            dead_letter_columns!(),
+            " WHERE d.settled_at IS NULL AND d.row > $1 AND ($2::text IS NULL OR n.tenant = $2)
+             ORDER BY d.row LIMIT $3"
+        ),
+        &[&after, &tenant.map(TenantId::as_str), &page(limit)],
+    )
+    .await?;
+    found.iter().map(dead_letter_row).collect()
+}
+
+async fn open_dead_letter(tx: &Transaction<'_>, row: i64) -> Result<Option<DeadLetterRow>, Fault> {
+    let found = sql::row(
+        tx,
+        concat!(
+            "-- ledger.open_dead_letter\nSELECT ",
+            dead_letter_columns!(),
+            " WHERE d.row = $1 AND d.settled_at IS NULL"
+        ),
+        &[&row],
+    )
+    .await?;
+    found.as_ref().map(dead_letter_row).transpose()
+}
+
+/// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
+/// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
+/// way of the close.
+pub(super) async fn replay(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    row: i64,
+    amount_minor: Option<i64>,
+    act: &AdminAct,
+) -> Result<Option<DeadLetterRow>, Fault> {
+    let mut letter = open_dead_letter(tx, row)
+        .await?
+        .ok_or(LedgerError::NotFound)?;
+    let envelope = find_envelope(tx, letter.record.envelope).await?;
+    if envelope.as_ref().is_some_and(|envelope| envelope.frozen) {
+        return Err(LedgerError::Frozen.into());
+    }
+    let aside = if amount_minor == Some(letter.record.grant.amount_minor) {
+        envelope.and_then(|envelope| not_by_the_terms(&envelope.terms, &letter.record))
+    } else {
+        Some("amount_is_not_the_seeds")
+    };
+    let item = match aside {
+        None => SettleItem::Pay(letter.record.clone()),
+        Some(reason) => SettleItem::SetAside(letter.record.clone(), reason),
+    };
+    let verdicts = settle(tx, desk, &[item]).await?;
+    let answer = match verdicts.first() {
+        Some(Settled::Paid | Settled::Duplicate) => {
+            settle_letter(tx, desk.now(), &letter, None).await?;
+            None
+        }
+        Some(Settled::Superseded) => {
+            settle_letter(tx, desk.now(), &letter, Some("superseded")).await?;
+            letter.reason = "superseded".to_owned();
+            Some(letter)
+        }
+        Some(Settled::Parked | Settled::DeadLetter) | None => open_dead_letter(tx, row).await?,
+    };
+    let result = answer
+        .as_ref()
+        .map_or("done", |letter| letter.reason.as_str());
+    let act = AdminAct {
+        result: result.to_owned(),
+        ..act.clone()
+    };
+    operators::record_act(tx, desk.now(), &act).await?;
+    Ok(answer)
+}
+
+/// Why the terms say no, whatever the amount: settlement's plan asked them before it set the record
+/// aside, and an operator's second try asks them again.
+fn not_by_the_terms(terms: &Terms, record: &OutboxRecord) -> Option<&'static str> {
+    if terms.kind != Kind::Exclusive {
+        return record.declined.then_some("not_declinable");
+    }
+    let held = terms.exclusive_share_of(&record.grabber);
+    (held != Some(record.grant.share)).then_some("wrong_grabber")
+}
+
+/// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.
+async fn settle_letter(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    letter: &DeadLetterRow,
+    reason: Option<&str>,
+) -> Result<(), Fault> {
+    let settled = sql::row(
+        tx,
+        "-- ledger.settle_letter
+         UPDATE dead_letter SET settled_at = $2, reason = coalesce($3, reason)
+         WHERE row = $1 AND settled_at IS NULL RETURNING envelope_row",
+        &[&letter.row, &now.0, &reason],
+    )
+    .await?;
+    let Some(row) = settled else {
+        return Ok(());
+    };
+    let mut counts = CountsOf::new();
+    if let Some(envelope_row) = row.try_get::<_, Option<i64>>(0)? {
+        counts.entry(envelope_row).or_default().letters -= 1;
+    }
+    write_counts(tx, counts).await
+}

@@ -1,0 +1,176 @@
+//! Statements, and what their failures mean: SQLSTATE and names of constraints, never message text.
+//!
+//! *Bounds.* A call is tried [`TRIES_MAX`] times where PostgreSQL says that it could not be ordered
+//! beside others, or where two callers made the same request at the same moment.
+
+use std::error::Error as _;
+
+use deadpool_postgres::{GenericClient, PoolError, Transaction};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row};
+
+use crate::ledger::LedgerError;
+
+/// Deadlocks and serialization failures end with one of the two committed, so each try lets another
+/// caller pass.
+pub(super) const TRIES_MAX: u32 = 8;
+
+/// Constraints that two callers of the same thing run into together: who was second finds, when he
+/// repeats, what the first one made.
+const RACES: [&str; 5] = [
+    "request_is_made_once",
+    "batch_is_committed_to_once",
+    "envelope_of_leaf",
+    "hot_layout_pkey",
+    "hot_partition_pkey",
+];
+
+/// Why a call came to no end.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The same call may succeed at once.
+    Again(String),
+    /// For the caller.
+    Told(LedgerError),
+}
+
+impl From<LedgerError> for Fault {
+    fn from(error: LedgerError) -> Self {
+        Self::Told(error)
+    }
+}
+
+impl From<Fault> for LedgerError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Again(why) => Self::Unavailable(why),
+            Fault::Told(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let Some(told) = error.as_db_error() else {
+            // No word from the server: the connection was lost, or a value did not fit its column.
+            let ours = error.is_closed() || error.source().is_some_and(is_io);
+            let text = describe(&error);
+            return Self::Told(match ours {
+                true => LedgerError::Unavailable(text),
+                false => LedgerError::Broken(text),
+            });
+        };
+        let code = told.code();
+        let text = format!("{} ({})", told.message(), code.code());
+        if *code == SqlState::T_R_SERIALIZATION_FAILURE
+            || *code == SqlState::T_R_DEADLOCK_DETECTED
+            || told.constraint().is_some_and(|name| RACES.contains(&name))
+        {
+            return Self::Again(text);
+        }
+        // By class: connection, resources, operator, system, object in use.
+        let away = ["08", "53", "57", "58", "55", "25"];
+        Self::Told(
+            match away.iter().any(|class| code.code().starts_with(class)) {
+                true => LedgerError::Unavailable(text),
+                false => LedgerError::Broken(text),
+            },
+        )
+    }
+}
+
+impl From<PoolError> for Fault {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => match Self::from(error) {
+                // Whatever a new connection says, nothing was begun on it.
+                Self::Told(LedgerError::Broken(why)) | Self::Again(why) => {
+                    Self::Told(LedgerError::Unavailable(why))
+                }
+                told => told,
+            },
+            other => Self::Told(LedgerError::Unavailable(format!(
+                "PostgreSQL can't be reached: {other}"
+            ))),
+        }
+    }
+}
+
+fn is_io(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<std::io::Error>()
+}
+
+fn describe(error: &Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Values of a statement.
+pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// All rows of a statement, which is prepared once a connection.
+pub(super) async fn rows(
+    db: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<Vec<Row>, Fault> {
+    let statement = db.prepare_cached(sql).await?;
+    Ok(db.query(&statement, values).await?)
+}
+
+/// The row of a statement, if there is one.
+pub(super) async fn row(
+    db: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<Option<Row>, Fault> {
+    let statement = db.prepare_cached(sql).await?;
+    Ok(db.query_opt(&statement, values).await?)
+}
+
+/// How many rows a statement changed.
+pub(super) async fn run(
+    db: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<u64, Fault> {
+    let statement = db.prepare_cached(sql).await?;
+    Ok(db.execute(&statement, values).await?)
+}
+
+/// The numbers of rows that are about to be inserted, ascending.
+pub(super) async fn numbers(
+    tx: &Transaction<'_>,
+    sql: &str,
+    count: usize,
+) -> Result<std::vec::IntoIter<i64>, Fault> {
+    if count == 0 {
+        return Ok(Vec::new().into_iter());
+    }
+    let count = i64::try_from(count).map_err(|_| broken("more rows than numbers"))?;
+    let found = rows(tx, sql, &[&count]).await?;
+    let mut numbers: Vec<i64> = found.iter().map(|row| row.get(0)).collect();
+    numbers.sort_unstable();
+    Ok(numbers.into_iter())
+}
+
+/// Of an envelope.
+pub(super) const ENVELOPE_NUMBERS: &str = "-- ledger.envelope_numbers\nSELECT nextval('envelope_row') FROM generate_series(1, $1::bigint)";
+/// Of a posting.
+pub(super) const POSTING_NUMBERS: &str =
+    "-- ledger.posting_numbers\nSELECT nextval('posting_row') FROM generate_series(1, $1::bigint)";
+/// Of an entry or a claim.
+pub(super) const ENTRY_NUMBERS: &str =
+    "-- ledger.entry_numbers\nSELECT nextval('entry_row') FROM generate_series(1, $1::bigint)";
+
+pub(super) fn broken(why: impl Into<String>) -> Fault {
+    Fault::Told(LedgerError::Broken(why.into()))
+}
+
+/// A count as its column has it.
+pub(super) fn int(count: u32) -> Result<i32, Fault> {
+    i32::try_from(count).map_err(|_| broken("a count does not fit its column"))
+}

@@ -1,0 +1,55 @@
+//! Attacks on the tables themselves: the schema refuses them, whatever the code would ask for.
+
+use super::world;
+use crate::domain::envelope::CloseReason;
+use crate::domain::id::{Epoch, Partition};
+use crate::ledger::conformance::{FIRST, decline, pay};
+
+/// The statements of a file, each with what its first line says after `-- ledger.word: `.
+fn statements(file: &str) -> Vec<(&str, &str)> {
+    let named = |part| {
+        let (name, sql): (&str, &str) = str::split_once(part, '\n').unwrap();
+        (name.split_once(": ").unwrap().1, sql)
+    };
+    file.split("\n\n").skip(1).map(named).collect()
+}
+
+#[tokio::test]
+async fn direct_attacks_are_refused_by_the_schema() {
+    let (world, place) = world().await;
+    // Row 1: a closed envelope. Row 2: an open one that paid bob 40 of 100 and took 5 back.
+    let closed = world.live(100, 4, "e1").await;
+    world.settle(vec![pay(closed, 0, "bob", 40)]).await;
+    let ledger = &world.ledger;
+    let begun = ledger.begin_close(closed, CloseReason::Expired).await;
+    begun.unwrap();
+    let finished = ledger
+        .finish_close(FIRST, closed, CloseReason::Expired, 1)
+        .await;
+    finished.unwrap();
+    let open = world.live(100, 4, "e2").await;
+    let paid = vec![pay(open, 0, "bob", 40), decline(open, 1, "carol", 5)];
+    world.settle(paid).await;
+    let act = crate::ledger::conformance::act("trace", open);
+    ledger.record_act(act).await.unwrap();
+    let layout = crate::ledger::HotLayout {
+        store: "redis".to_owned(),
+        layout: 1,
+        partitions: 64,
+    };
+    ledger.hot_layout(layout).await.unwrap();
+    let from = vec![(Partition::ZERO, Epoch::FIRST)];
+    ledger
+        .advance_epochs(from, "a server".to_owned())
+        .await
+        .unwrap();
+
+    let attacks = statements(include_str!("attacks.sql"));
+    assert_eq!(attacks.len(), 52);
+    for (name, sql) in attacks {
+        // Class 23: a constraint, or one of our triggers.
+        let code = place.refusal(&format!("SET search_path = red_envelope; {sql}"));
+        assert!(code.starts_with("23"), "{name}: {code}");
+    }
+    world.audit().await;
+}

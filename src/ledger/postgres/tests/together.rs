@@ -1,0 +1,265 @@
+//! Several processes on the same books at once.
+
+use std::sync::Arc;
+
+use super::{OpenError, PostgresLedger, keys, open_at, world};
+use crate::clock::ManualClock;
+use crate::domain::id::{Epoch, Partition};
+use crate::ledger::conformance::{FIRST, NOON_MS, World, cny, draft, fund, pay, person, tenant};
+use crate::ledger::{Ledger, LedgerError, Portion, Settled, Under};
+
+/// Processes that do the same at the same instant.
+const PROCESSES: usize = 4;
+
+async fn others(url: &str, clock: &ManualClock) -> Vec<Arc<PostgresLedger>> {
+    let mut others = Vec::new();
+    for _ in 1..PROCESSES {
+        others.push(Arc::new(open_at(url, clock).await.unwrap()));
+    }
+    others
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_start_at_the_same_instant_found_the_same_books() {
+    let (_, place) = world().await;
+    let url = place.server.database();
+    let clock = ManualClock::at(NOON_MS);
+    let opened = (0..PROCESSES).map(|_| open_at(&url, &clock));
+    let opened = futures_util::future::join_all(opened).await;
+    let ids: Vec<String> = opened
+        .into_iter()
+        .map(|ledger| ledger.unwrap().identity().to_owned())
+        .collect();
+    assert_eq!(ids[0].len(), 32);
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_many_post_at_once_is_paid_once() {
+    let (first, place) = world().await;
+    let mut ledgers: Vec<Arc<dyn Ledger>> = vec![Arc::clone(&first.ledger)];
+    for other in others(&place.url, &first.clock).await {
+        ledgers.push(other);
+    }
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(first.live(10_000, 100, &format!("e{number}")).await);
+    }
+    // The same records, each time in another order: locks are taken in one order all the same.
+    let mut posts = Vec::new();
+    for (number, ledger) in ledgers.iter().enumerate() {
+        let mut items = Vec::new();
+        for share in 0..100 {
+            for id in &ids {
+                items.push(pay(*id, share, &format!("g{share}"), 100));
+            }
+        }
+        let middle = items.len() * number / PROCESSES;
+        items.rotate_left(middle);
+        posts.push(ledger.settle(FIRST, items));
+    }
+    let posted = futures_util::future::try_join_all(posts).await.unwrap();
+    let paid = posted.iter().flatten().filter(|v| **v == Settled::Paid);
+    assert_eq!(paid.count(), 400);
+    let rest = posted
+        .iter()
+        .flatten()
+        .filter(|v| **v == Settled::Duplicate);
+    assert_eq!(rest.count(), 400 * (PROCESSES - 1));
+    assert_eq!(first.has("g7").await, (400, 0));
+    first.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_request_to_many_processes_makes_one_debit() {
+    let (first, place) = world().await;
+    first.deposit("alice", 1_000, "d1").await;
+    let others = others(&place.url, &first.clock).await;
+    let asked = || fund(draft("alice", 100, 10), "e1");
+    let mut funds = Vec::new();
+    for _ in 0..20 {
+        funds.extend(others.iter().map(|ledger| ledger.fund(asked())));
+    }
+    let funded = futures_util::future::try_join_all(funds).await.unwrap();
+    let fresh = funded.iter().filter(|funded| !funded.replayed).count();
+    assert_eq!(fresh, 1);
+    assert!(
+        funded
+            .iter()
+            .all(|f| f.envelope.id == funded[0].envelope.id)
+    );
+    assert_eq!(first.has("alice").await, (900, 100));
+    first.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envelopes_of_many_processes_use_leaves_one_after_the_other() {
+    let (first, place) = world().await;
+    first.deposit("alice", 100_000, "d1").await;
+    let others = others(&place.url, &first.clock).await;
+    let mut funds = Vec::new();
+    for number in 0..60 {
+        let ledger = &others[number % others.len()];
+        funds.push(ledger.fund(fund(draft("alice", 100, 10), &format!("e{number}"))));
+    }
+    let funded = futures_util::future::try_join_all(funds).await.unwrap();
+    let mut leaves: Vec<u64> = funded
+        .iter()
+        .map(|funded| funded.envelope.terms.leaf.leaf_number)
+        .collect();
+    leaves.sort_unstable();
+    assert_eq!(leaves, (0..60).collect::<Vec<u64>>());
+    first.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_an_older_epoch_is_posted_beside_an_advance() {
+    let (first, place) = world().await;
+    let id = first.live(10_000, 100, "e1").await;
+    let others = others(&place.url, &first.clock).await;
+    let posts = (0..100).map(|share| {
+        let ledger = &others[share as usize % others.len()];
+        ledger.settle(FIRST, vec![pay(id, share, &format!("g{share}"), 100)])
+    });
+    let from = vec![(Partition::ZERO, Epoch::FIRST)];
+    let advance = first.ledger.advance_epochs(from, "a server".to_owned());
+    let (posted, advanced) = tokio::join!(futures_util::future::join_all(posts), advance);
+    assert_eq!(advanced.unwrap()[0].epoch, Epoch(2));
+    let mut paid = 0;
+    for verdict in posted {
+        match verdict {
+            Ok(verdicts) => paid += u32::from(verdicts == [Settled::Paid]),
+            Err(error) => assert!(matches!(error, LedgerError::Epoch(Epoch(2))), "{error:?}"),
+        }
+    }
+    assert_eq!(first.envelope(id).await.settled_count, paid);
+    let late = first
+        .ledger
+        .settle(FIRST, vec![pay(id, 99, "late", 100)])
+        .await;
+    assert!(
+        matches!(late, Err(LedgerError::Epoch(Epoch(2)))),
+        "{late:?}"
+    );
+    let under = Under {
+        epoch: Epoch(2),
+        ..FIRST
+    };
+    let again = first
+        .ledger
+        .settle(under, vec![pay(id, 0, "g0", 100)])
+        .await
+        .unwrap();
+    assert!(matches!(again[0], Settled::Paid | Settled::Duplicate));
+    first.audit().await;
+}
+
+#[tokio::test]
+async fn leases_divide_the_partitions_among_those_who_renew_them() {
+    let (World { ledger, clock }, _place) = world().await;
+    let lease = |holder: &str, for_ms| ledger.lease(holder.to_owned(), for_ms);
+    assert_eq!(lease("b", 5_000).await.unwrap(), Portion::ALONE);
+    assert_eq!(lease("a", 5_000).await.unwrap(), Portion { rank: 0, of: 2 });
+    assert_eq!(lease("b", 5_000).await.unwrap(), Portion { rank: 1, of: 2 });
+    // One that died is counted until its lease has run out, one that left is not.
+    clock.advance_ms(3_000);
+    assert_eq!(lease("b", 5_000).await.unwrap(), Portion { rank: 1, of: 2 });
+    clock.advance_ms(2_000);
+    assert_eq!(lease("b", 5_000).await.unwrap(), Portion::ALONE);
+    assert_eq!(lease("a", 5_000).await.unwrap(), Portion { rank: 0, of: 2 });
+    lease("a", 0).await.unwrap();
+    assert_eq!(lease("b", 5_000).await.unwrap(), Portion::ALONE);
+}
+
+#[tokio::test]
+async fn books_that_are_not_ours_are_refused_with_what_to_do() {
+    let (world, place) = world().await;
+    let rng = Box::new(<rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(1));
+    let clock = Arc::new(world.clock.clone());
+    let other = PostgresLedger::open(&place.url, clock, keys(8), rng).await;
+    let why = other.err().unwrap();
+    assert!(matches!(why, OpenError::SealKeys(_)), "{why}");
+    assert!(why.to_string().contains("--data-keys"), "{why}");
+
+    let later = "INSERT INTO red_envelope.migration (number) VALUES (99)";
+    place.server.sql(place.database(), later);
+    let why = open_at(&place.url, &world.clock).await.err().unwrap();
+    assert!(
+        matches!(why, OpenError::UnknownSchema { found: 99, .. }),
+        "{why}"
+    );
+
+    let forgetful = "options=-csynchronous_commit%3Doff";
+    let url = format!("{}?{forgetful}", place.server.database());
+    let why = open_at(&url, &world.clock).await.err().unwrap();
+    assert!(matches!(why, OpenError::Asynchronous(_)), "{why}");
+
+    for (address, expected) in [
+        ("postgresql://red@127.0.0.1/db?sslmode=require", "TLS"),
+        ("postgresql://127.0.0.1", "name a user and a database"),
+        ("postgresql://red@[::1/db", "can't be read"),
+    ] {
+        let why = open_at(address, &world.clock).await.err().unwrap();
+        assert!(why.to_string().contains(expected), "{address}: {why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
+    use super::{PostgresServer, Release};
+    let mut server = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]))
+        .await
+        .unwrap();
+    let url = server.database();
+    let clock = ManualClock::at(NOON_MS);
+    let ledger = Arc::new(open_at(&url, &clock).await.unwrap());
+    let world = World {
+        ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
+        clock,
+    };
+    let id = world.live(100_000, 1_000, "e1").await;
+    let mut answered = Vec::new();
+    for life in 0_u32..3 {
+        let from = life * 300;
+        let posts = (from..from + 300).map(|share| {
+            let ledger = Arc::clone(&ledger);
+            tokio::spawn(async move {
+                let item = pay(id, share, &format!("g{share}"), 100);
+                ledger.settle(FIRST, vec![item]).await.map(|_| share)
+            })
+        });
+        let posts: Vec<_> = posts.collect();
+        server = tokio::task::spawn_blocking(move || {
+            server.crash();
+            server
+        })
+        .await
+        .unwrap();
+        for post in posts {
+            answered.extend(post.await.unwrap().ok());
+        }
+    }
+    // Who had no answer repeats; who had one has the money.
+    let mut unanswered = 0;
+    for share in 0..900 {
+        let verdict = world
+            .settle(vec![pay(id, share, &format!("g{share}"), 100)])
+            .await;
+        if answered.contains(&share) {
+            assert_eq!(verdict, [Settled::Duplicate], "{share}");
+        } else {
+            unanswered += 1;
+        }
+    }
+    assert!(unanswered > 0, "no call was under way when the server died");
+    assert_eq!(world.envelope(id).await.settled_count, 900);
+    let (rows, _) = ledger
+        .balances(tenant(), person("g0"), Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        (rows[0].currency, rows[0].available_minor),
+        (cny(0).currency, 100)
+    );
+    world.audit().await;
+}
