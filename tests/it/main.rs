@@ -26,4 +26,5 @@ mod redis_kills;
 mod redis_level;
 mod redis_power;
 mod streams;
+mod together;
 mod watching;

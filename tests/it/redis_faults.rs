@@ -1,6 +1,6 @@
 //! Bad days of a Redis that stays up: emptied, tampered with, set wrongly; settlement that dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use red_envelope_proto::v1::{
     EnvelopeState, GrabOutcome, ListDeadLettersRequest, RecallEnvelopeRequest,
@@ -43,16 +43,14 @@ async fn nothing_is_granted_twice(
         let again = answer.share.unwrap();
         assert_eq!((again.number, again.amount.unwrap().minor_units), *share);
     }
-    for number in 0..SHARES {
-        let answer = world
-            .grab_until_answered(id, &format!("late-{number}"))
-            .await;
-        let expected = match (number as usize) < SHARES as usize - held.len() {
-            true => GrabOutcome::Won,
-            false => GrabOutcome::Empty,
-        };
-        assert_eq!(answer.outcome(), expected, "late-{number}");
+    let mut taken: BTreeSet<u32> = held.values().map(|(number, _)| *number).collect();
+    let left = SHARES as usize - held.len();
+    for number in 0..left {
+        let share = world.win(id, &format!("late-{number}")).await;
+        assert!(taken.insert(share.number), "{} twice", share.number);
     }
+    let none = world.grab_until_answered(id, "nobody").await;
+    assert_eq!(none.outcome(), GrabOutcome::Empty);
     let closed = world.until(id, "alice", EnvelopeState::Closed).await;
     assert_eq!(
         closed.progress.unwrap().settled.unwrap().minor_units,
@@ -181,9 +179,7 @@ async fn ten_more(world: &mut World, id: &str, from: u32) -> BTreeMap<String, i6
     let mut told = BTreeMap::new();
     for number in from..from + 10 {
         let grabber = format!("early-{number}");
-        let answer = world.grab_until_answered(id, &grabber).await;
-        assert_eq!(answer.outcome(), GrabOutcome::Won);
-        let amount = answer.share.unwrap().amount.unwrap();
+        let amount = world.win(id, &grabber).await.amount.unwrap();
         told.insert(grabber, amount.minor_units);
     }
     told
@@ -241,6 +237,54 @@ async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_lost_while_an_envelope_closes_costs_nobody_anything() {
+    for point in ["close::after_hot", "close::before_finish"] {
+        let dying = Start {
+            abort_at: Some(point.to_owned()),
+            ..Start::on(Hot::Redis)
+        };
+        let mut world = World::start(dying).await;
+        world.fund("alice", cny(5_000)).await;
+        let id = world.send(equal("alice", cny(100), 50)).await.envelope_id;
+        for number in 0..20 {
+            world.grab(&id, &format!("early-{number}")).await;
+        }
+        world.audit_when_quiet().await;
+        // Settlement may meet the crash point before the answer is sent.
+        let _answer = recall(&mut world, &id).await;
+        assert!(world.server.crashed().await, "{point}");
+        world.redis().command(&[b"FLUSHALL"]);
+        let mut world = world.restarted(Start::on(Hot::Redis)).await;
+        world.until_ready().await;
+        // The books were closing it: nobody gets a share of what the store forgot.
+        let late = world.grab_until_answered(&id, "late").await;
+        assert_eq!(late.outcome(), GrabOutcome::Recalled, "{point}");
+        let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
+        let settled = closed.progress.unwrap().settled.unwrap();
+        assert_eq!(settled.minor_units, 2_000, "{point}");
+        for number in 0..20 {
+            let grabber = format!("early-{number}");
+            assert_eq!(world.available(&grabber).await, 100, "{point}");
+            let again = world.grab_until_answered(&id, &grabber).await;
+            assert_eq!(again.outcome(), GrabOutcome::AlreadyGrabbed, "{point}");
+        }
+        assert_eq!(world.available("alice").await, 3_000, "{point}");
+        world.audit_when_quiet().await;
+    }
+}
+
+/// The sender ends it.
+async fn recall(world: &mut World, id: &str) -> Result<(), tonic::Status> {
+    let request = RecallEnvelopeRequest {
+        envelope_id: id.to_owned(),
+        sender: "alice".to_owned(),
+        request_id: "recall-1".to_owned(),
+        ..RecallEnvelopeRequest::default()
+    };
+    world.envelopes.recall_envelope(request).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     let (mut world, id, held) = with_twenty_winners().await;
     world.audit_when_quiet().await;
@@ -253,15 +297,8 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     let letters = until_set_aside(&mut world).await;
     assert_eq!(letters, ["amount_mismatch"]);
     // The forger moved the stream's ids ahead: nothing was granted while his entries were there.
-    let bob = world.grab_until_answered(&id, "bob").await;
-    assert_eq!(bob.outcome(), GrabOutcome::Won);
-    let request = RecallEnvelopeRequest {
-        envelope_id: id.clone(),
-        sender: "alice".to_owned(),
-        request_id: "recall-1".to_owned(),
-        ..RecallEnvelopeRequest::default()
-    };
-    world.envelopes.recall_envelope(request).await.unwrap();
+    world.win(&id, "bob").await;
+    recall(&mut world, &id).await.unwrap();
     for (grabber, (_, amount)) in &held {
         assert_eq!(world.available(grabber).await, *amount);
     }

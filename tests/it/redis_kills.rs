@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
-use red_envelope_proto::v1::{EnvelopeState, GrabOutcome};
+use red_envelope_proto::v1::EnvelopeState;
 
 use crate::crash::{
     GRABS_BEFORE_THE_END, Promises, a_life, broken, the_rest_is_grabbed_and_all_is_paid,
@@ -125,8 +125,7 @@ async fn at_level_memory_what_both_lost_goes_on_and_nobody_is_paid_twice() {
     }
     // What was lost is counted here; whoever lost a share may win another one.
     println!("{lost} of {} acknowledged grabs were lost", promises.len());
-    let winner = world.grab_until_answered(&id, "latecomer").await;
-    assert_eq!(winner.outcome(), GrabOutcome::Won);
+    world.win(&id, "latecomer").await;
     world.audit_when_quiet().await;
     world.server.set_clock_ms(25 * 3_600_000);
     let closed = world.until(&id, "alice", EnvelopeState::Closed).await;

@@ -10,7 +10,7 @@ use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{
     AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DepositRequest, Envelope,
     EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
-    GrabRequest, GrabResponse, ListGrabsRequest, ListGrabsResponse, Money, Share,
+    GrabOutcome, GrabRequest, GrabResponse, ListGrabsRequest, ListGrabsResponse, Money, Share,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -121,7 +121,8 @@ impl World {
         self.redis.as_mut().expect("the test has a Redis")
     }
 
-    async fn around(server: Server, redis: Option<RedisServer>) -> Self {
+    /// Clients of a server, in front of this Redis.
+    pub async fn around(server: Server, redis: Option<RedisServer>) -> Self {
         let public = channel(server.ports.grpc).await;
         let admin = channel(server.ports.admin).await;
         Self {
@@ -297,6 +298,23 @@ impl World {
                 .await;
         }
         panic!("{grabber} was never answered");
+    }
+
+    /// Grabs for somebody who has none until there is a share. A try without an answer may have won
+    /// it: then, and only then, the repetition may hear that it has one already.
+    pub async fn win(&mut self, envelope_id: &str, grabber: &str) -> Share {
+        let first = self.try_grab(grab_of(envelope_id, grabber)).await;
+        let unanswered = first.is_err();
+        let answer = match first {
+            Ok(answer) => answer,
+            Err(_) => self.grab_until_answered(envelope_id, grabber).await,
+        };
+        let repeated = unanswered && answer.outcome() == GrabOutcome::AlreadyGrabbed;
+        assert!(
+            answer.outcome() == GrabOutcome::Won || repeated,
+            "{grabber}: {answer:?}"
+        );
+        answer.share.expect("who won has a share")
     }
 
     /// Waits until the envelope is in this state.

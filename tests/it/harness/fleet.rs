@@ -1,0 +1,79 @@
+//! Several servers on one Redis and one PostgreSQL, and the people around them.
+
+use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
+use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
+
+use super::server::{Hot, Server, Start};
+use super::world::World;
+
+/// Processes, and the stores that they share.
+pub struct Fleet {
+    /// Each with clients of its own. They end before the stores.
+    pub processes: Vec<World>,
+    /// Who may grab what.
+    pub redis: RedisServer,
+    /// The books.
+    pub postgres: PostgresServer,
+    /// The address of the books.
+    pub books: String,
+}
+
+impl Fleet {
+    /// So many processes on new stores.
+    pub async fn of(count: usize) -> Self {
+        let postgres = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
+        let postgres = postgres.await.unwrap();
+        let mut fleet = Self {
+            processes: Vec::new(),
+            redis: RedisServer::start(Flavour::Debian, &[]),
+            books: postgres.database(),
+            postgres,
+        };
+        for _ in 0..count {
+            fleet.join(Start::default()).await;
+        }
+        fleet
+    }
+
+    /// One more process, under these circumstances.
+    pub async fn join(&mut self, start: Start) {
+        let start = self.start(start);
+        let process = World::around(Server::start(start).await, None).await;
+        process.until_ready().await;
+        self.processes.push(process);
+    }
+
+    /// The process at this place ended, however; another one begins on its folder.
+    pub async fn again(&mut self, place: usize, start: Start) {
+        let start = self.start(start);
+        let before = self.processes.remove(place);
+        let process = World::around(before.server.again(start).await, None).await;
+        self.processes.insert(place, process);
+    }
+
+    /// How a process finds the stores, and the keys of the first one.
+    fn start(&self, start: Start) -> Start {
+        let mut start = Start {
+            hot: Hot::Redis,
+            ..start
+        }
+        .reaching(Some(&self.redis));
+        start
+            .flags
+            .extend(["--ledger".to_owned(), self.books.clone()]);
+        if let Some(first) = self.processes.first() {
+            let keys = first.server.data_folder().join("seal.key");
+            start
+                .flags
+                .extend(["--data-keys".to_owned(), keys.display().to_string()]);
+        }
+        start
+    }
+
+    /// Everybody's clocks beside the true time.
+    pub fn set_clock_ms(&self, offset_ms: i64) {
+        for process in &self.processes {
+            process.server.set_clock_ms(offset_ms);
+        }
+    }
+}

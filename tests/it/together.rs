@@ -1,0 +1,379 @@
+//! Several servers on one Redis and one PostgreSQL: each answers what the others did, any may die, and
+//! every grab is paid once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse, RecallEnvelopeRequest};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::harness::fleet::Fleet;
+use crate::harness::world::grab_of;
+use crate::harness::{Start, cny, equal, lucky};
+
+/// How long a client goes on repeating a call: the bound that the promises name.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All grabs at once, spread over the processes. A client that gets no answer repeats at the next one.
+async fn rush(
+    fleet: &Fleet,
+    id: &str,
+    grabbers: impl IntoIterator<Item = String>,
+) -> Vec<(String, GrabResponse)> {
+    let clients: Vec<_> = fleet
+        .processes
+        .iter()
+        .map(|p| p.envelopes.clone())
+        .collect();
+    let mut crowd = JoinSet::new();
+    for (number, grabber) in grabbers.into_iter().enumerate() {
+        let (clients, id) = (clients.clone(), id.to_owned());
+        crowd.spawn(async move {
+            let began = Instant::now();
+            for turn in number.. {
+                let mut client = clients[turn % clients.len()].clone();
+                match client.grab(grab_of(&id, &grabber)).await {
+                    Ok(answer) => return (grabber, answer.into_inner()),
+                    Err(status) => {
+                        let retryable =
+                            [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
+                        assert!(retryable.contains(&status.code()), "{status}");
+                        assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            unreachable!("the clients repeat until they are answered")
+        });
+    }
+    crowd.join_all().await
+}
+
+/// The winners and their shares; nobody has another one's.
+fn winners(answers: &[(String, GrabResponse)]) -> BTreeMap<String, (u32, i64)> {
+    let mut held = BTreeMap::new();
+    let mut numbers = BTreeMap::new();
+    for (grabber, answer) in answers {
+        match answer.outcome() {
+            GrabOutcome::Won | GrabOutcome::AlreadyGrabbed => {
+                let share = answer.share.clone().unwrap();
+                let amount = share.amount.unwrap().minor_units;
+                let before = numbers.insert(share.number, grabber.clone());
+                assert!(
+                    before.is_none_or(|before| before == *grabber),
+                    "{}",
+                    share.number
+                );
+                let told = held.insert(grabber.clone(), (share.number, amount));
+                assert!(
+                    told.is_none_or(|told| told == (share.number, amount)),
+                    "{grabber}"
+                );
+            }
+            GrabOutcome::Empty => {}
+            other => panic!("{grabber}: {other:?}"),
+        }
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_over_three_processes_makes_as_many_winners_as_there_are_shares() {
+    let mut fleet = Fleet::of(3).await;
+    fleet.processes[0].fund("alice", cny(1_000_000)).await;
+    let sent = fleet.processes[0]
+        .send(lucky("alice", cny(888_888), 100))
+        .await;
+    let id = sent.envelope_id;
+    let crowd = (0..10_000).map(|number| format!("grabber-{number}"));
+    let held = winners(&rush(&fleet, &id, crowd).await);
+    assert_eq!(held.len(), 100);
+    assert_eq!(
+        held.values().map(|(_, amount)| amount).sum::<i64>(),
+        888_888
+    );
+
+    // One who asks a thousand times, everywhere at once.
+    let second = fleet.processes[1].send(equal("alice", cny(100), 50)).await;
+    let once = std::iter::repeat_n("bob".to_owned(), 1_000);
+    let answers = rush(&fleet, &second.envelope_id, once).await;
+    let won = answers
+        .iter()
+        .filter(|(_, a)| a.outcome() == GrabOutcome::Won);
+    assert_eq!((won.count(), winners(&answers).len()), (1, 1));
+
+    for place in [0, 1, 2] {
+        let process = &mut fleet.processes[place];
+        process.until(&id, "alice", EnvelopeState::Closed).await;
+        for (grabber, (_, amount)) in held.iter().skip(place).step_by(3) {
+            assert_eq!(process.available(grabber).await, *amount, "{grabber}");
+        }
+    }
+    fleet.processes[2].audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_without_an_answer_is_answered_by_another_process() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.processes[0].fund("alice", cny(100_000)).await;
+    let mut asked = lucky("alice", cny(10_000), 10);
+    asked.request_id = "the-same".to_owned();
+    let mut ids = BTreeSet::new();
+    for turn in 0..6 {
+        let place = turn % 2;
+        let client = &mut fleet.processes[place].envelopes;
+        let made = client
+            .create_envelope(asked.clone())
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(made.replayed, turn > 0, "{turn}");
+        ids.insert(made.envelope.unwrap().envelope_id);
+    }
+    assert_eq!(ids.len(), 1);
+    let id = ids.pop_first().unwrap();
+    let first = fleet.processes[0].grab(&id, "bob").await;
+    assert_eq!(first.outcome(), GrabOutcome::Won);
+    let again = fleet.processes[1].grab(&id, "bob").await;
+    assert_eq!(again.outcome(), GrabOutcome::AlreadyGrabbed);
+    assert_eq!(again.share, first.share);
+    for (turn, place) in [1, 0, 1].into_iter().enumerate() {
+        let request = RecallEnvelopeRequest {
+            envelope_id: id.clone(),
+            sender: "alice".to_owned(),
+            request_id: "recall-1".to_owned(),
+            ..RecallEnvelopeRequest::default()
+        };
+        let client = &mut fleet.processes[place].envelopes;
+        let recalled = client.recall_envelope(request).await.unwrap().into_inner();
+        assert_eq!(recalled.replayed, turn > 0, "{turn}");
+    }
+    let won = first.share.unwrap().amount.unwrap().minor_units;
+    fleet.processes[0]
+        .until(&id, "alice", EnvelopeState::Closed)
+        .await;
+    let (available, _, held) = fleet.processes[1].balance("alice").await;
+    assert_eq!((available, held), (100_000 - won, 0));
+    fleet.processes[1].audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settler_that_dies_at_any_point_leaves_its_work_to_the_others() {
+    let points = [
+        "settle::before_post",
+        "settle::before_commit",
+        "settle::after_post",
+        "settle::after_settled",
+        "close::after_hot",
+        "close::after_finish",
+    ];
+    let mut fleet = Fleet::of(1).await;
+    fleet.processes[0].fund("alice", cny(100_000)).await;
+    for point in points {
+        let dying = Start {
+            abort_at: Some(point.to_owned()),
+            ..Start::default()
+        };
+        fleet.join(dying).await;
+        // Enough envelopes for both processes to have partitions with grabs.
+        let mut ids = Vec::new();
+        for _ in 0..16 {
+            let sent = fleet.processes[0].send(equal("alice", cny(10), 5)).await;
+            ids.push(sent.envelope_id);
+        }
+        let mut paid = BTreeMap::<String, i64>::new();
+        for id in &ids {
+            for number in 0..5 {
+                let grabber = format!("{point}-{number}");
+                fleet.processes[0].win(id, &grabber).await;
+                *paid.entry(grabber).or_default() += 10;
+            }
+        }
+        assert!(fleet.processes[1].server.crashed().await, "{point}");
+        for id in &ids {
+            fleet.processes[0]
+                .until(id, "alice", EnvelopeState::Closed)
+                .await;
+        }
+        for (grabber, amount) in paid {
+            assert_eq!(
+                fleet.processes[0].available(&grabber).await,
+                amount,
+                "{grabber}"
+            );
+        }
+        fleet.processes[0].audit_when_quiet().await;
+        fleet.processes.pop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envelopes_that_expire_in_the_middle_of_grabs_are_swept_once() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.processes[0].fund("alice", cny(100_000)).await;
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let mut asked = equal("alice", cny(10), 1_000);
+        asked.expires_in = Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 0,
+        });
+        ids.push(fleet.processes[0].send(asked).await.envelope_id);
+    }
+    let mut rushes = Vec::new();
+    for id in &ids {
+        let crowd = (0..125).map(|number| format!("grabber-{number}"));
+        rushes.push(rush_until_over(&fleet, id, crowd));
+    }
+    let expiry = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        fleet.set_clock_ms(61_000);
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(rushes), expiry);
+    let mut paid = BTreeMap::<String, i64>::new();
+    for answer in answers.into_iter().flatten() {
+        if answer.1 {
+            *paid.entry(answer.0).or_default() += 10;
+        }
+    }
+    for id in &ids {
+        fleet.processes[1]
+            .until(id, "alice", EnvelopeState::Closed)
+            .await;
+    }
+    let given: i64 = paid.values().sum();
+    for (grabber, amount) in &paid {
+        assert_eq!(fleet.processes[1].available(grabber).await, *amount);
+    }
+    assert_eq!(fleet.processes[0].available("alice").await, 100_000 - given);
+    fleet.processes[0].audit_when_quiet().await;
+}
+
+/// Who grabbed, and whether there was a share: the envelope may be over.
+async fn rush_until_over(
+    fleet: &Fleet,
+    id: &str,
+    grabbers: impl Iterator<Item = String>,
+) -> Vec<(String, bool)> {
+    let mut answers = Vec::new();
+    for (turn, grabber) in grabbers.enumerate() {
+        let mut client = fleet.processes[turn % fleet.processes.len()]
+            .envelopes
+            .clone();
+        let answer = client
+            .grab(grab_of(id, &grabber))
+            .await
+            .unwrap()
+            .into_inner();
+        match answer.outcome() {
+            GrabOutcome::Won => answers.push((grabber, true)),
+            GrabOutcome::Expired => answers.push((grabber, false)),
+            other => panic!("{grabber}: {other:?}"),
+        }
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_are_restarted_one_after_the_other_fail_nobody_who_repeats() {
+    let mut fleet = Fleet::of(3).await;
+    fleet.processes[0].fund("alice", cny(1_000_000)).await;
+    let id = fleet.processes[0]
+        .send(equal("alice", cny(10), 3_000))
+        .await
+        .envelope_id;
+    let mut held = BTreeMap::new();
+    for place in 0..3 {
+        let crowd: Vec<_> = (0..600)
+            .map(|number| format!("g{place}-{number}"))
+            .collect();
+        let (stopped, answers) = {
+            let others: Vec<usize> = (0..3).filter(|other| *other != place).collect();
+            let crowd = crowd.clone();
+            let mut victim = fleet.processes.remove(place);
+            let end = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                // One is asked to go, the others are not.
+                if place == 0 {
+                    assert!(victim.server.stop().await.success());
+                } else {
+                    victim.server.kill();
+                }
+                victim
+            };
+            let (victim, answers) = tokio::join!(end, rush(&fleet, &id, crowd));
+            assert_eq!(others.len(), fleet.processes.len());
+            (victim, answers)
+        };
+        fleet.processes.insert(place, stopped);
+        held.extend(winners(&answers));
+        fleet.again(place, Start::default()).await;
+        fleet.processes[place].until_ready().await;
+    }
+    assert_eq!(held.len(), 1_800);
+    fleet.processes[1].audit_when_quiet().await;
+    for (number, (grabber, (_, amount))) in held.iter().enumerate() {
+        if number % 50 == 0 {
+            assert_eq!(fleet.processes[0].available(grabber).await, *amount);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.processes[0].fund("alice", cny(1_000_000)).await;
+    let id = fleet.processes[0]
+        .send(equal("alice", cny(10), 6_000))
+        .await
+        .envelope_id;
+    let mut held = BTreeMap::new();
+    for life in 0..3 {
+        let crowd: Vec<_> = (0..1_000)
+            .map(|number| format!("g{life}-{number}"))
+            .collect();
+        let Fleet {
+            processes,
+            postgres,
+            ..
+        } = &mut fleet;
+        let strike = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            postgres.kill();
+        };
+        let clients: Vec<_> = processes.iter().map(|p| p.envelopes.clone()).collect();
+        let grabs = async {
+            let mut answers = Vec::new();
+            for (number, grabber) in crowd.into_iter().enumerate() {
+                let mut client = clients[number % clients.len()].clone();
+                let answer = client
+                    .grab(grab_of(&id, &grabber))
+                    .await
+                    .unwrap()
+                    .into_inner();
+                answers.push((grabber, answer));
+            }
+            answers
+        };
+        // Grabs don't wait for the books: they go on while PostgreSQL is down.
+        let (answers, ()) = tokio::join!(grabs, strike);
+        held.extend(winners(&answers));
+        tokio::task::block_in_place(|| fleet.postgres.start_again());
+    }
+    assert_eq!(held.len(), 3_000);
+    for process in &fleet.processes {
+        process.until_ready().await;
+    }
+    fleet.processes[0].audit_when_quiet().await;
+    for (number, (grabber, (_, amount))) in held.iter().enumerate() {
+        if number % 50 == 0 {
+            assert_eq!(
+                fleet.processes[1].available(grabber).await,
+                *amount,
+                "{grabber}"
+            );
+        }
+    }
+}
