@@ -2,54 +2,12 @@
 //! every grab is paid once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse, RecallEnvelopeRequest};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tonic::Code;
 
-use crate::harness::fleet::Fleet;
+use crate::harness::fleet::{Fleet, shortly};
 use crate::harness::world::grab_of;
 use crate::harness::{Start, cny, equal, lucky};
-
-/// How long a client goes on repeating a call: the bound that the promises name.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// All grabs at once, spread over the processes. A client that gets no answer repeats at the next one.
-async fn rush(
-    fleet: &Fleet,
-    id: &str,
-    grabbers: impl IntoIterator<Item = String>,
-) -> Vec<(String, GrabResponse)> {
-    let clients: Vec<_> = fleet
-        .processes
-        .iter()
-        .map(|p| p.envelopes.clone())
-        .collect();
-    let mut crowd = JoinSet::new();
-    for (number, grabber) in grabbers.into_iter().enumerate() {
-        let (clients, id) = (clients.clone(), id.to_owned());
-        crowd.spawn(async move {
-            let began = Instant::now();
-            for turn in number.. {
-                let mut client = clients[turn % clients.len()].clone();
-                match client.grab(grab_of(&id, &grabber)).await {
-                    Ok(answer) => return (grabber, answer.into_inner()),
-                    Err(status) => {
-                        let retryable =
-                            [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
-                        assert!(retryable.contains(&status.code()), "{status}");
-                        assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            unreachable!("the clients repeat until they are answered")
-        });
-    }
-    crowd.join_all().await
-}
 
 /// The winners and their shares; nobody has another one's.
 fn winners(answers: &[(String, GrabResponse)]) -> BTreeMap<String, (u32, i64)> {
@@ -88,7 +46,7 @@ async fn a_crowd_over_three_processes_makes_as_many_winners_as_there_are_shares(
         .await;
     let id = sent.envelope_id;
     let crowd = (0..10_000).map(|number| format!("grabber-{number}"));
-    let held = winners(&rush(&fleet, &id, crowd).await);
+    let held = winners(&fleet.rush(&id, crowd).await);
     assert_eq!(held.len(), 100);
     assert_eq!(
         held.values().map(|(_, amount)| amount).sum::<i64>(),
@@ -98,7 +56,7 @@ async fn a_crowd_over_three_processes_makes_as_many_winners_as_there_are_shares(
     // One who asks a thousand times, everywhere at once.
     let second = fleet.processes[1].send(equal("alice", cny(100), 50)).await;
     let once = std::iter::repeat_n("bob".to_owned(), 1_000);
-    let answers = rush(&fleet, &second.envelope_id, once).await;
+    let answers = fleet.rush(&second.envelope_id, once).await;
     let won = answers
         .iter()
         .filter(|(_, a)| a.outcome() == GrabOutcome::Won);
@@ -228,7 +186,7 @@ async fn envelopes_that_expire_in_the_middle_of_grabs_are_swept_once() {
         rushes.push(rush_until_over(&fleet, id, crowd));
     }
     let expiry = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        shortly().await;
         fleet.set_clock_ms(61_000);
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all(rushes), expiry);
@@ -294,7 +252,7 @@ async fn processes_that_are_restarted_one_after_the_other_fail_nobody_who_repeat
             let crowd = crowd.clone();
             let mut victim = fleet.processes.remove(place);
             let end = async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                shortly().await;
                 // One is asked to go, the others are not.
                 if place == 0 {
                     assert!(victim.server.stop().await.success());
@@ -303,7 +261,7 @@ async fn processes_that_are_restarted_one_after_the_other_fail_nobody_who_repeat
                 }
                 victim
             };
-            let (victim, answers) = tokio::join!(end, rush(&fleet, &id, crowd));
+            let (victim, answers) = tokio::join!(end, fleet.rush(&id, crowd));
             assert_eq!(others.len(), fleet.processes.len());
             (victim, answers)
         };
@@ -340,7 +298,7 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
             ..
         } = &mut fleet;
         let strike = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            shortly().await;
             postgres.kill();
         };
         let clients: Vec<_> = processes.iter().map(|p| p.envelopes.clone()).collect();

@@ -4,6 +4,7 @@
 //! | part | what |
 //! |---|---|
 //! | `open` | connects, migrates, founds |
+//! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
 //! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
@@ -26,6 +27,7 @@
 //! The clock of expiry is this process's: hosts are expected to keep theirs together.
 
 mod audit;
+mod books;
 mod close;
 mod fund;
 mod funds;
@@ -49,7 +51,6 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deadpool_postgres::Pool;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -65,97 +66,16 @@ use super::{
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
     Transferred, Under,
 };
+use books::{Books, Desk, read, write};
 use funds::Funds;
 pub use open::{CONNECTIONS_MAX, OpenError, migrate};
 use sql::Fault;
-
-/// What a call has at hand besides its transaction.
-struct Desk {
-    clock: Arc<dyn Clock>,
-    keys: SealKeys,
-    rng: Mutex<Entropy>,
-}
-
-impl Desk {
-    fn now(&self) -> UnixMs {
-        self.clock.now()
-    }
-}
-
-/// The connections, and what calls have at hand.
-struct Books {
-    pool: Pool,
-    desk: Desk,
-    trouble: Mutex<Option<String>>,
-}
 
 /// The books in one database.
 pub struct PostgresLedger {
     books: Arc<Books>,
     funds: Funds,
     identity: String,
-}
-
-/// Runs `$work` in a transaction and commits it; again, where PostgreSQL says so.
-macro_rules! write {
-    ($books:expr, |$tx:ident| $work:expr) => {{
-        let mut tries = 1;
-        let done = loop {
-            let attempt = async {
-                let mut client = $books.pool.get().await.map_err(Fault::from)?;
-                let $tx = client.transaction().await.map_err(Fault::from)?;
-                let done = $work.await?;
-                fail::fail_point!("ledger::before_commit");
-                $tx.commit().await.map_err(Fault::from)?;
-                fail::fail_point!("ledger::after_commit");
-                Ok::<_, Fault>(done)
-            };
-            match attempt.await {
-                Ok(done) => break Ok(done),
-                Err(Fault::Again(why)) if tries < sql::TRIES_MAX => {
-                    tracing::debug!(why, tries, "a transaction is tried again");
-                    tries += 1;
-                }
-                Err(fault) => break Err(LedgerError::from(fault)),
-            }
-        };
-        $books.noted(done)
-    }};
-}
-
-/// Runs `$work` on a connection.
-macro_rules! read {
-    ($books:expr, |$db:ident| $work:expr) => {{
-        let attempt = async {
-            let client = $books.pool.get().await.map_err(Fault::from)?;
-            let $db = &client;
-            $work.await
-        };
-        $books.noted(attempt.await.map_err(LedgerError::from))
-    }};
-}
-
-impl Books {
-    /// Remembers whether PostgreSQL could be reached, for readiness.
-    fn noted<T>(&self, done: Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let trouble = match &done {
-            Err(LedgerError::Unavailable(why)) => Some(why.clone()),
-            _ => None,
-        };
-        let mut noted = self.trouble.lock();
-        if *noted != trouble {
-            match &trouble {
-                Some(why) => tracing::warn!(why, "PostgreSQL does not answer as it should"),
-                None => tracing::info!("PostgreSQL answers again"),
-            }
-            *noted = trouble;
-        }
-        done
-    }
-
-    async fn fund(&self, funds: &[Fund]) -> Result<Vec<Result<Funded, LedgerError>>, LedgerError> {
-        write!(self, |tx| fund::fund(&tx, &self.desk, funds))
-    }
 }
 
 impl PostgresLedger {

@@ -226,7 +226,10 @@ impl PostgresServer {
 
     fn answers(&mut self) -> bool {
         for _ in 0..POLLS_MAX {
-            if self.try_sql("postgres", "SELECT 1").is_ok() {
+            if self
+                .try_sql("postgres", "-- ledger.server_answers\nSELECT 1")
+                .is_ok()
+            {
                 return true;
             }
             if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {

@@ -98,15 +98,33 @@ async fn move_money(
     };
 
     // ---- post ----
+    let moved = (debited, credited, amount_minor);
+    let posting_row = post(tx, desk, transfer, kind, &mut accounts, moved).await?;
+    remember(tx, &[(key, request_hash, posting_row, None)]).await?;
+    Ok(Transferred {
+        posting: posting_row,
+        replayed: false,
+    })
+}
+
+/// Posts debit and credit of accounts that are locked. Answers the posting's row.
+async fn post(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    transfer: &Transfer,
+    kind: PostingKind,
+    accounts: &mut Accounts,
+    (debited, credited, amount_minor): (&AccountName, &AccountName, i64),
+) -> Result<i64, Fault> {
     let number = || broken("there are no more numbers");
     let posting_row = sql::numbers(tx, POSTING_NUMBERS, 1).await?.next();
     let posting_row = posting_row.ok_or_else(number)?;
     let mut entry_rows = sql::numbers(tx, ENTRY_NUMBERS, 2).await?;
     let mut journal = Journal::default();
     let posting = Posting {
-        tenant: tenant.to_owned(),
+        tenant: transfer.tenant.as_str().to_owned(),
         kind,
-        currency,
+        currency: transfer.amount.currency,
         envelope_row: None,
         share_count: 0,
         reference: transfer.reference.clone(),
@@ -123,11 +141,7 @@ async fn move_money(
     }
     accounts.write(tx).await?;
     journal.write(tx, desk.now()).await?;
-    remember(tx, &[(key, request_hash, posting_row, None)]).await?;
-    Ok(Transferred {
-        posting: posting_row,
-        replayed: false,
-    })
+    Ok(posting_row)
 }
 
 fn too_little(available_minor: i64, needed_minor: i64) -> Fault {

@@ -1,10 +1,20 @@
 //! Several servers on one Redis and one PostgreSQL, and the people around them.
 
+use std::time::Duration;
+
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 
+use red_envelope_proto::v1::GrabResponse;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Code;
+
 use super::server::{Hot, Server, Start};
-use super::world::World;
+use super::world::{World, grab_of};
+
+/// How long a client goes on repeating a call: the bound that the promises name.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Processes, and the stores that they share.
 pub struct Fleet {
@@ -76,4 +86,40 @@ impl Fleet {
             process.server.set_clock_ms(offset_ms);
         }
     }
+
+    /// All grabs at once, spread over the processes. A client that gets no answer repeats at the next one.
+    pub async fn rush(
+        &self,
+        id: &str,
+        grabbers: impl IntoIterator<Item = String>,
+    ) -> Vec<(String, GrabResponse)> {
+        let clients: Vec<_> = self.processes.iter().map(|p| p.envelopes.clone()).collect();
+        let mut crowd = JoinSet::new();
+        for (number, grabber) in grabbers.into_iter().enumerate() {
+            let (clients, id) = (clients.clone(), id.to_owned());
+            crowd.spawn(async move {
+                let began = Instant::now();
+                for turn in number.. {
+                    let mut client = clients[turn % clients.len()].clone();
+                    match client.grab(grab_of(&id, &grabber)).await {
+                        Ok(answer) => return (grabber, answer.into_inner()),
+                        Err(status) => {
+                            let retryable =
+                                [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
+                            assert!(retryable.contains(&status.code()), "{status}");
+                            assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                unreachable!("the clients repeat until they are answered")
+            });
+        }
+        crowd.join_all().await
+    }
+}
+
+/// Long enough for what was begun beside it to be under way.
+pub async fn shortly() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }

@@ -16,7 +16,8 @@ use crate::domain::fairness::{SealKey, SealKeys};
 use crate::ledger::conformance::{NOON_MS, World, ledger_conformance};
 
 /// One server of each release for the tests that run at once; the last one to end takes it with it.
-static SHARED: [Mutex<Weak<PostgresServer>>; 2] = [Mutex::new(Weak::new()), Mutex::new(Weak::new())];
+static SHARED: [Mutex<Weak<PostgresServer>>; 2] =
+    [Mutex::new(Weak::new()), Mutex::new(Weak::new())];
 
 fn shared(release: Release) -> Arc<PostgresServer> {
     let place = &SHARED[usize::from(release == Release::Eighteen)];

@@ -181,7 +181,8 @@ async fn books_that_are_not_ours_are_refused_with_what_to_do() {
     assert!(matches!(why, OpenError::SealKeys(_)), "{why}");
     assert!(why.to_string().contains("--data-keys"), "{why}");
 
-    let later = "INSERT INTO red_envelope.migration (number) VALUES (99)";
+    let later =
+        "-- ledger.a_later_release\nINSERT INTO red_envelope.migration (number) VALUES (99)";
     place.server.sql(place.database(), later);
     let why = open_at(&place.url, &world.clock).await.err().unwrap();
     assert!(
