@@ -388,18 +388,8 @@ impl Running {
         let _calls = tokio::join!(&mut self.grpc, &mut self.admin);
         settling.cancel();
         let _loops = (&mut self.settlement).await;
-        loop {
-            match joined.settlement.drain_once().await {
-                Ok(drained) if drained.more || drained.records > 0 => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "the last settlement failed: the next start goes on");
-                    break;
-                }
-            }
-        }
-        if let Err(error) = joined.settlement.leave().await {
-            tracing::warn!(%error, "the lease could not be ended: it runs out by itself");
+        if let Err(error) = joined.settlement.finish().await {
+            tracing::warn!(%error, "the last settlement failed: the next start goes on");
         }
     }
 }

@@ -106,10 +106,11 @@ fn migrate(sources: &Sources) -> anyhow::Result<String> {
         .enable_all()
         .build()?;
     let applied = match runtime.block_on(postgres::migrate(url.expose())) {
-        Err(error @ postgres::OpenError::Address(_)) => {
-            return Err(ConfigError(error.to_string()).into());
+        Err(postgres::OpenError::Ledger(error)) => {
+            anyhow::bail!("ledger.url can't be opened: {error}");
         }
-        applied => applied?,
+        Err(error) => return Err(ConfigError(error.to_string()).into()),
+        Ok(applied) => applied,
     };
     Ok(match applied {
         0 => "the schema is up to date".to_owned(),

@@ -152,8 +152,9 @@ impl Stores {
                 let clock = Arc::clone(&clock);
                 let opened = PostgresLedger::open(url.expose(), clock, keys.seal, entropy).await;
                 let ledger = opened.map_err(|error| match error {
-                    OpenError::Address(_) => StoresError::Setting(error.to_string()),
-                    error => failed("ledger.url", error.to_string()),
+                    OpenError::Ledger(error) => failed("ledger.url", error.to_string()),
+                    // What somebody has to change before a start can succeed.
+                    error => StoresError::Setting(error.to_string()),
                 })?;
                 (Books::Postgres(Arc::new(ledger)), folder)
             }

@@ -42,7 +42,7 @@ pub(super) async fn get_service_info(
         ack_level: ack_level(api).into(),
         ack_level_declared: false,
         hot_store: api.hot.kind().to_owned(),
-        ledger: "sqlite".to_owned(),
+        ledger: api.ledger.kind().to_owned(),
         partition_count: u32::from(count.get()),
         epochs: count.all().map(epoch).collect(),
         limits: Some(limits()),

@@ -91,6 +91,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Now, by the ledger's clock: what expiry is picked by.
     fn now(&self) -> UnixMs;
 
+    /// Its name in GetServiceInfo.
+    fn kind(&self) -> &'static str;
+
     /// Whether it serves; if not, a sentence that says what to change.
     fn ready(&self) -> Result<(), String>;
 

@@ -151,8 +151,8 @@ impl Registrar {
             return Ok(());
         }
         Err(RegistrarError::Layout(format!(
-            "the books in this folder belong to a hot store of {}, not of {}: start with that \
-             store, or name another folder with --data-dir",
+            "the books belong to a hot store of {}, not of {}: start with that store, or name other \
+             books (--data-dir for another folder, --ledger for another database)",
             laid_out(&on_record, &layout),
             laid_out(&layout, &on_record),
         )))

@@ -74,6 +74,11 @@ impl Lease {
         self.has(id.partition(partitions))
     }
 
+    /// Whether nobody else settles, as far as is known.
+    pub fn is_alone(&self) -> bool {
+        self.portion.lock().of <= 1
+    }
+
     /// Whether it is this process that does what one is enough for.
     pub fn is_first(&self) -> bool {
         self.portion.lock().rank == 0

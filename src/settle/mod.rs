@@ -205,12 +205,32 @@ impl Settlement {
         Arc::clone(&self.vitals)
     }
 
-    /// Renews the lease by which the partitions are divided among processes.
+    /// Renews the lease by which the partitions are divided among processes. One that can't reach the
+    /// hot store settles nothing, so it leaves its partitions to those who can.
     ///
     /// # Errors
     /// The ledger is out of reach: the division stays.
     pub async fn lease_once(&self) -> Result<(), SettleError> {
+        if self.hot.ready().is_err() {
+            return self.leave().await;
+        }
         self.lease.renew(&*self.ledger).await
+    }
+
+    /// Settles what waits before the process ends: all of it where no other process does, else what
+    /// its own partitions have now.
+    ///
+    /// # Errors
+    /// As [`Settlement::drain_once`]: the others, or the next start, go on.
+    pub async fn finish(&self) -> Result<(), SettleError> {
+        let left = self.leave().await;
+        loop {
+            let drained = self.drain_once().await?;
+            let more = drained.more || drained.records > 0;
+            if !more || !self.lease.is_alone() {
+                return left;
+            }
+        }
     }
 
     /// Leaves its partitions to the other processes.

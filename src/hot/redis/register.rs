@@ -142,7 +142,7 @@ impl Core {
         let recorded = String::from_utf8_lossy(reply::bytes(&there)?);
         Err(HotError::Unavailable(format!(
             "this Redis was begun with {recorded}, and this service has {own}: start with the \
-             number that it was begun with (hot.partitions) and on the data folder whose grabs it \
+             number that it was begun with (hot.partitions) and on the books whose grabs it \
              keeps, or use an empty Redis"
         )))
     }

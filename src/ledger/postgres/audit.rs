@@ -8,7 +8,7 @@
 //!
 //! # Bounds
 //! A page, and at most `PAGE_ROWS_MAX` discrepancies of each kind. `audit_totals` reads all tables on
-//! one snapshot.
+//! one snapshot, for as long as `AUDIT_WAIT` allows.
 //!
 //! # Not here
 //! What the hot store knows (the audit room). An edit that keeps every sum: whoever can write the
@@ -69,15 +69,20 @@ fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
     })
 }
 
-/// Postings whose entries don't sum to zero, or that have none.
+/// Postings whose entries and claims don't sum to zero, or that have none.
 const POSTINGS: &str = "-- ledger.audit_postings
     SELECT p.tenant, n.id,
-        'posting ' || p.row || ' (' || p.kind || ') sums to ' || coalesce(s.minor::text, 'nothing')
+        'posting ' || p.row || ' (' || p.kind || ') sums to '
+            || coalesce(e.minor + coalesce(c.paid, 0), c.paid)::text
     FROM posting p
-        LEFT JOIN (SELECT posting_row, sum(amount_minor) AS minor FROM entry GROUP BY posting_row) s
-            ON s.posting_row = p.row
+        LEFT JOIN (SELECT posting_row, sum(amount_minor) AS minor FROM entry GROUP BY posting_row) e
+            ON e.posting_row = p.row
+        LEFT JOIN (SELECT posting_row, sum(amount_minor) FILTER (WHERE NOT declined) AS paid
+                   FROM claim GROUP BY posting_row) c
+            ON c.posting_row = p.row
         LEFT JOIN envelope n ON n.row = p.envelope_row
-    WHERE s.minor IS DISTINCT FROM 0 AND ($2::text IS NULL OR p.tenant = $2) LIMIT $1";
+    WHERE (e.minor IS NULL OR e.minor + coalesce(c.paid, 0) <> 0)
+        AND ($2::text IS NULL OR p.tenant = $2) LIMIT $1";
 
 /// Entries whose account, envelope or posting is of another tenant or currency, or missing.
 const ENTRIES: &str = "-- ledger.audit_entries
@@ -99,8 +104,11 @@ const ACCOUNTS: &str = "-- ledger.audit_accounts
     SELECT a.tenant, NULL::bytea, 'account ' || a.row || ' (' || a.kind || ', ' || a.currency
         || ') has ' || a.available_minor || ', its entries sum to ' || coalesce(s.minor, 0)
     FROM account a
-        LEFT JOIN (SELECT account_row, sum(amount_minor) AS minor FROM entry
-                   WHERE account_row IS NOT NULL GROUP BY account_row) s
+        LEFT JOIN (SELECT account_row, sum(amount_minor) AS minor
+                   FROM (SELECT account_row, amount_minor FROM entry WHERE account_row IS NOT NULL
+                         UNION ALL
+                         SELECT account_row, amount_minor FROM claim WHERE NOT declined) moved
+                   GROUP BY account_row) s
             ON s.account_row = a.row
     WHERE a.available_minor <> coalesce(s.minor, 0) AND ($2::text IS NULL OR a.tenant = $2)
     LIMIT $1";
@@ -132,30 +140,36 @@ const ENVELOPES: &str = "-- ledger.audit_envelope_sums
         OR (n.state = 'closed' AND n.settled_minor + n.refunded_minor <> n.funded_minor))
     LIMIT $1";
 
-/// Claims without the entry that is their twin.
+/// Claims whose account or posting is of something else, or missing.
 const CLAIMS: &str = "-- ledger.audit_claims
-    SELECT n.tenant, n.id, 'claim ' || c.row || ' of share ' || c.share || ' says '
-        || c.amount_minor || ', its entry says ' || coalesce(e.amount_minor::text, 'nothing')
-    FROM claim c LEFT JOIN entry e ON e.row = c.row
-        LEFT JOIN posting p ON p.row = e.posting_row
-        LEFT JOIN account a ON a.row = e.account_row
-        LEFT JOIN envelope n ON n.row = c.envelope_row
-    WHERE ($2::text IS NULL OR n.tenant = $2) AND (e.amount_minor IS DISTINCT FROM c.amount_minor
+    SELECT n.tenant, n.id, 'the claim of share ' || c.share || ' over ' || c.amount_minor
+        || ' belongs to another tenant, currency, envelope or posting'
+    FROM claim c LEFT JOIN envelope n ON n.row = c.envelope_row
+        LEFT JOIN posting p ON p.row = c.posting_row
+        LEFT JOIN account a ON a.row = c.account_row
+    WHERE ($2::text IS NULL OR n.tenant = $2) AND (n.row IS NULL
         OR p.envelope_row IS DISTINCT FROM c.envelope_row
         OR p.kind IS DISTINCT FROM CASE WHEN c.declined THEN 'refund' ELSE 'settle' END
-        OR e.share IS DISTINCT FROM CASE WHEN c.declined THEN NULL ELSE c.share END
-        OR a.owner IS DISTINCT FROM CASE WHEN c.declined THEN n.sender ELSE c.grabber END
-        OR n.row IS NULL OR c.amount_minor < 1)
+        OR a.kind IS DISTINCT FROM 'owner' OR a.tenant IS DISTINCT FROM n.tenant
+        OR a.currency IS DISTINCT FROM n.currency OR c.share >= n.share_count)
     LIMIT $1";
 
-/// Credits for shares that nobody claimed.
-const UNCLAIMED: &str = "-- ledger.audit_unclaimed
-    SELECT p.tenant, n.id, 'entry ' || e.row || ' pays share ' || e.share || ' without a claim'
-    FROM entry e LEFT JOIN posting p ON p.row = e.posting_row
+/// Postings that pay shares, or give declined ones back, in another number or to another sum than
+/// their claims say.
+const PAID: &str = "-- ledger.audit_paid
+    SELECT n.tenant, n.id, 'posting ' || p.row || ' (' || p.kind || ') of ' || p.share_count
+        || ' shares takes ' || coalesce(-e.minor, 0) || ' from the escrow, its claims are '
+        || coalesce(c.claims, 0) || ' over ' || coalesce(c.minor, 0)
+    FROM posting p
+        LEFT JOIN (SELECT posting_row, count(*) AS claims, sum(amount_minor) AS minor
+                   FROM claim GROUP BY posting_row) c ON c.posting_row = p.row
+        LEFT JOIN (SELECT posting_row, sum(amount_minor) AS minor FROM entry
+                   WHERE envelope_row IS NOT NULL GROUP BY posting_row) e ON e.posting_row = p.row
         LEFT JOIN envelope n ON n.row = p.envelope_row
-        LEFT JOIN claim c ON c.row = e.row
-    WHERE e.share IS NOT NULL AND p.kind = 'settle' AND c.row IS NULL
-        AND ($2::text IS NULL OR p.tenant = $2)
+    WHERE ($2::text IS NULL OR p.tenant = $2)
+        AND (p.kind = 'settle' OR c.posting_row IS NOT NULL)
+        AND (c.minor IS DISTINCT FROM -e.minor
+            OR (p.kind = 'settle' AND c.claims IS DISTINCT FROM p.share_count))
     LIMIT $1";
 
 const QUESTIONS: [(DiscrepancyKind, &str); 6] = [
@@ -164,7 +178,7 @@ const QUESTIONS: [(DiscrepancyKind, &str); 6] = [
     (DiscrepancyKind::BalanceWrong, ACCOUNTS),
     (DiscrepancyKind::EnvelopeUnbalanced, ENVELOPES),
     (DiscrepancyKind::EnvelopeUnbalanced, CLAIMS),
-    (DiscrepancyKind::EnvelopeUnbalanced, UNCLAIMED),
+    (DiscrepancyKind::EnvelopeUnbalanced, PAID),
 ];
 
 /// Every posting, account, envelope and claim, and the sums of each currency. `tx` has one snapshot.
@@ -172,6 +186,7 @@ pub(super) async fn totals(
     tx: &Transaction<'_>,
     tenant: Option<&TenantId>,
 ) -> Result<AuditTotals, Fault> {
+    tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
     let mut discrepancies = Vec::new();
     for (kind, question) in QUESTIONS {
         let values: sql::Values<'_> = &[&page(PAGE_ROWS_MAX), &tenant.map(TenantId::as_str)];

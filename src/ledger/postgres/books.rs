@@ -1,8 +1,9 @@
 //! The connections, and how work is done on them: read, or written in one transaction.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{GenericClient, Pool};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -26,11 +27,34 @@ impl Desk {
     }
 }
 
+/// The longest try of a call: a server that was stopped, or a host that is gone, must not keep all
+/// connections. Its own limits are shorter, but it has to run to keep them.
+pub(super) const TRY_WAIT: Duration = Duration::from_secs(20);
+/// The same for what reads all tables.
+pub(super) const AUDIT_WAIT: Duration = Duration::from_secs(3_600);
+
 /// The connections, and what calls have at hand.
 pub(super) struct Books {
     pub pool: Pool,
     pub desk: Desk,
+    /// Why the last call came to no end, if it did not.
     pub trouble: Mutex<Option<String>>,
+    /// Why commits may be forgotten: then nothing is written.
+    pub forgetful: Mutex<Option<String>>,
+}
+
+/// A try that is over when its time is.
+pub(super) async fn in_time<T>(
+    wait: Duration,
+    attempt: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    match tokio::time::timeout(wait, attempt).await {
+        Ok(done) => done,
+        Err(_) => Err(Fault::Told(LedgerError::Unavailable(format!(
+            "PostgreSQL gave no answer within {} s",
+            wait.as_secs()
+        )))),
+    }
 }
 
 /// Runs `$work` in a transaction and commits it; again, where PostgreSQL says so.
@@ -47,7 +71,10 @@ macro_rules! write {
                 fail::fail_point!("ledger::after_commit");
                 Ok::<_, Fault>(done)
             };
-            match attempt.await {
+            if let Err(why) = $books.keeps() {
+                break Err(LedgerError::Unavailable(why));
+            }
+            match in_time(TRY_WAIT, attempt).await {
                 Ok(done) => break Ok(done),
                 Err(Fault::Again(why)) if tries < sql::TRIES_MAX => {
                     tracing::debug!(why, tries, "a transaction is tried again");
@@ -68,11 +95,56 @@ macro_rules! read {
             let $db = &client;
             $work.await
         };
-        $books.noted(attempt.await.map_err(LedgerError::from))
+        $books.noted(in_time(TRY_WAIT, attempt).await.map_err(LedgerError::from))
     }};
 }
 
+/// What a server must be set to so that it keeps what it has committed. Each answer is null where it is,
+/// else what to change.
+const SETTINGS: &str = "-- ledger.settings
+    SELECT
+        CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+            THEN 'synchronous_commit is ' || current_setting('synchronous_commit')
+                || ': set it to on (or remote_apply) for this user and database' END,
+        CASE WHEN current_setting('fsync') <> 'on' THEN 'fsync is off: set it to on' END,
+        CASE WHEN current_setting('full_page_writes') <> 'on'
+            THEN 'full_page_writes is off: set it to on' END,
+        CASE WHEN pg_is_in_recovery()
+            THEN 'it is a standby: name the primary in ledger.url' END";
+
+/// Why commits may be forgotten, or can't be made.
+pub(super) async fn why_forgetful(db: &impl GenericClient) -> Result<Option<String>, Fault> {
+    let Some(row) = sql::row(db, SETTINGS, &[]).await? else {
+        return Err(sql::broken("the server has no settings"));
+    };
+    let mut reasons = Vec::<String>::new();
+    for column in 0..row.len() {
+        reasons.extend(row.try_get::<_, Option<String>>(column)?);
+    }
+    Ok((!reasons.is_empty())
+        .then(|| format!("PostgreSQL can't keep books: {}", reasons.join("; "))))
+}
+
 impl Books {
+    /// Whether what is committed is kept.
+    pub fn keeps(&self) -> Result<(), String> {
+        self.forgetful.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// Looks whether it still is.
+    pub async fn look(&self) -> Result<(), LedgerError> {
+        let found = read!(self, |db| why_forgetful(db))?;
+        let mut noted = self.forgetful.lock();
+        if *noted != found {
+            match &found {
+                Some(why) => tracing::error!(why, "nothing is written to the books"),
+                None => tracing::info!("PostgreSQL keeps what is committed again"),
+            }
+            *noted = found;
+        }
+        Ok(())
+    }
+
     /// Remembers whether PostgreSQL could be reached, for readiness.
     pub fn noted<T>(&self, done: Result<T, LedgerError>) -> Result<T, LedgerError> {
         let trouble = match &done {

@@ -154,7 +154,6 @@ async fn refund(
             posting_row,
             side,
             amount_minor,
-            share: None,
         };
         journal.entry(entry_rows.next().ok_or_else(none)?, entry);
     }

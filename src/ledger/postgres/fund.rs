@@ -266,7 +266,6 @@ async fn post(
                 posting_row,
                 side,
                 amount_minor,
-                share: None,
             };
             journal.entry(row, entry);
         }

@@ -35,6 +35,7 @@ mod leaves;
 mod open;
 mod operators;
 mod partitions;
+mod payees;
 mod post;
 mod read;
 mod rows;
@@ -43,6 +44,7 @@ pub mod server_under_test;
 mod set_aside;
 mod settle;
 mod settle_post;
+mod settle_read;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -66,7 +68,7 @@ use super::{
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
     Transferred, Under,
 };
-use books::{Books, Desk, read, write};
+use books::{AUDIT_WAIT, Books, Desk, TRY_WAIT, in_time, read, write};
 use funds::Funds;
 pub use open::{CONNECTIONS_MAX, OpenError, migrate};
 use sql::Fault;
@@ -109,6 +111,7 @@ impl PostgresLedger {
             pool,
             desk,
             trouble: Mutex::default(),
+            forgetful: Mutex::default(),
         });
         Ok(Self {
             funds: Funds::start(Arc::clone(&books)),
@@ -130,8 +133,14 @@ impl Ledger for PostgresLedger {
         self.books.desk.now()
     }
 
+    fn kind(&self) -> &'static str {
+        "postgresql"
+    }
+
+    /// One that does not answer is no reason: grabs go on without it, and what waits for it has limits
+    /// of its own.
     fn ready(&self) -> Result<(), String> {
-        self.books.trouble.lock().clone().map_or(Ok(()), Err)
+        self.books.keeps()
     }
 
     async fn deposit(&self, transfer: Transfer) -> Result<Transferred, LedgerError> {
@@ -193,16 +202,18 @@ impl Ledger for PostgresLedger {
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError> {
-        let desk = &self.books.desk;
+        let (desk, care) = (&self.books.desk, settle::Care::default());
         write!(self.books, |tx| async {
             partitions::check(&tx, under).await?;
-            let settled = settle::settle(&tx, desk, &items).await?;
+            let settled = settle::settle(&tx, desk, &items, &care).await?;
             fail::fail_point!("settle::before_commit");
             Ok::<_, Fault>(settled)
         })
     }
 
     async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError> {
+        // The one call that is made again and again, whatever else is done.
+        self.books.look().await?;
         let now = self.now();
         write!(self.books, |tx| partitions::lease(
             &tx, now, &holder, for_ms
@@ -433,6 +444,7 @@ impl Ledger for PostgresLedger {
             let tx = snapshot.await.map_err(Fault::from)?;
             audit::totals(&tx, tenant.as_ref()).await
         };
-        self.books.noted(attempt.await.map_err(LedgerError::from))
+        let done = in_time(AUDIT_WAIT, attempt).await;
+        self.books.noted(done.map_err(LedgerError::from))
     }
 }

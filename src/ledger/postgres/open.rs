@@ -16,7 +16,7 @@ use crate::ledger::LedgerError;
 
 use super::leaves::commit_to;
 use super::sql::{self, Fault};
-use super::{Desk, leaves};
+use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_books.sql")];
@@ -32,8 +32,8 @@ const LOCK_OF_FOUNDING: (i32, i32) = (3, 0);
 pub const CONNECTIONS_MAX: usize = 32;
 /// For a connection, and for one from the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
-/// The longest statement: an audit reads all tables.
-const STATEMENT_MS_MAX: u32 = 60_000;
+/// The longest statement, but for the audit's.
+const STATEMENT_MS_MAX: u32 = 15_000;
 /// The longest wait for a lock. A batch takes milliseconds; this is for a process that stopped in one.
 const LOCK_MS_MAX: u32 = 10_000;
 /// A transaction that says nothing for so long is of a process that hangs: it must not keep its locks.
@@ -63,12 +63,9 @@ pub enum OpenError {
         /// Of this release.
         known: i32,
     },
-    /// Commits would be acknowledged before they are on disk.
-    #[error(
-        "synchronous_commit is {0}, so PostgreSQL forgets commits in a crash: set it to on (or \
-         remote_apply) for this user or database"
-    )]
-    Asynchronous(String),
+    /// Commits would be acknowledged before they are on disk, or can't be made.
+    #[error("{0}")]
+    Forgetful(String),
     /// The seal keys do not open the newest commitment.
     #[error(
         "the seal keys are not those of this ledger: {0}. Every process needs the key file of the \
@@ -76,7 +73,7 @@ pub enum OpenError {
     )]
     SealKeys(String),
     /// Out of reach, or not as it must be.
-    #[error("the ledger can't be opened: {0}")]
+    #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
 
@@ -114,10 +111,11 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
             "{own} -c search_path={SCHEMA} -c statement_timeout={STATEMENT_MS_MAX} \
              -c lock_timeout={LOCK_MS_MAX} \
              -c idle_in_transaction_session_timeout={IDLE_MS_MAX} \
+             -c plan_cache_mode=force_generic_plan \
              -c default_transaction_isolation=read\\ committed"
         ));
     let recycling = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
+        recycling_method: RecyclingMethod::Verified,
     };
     Pool::builder(Manager::from_config(config, NoTls, recycling))
         .max_size(CONNECTIONS_MAX)
@@ -201,8 +199,7 @@ async fn check_server(client: &Object) -> Result<(), OpenError> {
     let found = sql::row(
         client,
         "-- ledger.server
-         SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
-             current_setting('synchronous_commit')",
+         SELECT current_setting('server_version_num')::integer, current_setting('server_version')",
         &[],
     )
     .await?;
@@ -214,10 +211,9 @@ async fn check_server(client: &Object) -> Result<(), OpenError> {
         let version: String = row.try_get(1).map_err(Fault::from)?;
         return Err(OpenError::Version(version));
     }
-    let commit: String = row.try_get(2).map_err(Fault::from)?;
-    match commit.as_str() {
-        "on" | "remote_apply" | "remote_write" | "local" => Ok(()),
-        _ => Err(OpenError::Asynchronous(commit)),
+    match books::why_forgetful(client).await? {
+        None => Ok(()),
+        Some(why) => Err(OpenError::Forgetful(why)),
     }
 }
 

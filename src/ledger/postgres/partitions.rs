@@ -190,7 +190,6 @@ pub(super) async fn lease(
         &[&now.0],
     )
     .await?;
-    let found = found;
     let mut rank = 0;
     for (place, row) in found.iter().enumerate() {
         if row.try_get::<_, &str>(0)? == holder {

@@ -222,7 +222,6 @@ pub(super) struct Entry {
     pub posting_row: i64,
     pub side: Side,
     pub amount_minor: i64,
-    pub share: Option<u32>,
 }
 
 /// Postings with their entries, in the making.
@@ -278,10 +277,6 @@ impl Journal {
     }
 
     async fn write_entries(&self, tx: &Transaction<'_>) -> Result<(), Fault> {
-        let mut shares = Vec::with_capacity(self.entries.len());
-        for (_, entry) in &self.entries {
-            shares.push(entry.share.map(sql::int).transpose()?);
-        }
         let all = || self.entries.iter().map(|(_, entry)| entry);
         let rows: Vec<i64> = self.entries.iter().map(|(row, _)| *row).collect();
         let postings: Vec<i64> = all().map(|e| e.posting_row).collect();
@@ -298,7 +293,7 @@ impl Journal {
             })
             .collect();
         let amounts: Vec<i64> = all().map(|e| e.amount_minor).collect();
-        let values: sql::Values<'_> = &[&rows, &postings, &accounts, &escrows, &amounts, &shares];
+        let values: sql::Values<'_> = &[&rows, &postings, &accounts, &escrows, &amounts];
         if !rows.is_empty() {
             sql::run(tx, ENTRIES, values).await?;
         }
@@ -313,9 +308,8 @@ const POSTINGS: &str = "-- ledger.postings_of_a_batch
         $6::integer[], $7::text[]) u";
 
 const ENTRIES: &str = "-- ledger.entries_of_a_batch
-    INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor, share)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-        $6::integer[])";
+    INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
 
 /// Whether an owner's account can give so much.
 pub(super) fn check_debit(account: &Account, amount_minor: i64) -> Result<(), LedgerError> {

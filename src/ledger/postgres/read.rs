@@ -101,14 +101,19 @@ fn newest<T>(mut rows: Vec<T>, limit: usize, key: impl Fn(&T) -> i64) -> Vec<T> 
 }
 
 const ENTRIES: &str = "-- ledger.entries
-    SELECT e.row, e.posting_row, p.kind, e.amount_minor, p.posted_at, n.id, e.share, p.reference
+    SELECT e.row, e.posting_row, p.kind, e.amount_minor, p.posted_at, n.id, NULL::integer,
+        p.reference
     FROM entry e JOIN posting p ON p.row = e.posting_row
         LEFT JOIN envelope n ON n.row = p.envelope_row
-    WHERE e.account_row = $1 AND (e.share IS NOT NULL) = $2 AND e.row < $3
-    ORDER BY e.row DESC LIMIT $4";
+    WHERE e.account_row = $1 AND e.row < $2 ORDER BY e.row DESC LIMIT $3";
 
-/// Entries below `before`, the newest first. An account's index has two halves (shares, others),
-/// each of them sorted by row: a page of each holds the page of both.
+const SHARE_ENTRIES: &str = "-- ledger.share_entries
+    SELECT c.row, c.posting_row, p.kind, c.amount_minor, p.posted_at, n.id, c.share, p.reference
+    FROM claim c JOIN posting p ON p.row = c.posting_row JOIN envelope n ON n.row = c.envelope_row
+    WHERE c.account_row = $1 AND c.row < $2 AND NOT c.declined ORDER BY c.row DESC LIMIT $3";
+
+/// Entries below `before`, the newest first. An account's history is in two tables (shares, others),
+/// each with an index by row: a page of each holds the page of both.
 pub(super) async fn entries(
     db: &impl GenericClient,
     tenant: &TenantId,
@@ -118,14 +123,9 @@ pub(super) async fn entries(
 ) -> Result<Vec<EntryRow>, Fault> {
     let mut rows = Vec::new();
     for (account, currency) in accounts_of(db, tenant, owner, only).await? {
-        for of_share in [false, true] {
-            let values: sql::Values<'_> = &[
-                &account,
-                &of_share,
-                &before.unwrap_or(i64::MAX),
-                &page(limit),
-            ];
-            for row in sql::rows(db, ENTRIES, values).await? {
+        for question in [ENTRIES, SHARE_ENTRIES] {
+            let values: sql::Values<'_> = &[&account, &before.unwrap_or(i64::MAX), &page(limit)];
+            for row in sql::rows(db, question, values).await? {
                 rows.push(EntryRow {
                     entry: row.try_get(0)?,
                     posting: row.try_get(1)?,
@@ -149,9 +149,9 @@ const RECEIVED: &str = concat!(
     "-- ledger.received\nSELECT ",
     claim_columns!(),
     ", c.row, n.id, n.sender
-     FROM entry e JOIN claim c ON c.row = e.row JOIN envelope n ON n.row = c.envelope_row
-     WHERE e.account_row = $1 AND (e.share IS NOT NULL) = true AND e.row < $2
-     ORDER BY e.row DESC LIMIT $3"
+     FROM claim c JOIN account g ON g.row = c.account_row JOIN envelope n ON n.row = c.envelope_row
+     WHERE c.account_row = $1 AND NOT c.declined AND c.row < $2
+     ORDER BY c.row DESC LIMIT $3"
 );
 
 /// Shares paid to a grabber below `before`, the newest first.
@@ -239,6 +239,7 @@ pub(super) async fn claims(
             "-- ledger.claims\nSELECT ",
             claim_columns!(),
             " FROM envelope n JOIN claim c ON c.envelope_row = n.row
+                 JOIN account g ON g.row = c.account_row
              WHERE n.id = $1 AND c.share >= $2 ORDER BY c.share LIMIT $3"
         ),
         &[
@@ -262,8 +263,11 @@ pub(super) async fn claims_of(
         concat!(
             "-- ledger.claims_of\nSELECT ",
             claim_columns!(),
-            ", n.id FROM envelope n JOIN claim c ON c.envelope_row = n.row
-             WHERE n.id = ANY ($1) AND c.grabber = $2"
+            ", n.id FROM envelope n
+                 JOIN account g ON g.tenant = n.tenant AND g.kind = 'owner' AND g.owner = $2
+                     AND g.currency = n.currency
+                 JOIN claim c ON c.envelope_row = n.row AND c.account_row = g.row
+             WHERE n.id = ANY ($1)"
         ),
         &[&bytes_of(ids), &grabber.as_str()],
     )
@@ -285,7 +289,10 @@ pub(super) async fn best_claim(
         concat!(
             "-- ledger.best_claim\nSELECT ",
             claim_columns!(),
-            " FROM envelope n JOIN claim c ON c.row = n.best_claim WHERE n.id = $1"
+            " FROM envelope n
+                 JOIN claim c ON c.envelope_row = n.row AND c.share = n.best_share
+                 JOIN account g ON g.row = c.account_row
+             WHERE n.id = $1"
         ),
         &[&&id.to_bytes()[..]],
     )

@@ -117,10 +117,10 @@ pub(super) fn envelope(row: &Row) -> Result<EnvelopeRow, Fault> {
     })
 }
 
-/// The columns of [`held`], in its order.
+/// The columns of [`held`], in its order: of claim `c` and its grabber's account `g`.
 macro_rules! claim_columns {
     () => {
-        "c.grabber, c.share, c.amount_minor, c.granted_at, c.declined"
+        "g.owner, c.share, c.amount_minor, c.granted_at, c.declined"
     };
 }
 pub(super) use claim_columns;

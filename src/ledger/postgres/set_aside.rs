@@ -22,7 +22,7 @@ use crate::ledger::{AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, Sett
 use super::Desk;
 use super::operators;
 use super::rows::{at, count, envelope_id, find_envelope, long_count, page, person};
-use super::settle::{Aside, settle};
+use super::settle::{Aside, Care, settle};
 use super::settle_post::{CountsOf, write_counts};
 use super::sql::{self, Fault};
 
@@ -266,7 +266,7 @@ pub(super) async fn settle_parked(
     if items.is_empty() {
         return Ok(0);
     }
-    let verdicts = settle(tx, desk, &items).await?;
+    let verdicts = settle(tx, desk, &items, &Care::full()).await?;
     // One that was frozen again meanwhile stays parked.
     let done: Vec<i64> = rows
         .iter()
@@ -385,7 +385,7 @@ pub(super) async fn replay(
         None => SettleItem::Pay(letter.record.clone()),
         Some(reason) => SettleItem::SetAside(letter.record.clone(), reason),
     };
-    let verdicts = settle(tx, desk, &[item]).await?;
+    let verdicts = settle(tx, desk, &[item], &Care::full()).await?;
     let answer = match verdicts.first() {
         Some(Settled::Paid | Settled::Duplicate) => {
             settle_letter(tx, desk.now(), &letter, None).await?;

@@ -3,56 +3,58 @@
 //! # Shape
 //! | phase | what |
 //! |---|---|
-//! | read | the batch's envelopes, locked; claims that stand in its way; its accounts, locked |
+//! | read (`settle_read`) | the batch's envelopes, locked; its accounts; claims that stand in its way |
 //! | decide | in memory, a verdict a record, in order |
-//! | post | one posting a (batch, envelope): a claim and a credit entry a record, one debit of the escrow, balances once an account: a statement each |
+//! | post (`settle_post`) | a claim a record, by COPY; one posting a (batch, envelope) with one debit of the escrow; balances once an account |
 //!
 //! # Bounds
-//! [`SETTLE_BATCH_MAX`] records, so as many envelopes and accounts in memory. Some fifteen statements,
+//! [`SETTLE_BATCH_MAX`] records, so as many envelopes and accounts in memory. Some ten statements,
 //! however many records.
 //!
 //! # Ordering
 //! Every transaction that claims shares of an envelope, or closes it, holds its row: so the claims that
-//! were read are all there are, and what is decided stands. The unique keys are the last line. A
-//! record that stands in the books already is a duplicate whatever else is wrong with it or its
-//! envelope: settling is repeated after a crash, and the repeat must not be set aside. A record that is
-//! paid, or found to be, takes its own dead letter back in the same transaction.
+//! were read are all there are of these shares, and what is decided stands. What a batch takes for
+//! granted (that nobody in it has another share, that no account becomes too full) the unique key and
+//! a look at the balances that were moved refute: then all of it is done again, *carefully*, which
+//! asks first. A record that stands in the books already is a duplicate whatever else is wrong with it
+//! or its envelope: settling is repeated after a crash, and the repeat must not be set aside. A record
+//! that is paid, or found to be, takes its own dead letter back in the same transaction.
 //!
 //! # If it crashes here
 //! All verdicts of the batch stand or none; the repeat finds duplicates.
 //!
 //! # Not here
-//! Whether (share, amount) is what the seed says: the plan of the settle room. The phase post:
-//! `settle_post`. What becomes of records that can't be paid: `set_aside`.
+//! Whether (share, amount) is what the seed says: the plan of the settle room. What becomes of records
+//! that can't be paid: `set_aside`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::Row;
+use hashbrown::HashMap;
 
 use crate::domain::grab::OutboxRecord;
-use crate::domain::id::EnvelopeId;
-use crate::domain::money::{AMOUNT_MINOR_MAX, Currency};
+use crate::domain::money::Currency;
 use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::Desk;
-use super::post::{AccountName, Accounts};
-use super::rows::{count, currency, envelope_id};
-use super::sql::{self, Fault, broken};
+use super::payees::{PayeeAt, Payees};
+use super::sql::Fault;
 
 /// An envelope as the batch sees it: what the row says, and what the batch adds.
 pub(super) struct Escrow {
     pub row: i64,
     pub tenant: String,
     pub currency: Currency,
-    sender: String,
-    closed: bool,
-    frozen: bool,
+    pub sender: String,
+    pub closed: bool,
+    pub frozen: bool,
     /// It has open dead letters: one of them may be of a record that is paid now.
-    letters: bool,
-    share_count: u32,
+    pub letters: bool,
+    pub share_count: u32,
     /// Funded less all that went out, less what this batch pays.
-    left_minor: i64,
+    pub left_minor: i64,
+    /// Some of its shares have gone out before.
+    pub has_claims: bool,
     pub best: Option<Best>,
     pub paid: Sum,
     pub declined: Sum,
@@ -61,18 +63,8 @@ pub(super) struct Escrow {
 /// The best claim so far.
 #[derive(Clone, Copy)]
 pub(super) struct Best {
-    pub claim: BestClaim,
-    minor: i64,
-    share: u32,
-}
-
-/// Which claim it is.
-#[derive(Clone, Copy)]
-pub(super) enum BestClaim {
-    /// In the books, under this row.
-    Stands(i64),
-    /// Of this batch, at this place.
-    Made(usize),
+    pub minor: i64,
+    pub share: u32,
 }
 
 /// What the batch takes out of an escrow.
@@ -93,8 +85,16 @@ impl Sum {
 pub(super) struct Claim<'a> {
     pub escrow: usize,
     pub record: &'a OutboxRecord,
-    /// The grabber's, or the sender's if it was declined.
-    pub account: AccountName,
+    pub grabber: PayeeAt,
+}
+
+/// Whom a record is about.
+#[derive(Clone, Copy)]
+pub(super) struct Party {
+    pub escrow: usize,
+    pub grabber: PayeeAt,
+    /// Who takes a declined share back.
+    pub sender: Option<PayeeAt>,
 }
 
 /// What is done about a record that is not paid, or was paid after all.
@@ -110,30 +110,31 @@ pub(super) enum Aside<'a> {
 /// A batch in the making.
 pub(super) struct Batch<'a> {
     pub escrows: Vec<Escrow>,
-    escrow_of: HashMap<EnvelopeId, usize>,
+    pub payees: Payees<'a>,
+    /// Of each record; none where the envelope is unknown.
+    pub parties: Vec<Option<Party>>,
     /// By (envelope, share) and (envelope, grabber): what is claimed, before and by this batch.
-    by_share: HashMap<(usize, u32), Claimed>,
-    by_grabber: HashMap<(usize, String), Claimed>,
-    pub accounts: Accounts,
-    added: BTreeMap<AccountName, i64>,
+    pub by_share: HashMap<(usize, u32), Claimed>,
+    pub by_grabber: HashMap<(usize, PayeeAt), Claimed>,
     pub claims: Vec<Claim<'a>>,
     pub asides: Vec<Aside<'a>>,
 }
 
 /// A claim, to be compared with a record.
-#[derive(Clone, PartialEq, Eq)]
-struct Claimed {
-    share: u32,
-    grabber: String,
-    amount_minor: i64,
-    declined: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claimed {
+    pub share: u32,
+    /// None: somebody who is not of this batch.
+    pub grabber: Option<PayeeAt>,
+    pub amount_minor: i64,
+    pub declined: bool,
 }
 
 impl Claimed {
-    fn of(record: &OutboxRecord) -> Self {
+    fn of(record: &OutboxRecord, grabber: PayeeAt) -> Self {
         Self {
             share: record.grant.share,
-            grabber: record.grabber.as_str().to_owned(),
+            grabber: Some(grabber),
             amount_minor: record.grant.amount_minor,
             declined: record.declined,
         }
@@ -146,29 +147,48 @@ enum Obstacle {
     DeadLetter(&'static str),
 }
 
+/// Whether a batch was tried before: then it is done carefully.
+#[derive(Default)]
+pub(super) struct Care(AtomicU32);
+
+impl Care {
+    /// From the first try on, where a caller's transaction can't be tried again by itself.
+    pub fn full() -> Self {
+        Self(AtomicU32::new(1))
+    }
+}
+
 /// Posts a batch: one verdict a record, in order.
 pub(super) async fn settle(
     tx: &Transaction<'_>,
     desk: &Desk,
     items: &[SettleItem],
+    care: &Care,
 ) -> Result<Vec<Settled>, Fault> {
     if items.len() > SETTLE_BATCH_MAX {
         let why = format!("{} records are more than a batch", items.len());
         return Err(LedgerError::Broken(why).into());
     }
+    let careful = care.0.fetch_add(1, Ordering::Relaxed) > 0;
     // ---- read ----
     let records: Vec<&OutboxRecord> = items.iter().map(|item| record_of(item).0).collect();
-    let mut batch = Batch::read(tx, &records).await?;
+    let mut batch = Batch::read(tx, &records, careful).await?;
 
     // ---- decide ----
     let mut verdicts = Vec::with_capacity(items.len());
-    for item in items {
+    for (at, item) in items.iter().enumerate() {
         let (record, aside) = record_of(item);
-        verdicts.push(batch.decide(record, aside));
+        verdicts.push(batch.decide(at, record, aside));
+    }
+    if !careful && !batch.asides.is_empty() {
+        // Whoever has another share already is superseded, whatever else is wrong: that is asked first.
+        return Err(Fault::Again(
+            "a record can't be paid as it stands".to_owned(),
+        ));
     }
 
     // ---- post ----
-    batch.post(tx, desk.now()).await?;
+    batch.post(tx, desk.now(), careful).await?;
     Ok(verdicts)
 }
 
@@ -180,66 +200,40 @@ fn record_of(item: &SettleItem) -> (&OutboxRecord, Option<&'static str>) {
 }
 
 impl<'a> Batch<'a> {
-    // ---- read ----
-
-    async fn read(tx: &Transaction<'_>, records: &[&'a OutboxRecord]) -> Result<Self, Fault> {
-        let (escrows, escrow_of) = read_escrows(tx, records).await?;
-        let (by_share, by_grabber) = read_claims(tx, records, &escrows, &escrow_of).await?;
-        let mut names = BTreeSet::new();
-        for record in records {
-            if let Some(escrow) = escrow_of.get(&record.envelope) {
-                names.insert(credited(&escrows[*escrow], record));
-            }
-        }
-        Ok(Self {
-            accounts: Accounts::lock_open(tx, &names).await?,
-            escrows,
-            escrow_of,
-            by_share,
-            by_grabber,
-            added: BTreeMap::new(),
-            claims: Vec::new(),
-            asides: Vec::new(),
-        })
-    }
-
-    // ---- decide ----
-
     /// The verdict on one record; `aside` is the plan's reason not to pay it.
-    fn decide(&mut self, record: &'a OutboxRecord, aside: Option<&'static str>) -> Settled {
-        let Some(at) = self.escrow_of.get(&record.envelope).copied() else {
+    fn decide(
+        &mut self,
+        at: usize,
+        record: &'a OutboxRecord,
+        aside: Option<&'static str>,
+    ) -> Settled {
+        let Some(party) = self.parties[at] else {
             let reason = aside.unwrap_or("unknown_envelope");
             self.asides.push(Aside::Letter(None, record, reason));
             return Settled::DeadLetter;
         };
-        let account = credited(&self.escrows[at], record);
-        let obstacle = aside
-            .map(Obstacle::DeadLetter)
-            .or_else(|| self.obstacle(at, &account, record));
-        let before = self.claimed_before(at, record);
-        if obstacle.is_none() && before.is_none() {
-            self.claim(at, account, record);
-            self.resolve_letter(at, record);
-            return Settled::Paid;
-        }
+        let before = self.claimed_before(party, record);
         if let Some(verdict) = before {
             if verdict == Settled::Duplicate {
-                self.resolve_letter(at, record);
+                self.resolve_letter(party.escrow, record);
             }
             return verdict;
         }
-        let escrow = &mut self.escrows[at];
+        let obstacle = aside
+            .map(Obstacle::DeadLetter)
+            .or_else(|| self.obstacle(party, record));
+        let escrow = &mut self.escrows[party.escrow];
         match obstacle {
+            None => {
+                self.claim(party, record);
+                self.resolve_letter(party.escrow, record);
+                Settled::Paid
+            }
             Some(Obstacle::Frozen) => {
                 self.asides.push(Aside::Park(escrow.row, record));
                 Settled::Parked
             }
-            // Nobody has it and nothing is in its way: that was paid above.
-            Some(Obstacle::DeadLetter(_)) | None => {
-                let reason = match obstacle {
-                    Some(Obstacle::DeadLetter(reason)) => reason,
-                    _ => "undecided",
-                };
+            Some(Obstacle::DeadLetter(reason)) => {
                 // A closed envelope stays as it was closed: the letter does not count in its row.
                 let blocked = (!escrow.closed).then_some(escrow.row);
                 escrow.letters = true;
@@ -256,13 +250,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn obstacle(
-        &self,
-        at: usize,
-        account: &AccountName,
-        record: &OutboxRecord,
-    ) -> Option<Obstacle> {
-        let escrow = &self.escrows[at];
+    fn obstacle(&self, party: Party, record: &OutboxRecord) -> Option<Obstacle> {
+        let escrow = &self.escrows[party.escrow];
         let amount_minor = record.grant.amount_minor;
         let reason = if escrow.closed {
             "envelope_closed"
@@ -274,7 +263,7 @@ impl<'a> Batch<'a> {
             "amount_not_positive"
         } else if amount_minor > escrow.left_minor {
             "more_than_was_funded"
-        } else if !record.declined && self.has(account) > AMOUNT_MINOR_MAX - amount_minor {
+        } else if !record.declined && !self.payees.has_room(party.grabber, amount_minor) {
             "balance_too_large"
         } else {
             return None;
@@ -282,21 +271,13 @@ impl<'a> Batch<'a> {
         Some(Obstacle::DeadLetter(reason))
     }
 
-    /// What an account has with what this batch credits; one that is not open has nothing.
-    fn has(&self, account: &AccountName) -> i64 {
-        let before = self.accounts.find(account).map_or(0, |a| a.available_minor);
-        before + self.added.get(account).copied().unwrap_or(0)
-    }
-
     /// What an earlier claim of the share or of the grabber makes of a record.
-    fn claimed_before(&self, at: usize, record: &OutboxRecord) -> Option<Settled> {
-        let share = self.by_share.get(&(at, record.grant.share));
-        let grabber = self
-            .by_grabber
-            .get(&(at, record.grabber.as_str().to_owned()));
+    fn claimed_before(&self, party: Party, record: &OutboxRecord) -> Option<Settled> {
+        let share = self.by_share.get(&(party.escrow, record.grant.share));
+        let grabber = self.by_grabber.get(&(party.escrow, party.grabber));
         let mut earlier = share.into_iter().chain(grabber).peekable();
         earlier.peek()?;
-        let same = Claimed::of(record);
+        let same = Claimed::of(record, party.grabber);
         Some(match earlier.any(|claimed| *claimed == same) {
             true => Settled::Duplicate,
             false => Settled::Superseded,
@@ -304,156 +285,39 @@ impl<'a> Batch<'a> {
     }
 
     /// Puts a new claim into the sums.
-    fn claim(&mut self, at: usize, account: AccountName, record: &'a OutboxRecord) {
-        let claimed = Claimed::of(record);
-        self.by_grabber
-            .insert((at, claimed.grabber.clone()), claimed.clone());
+    fn claim(&mut self, party: Party, record: &'a OutboxRecord) {
+        let Party {
+            escrow: at,
+            grabber,
+            sender,
+        } = party;
+        let claimed = Claimed::of(record, grabber);
+        self.by_grabber.insert((at, grabber), claimed);
         self.by_share.insert((at, claimed.share), claimed);
         let (amount_minor, share) = (record.grant.amount_minor, record.grant.share);
         let escrow = &mut self.escrows[at];
         escrow.left_minor -= amount_minor;
-        if record.declined {
+        if let Some(sender) = sender {
             escrow.declined.add(amount_minor);
+            self.payees.give_back(sender, amount_minor);
         } else {
             escrow.paid.add(amount_minor);
+            self.payees.pay(grabber, amount_minor);
             let better = escrow.best.is_none_or(|best| {
                 (amount_minor, std::cmp::Reverse(share))
                     > (best.minor, std::cmp::Reverse(best.share))
             });
             if better {
                 escrow.best = Some(Best {
-                    claim: BestClaim::Made(self.claims.len()),
                     minor: amount_minor,
                     share,
                 });
             }
         }
-        *self.added.entry(account.clone()).or_default() += amount_minor;
         self.claims.push(Claim {
             escrow: at,
             record,
-            account,
+            grabber,
         });
     }
-}
-
-/// The account that a record credits: the grabber's, or the sender's if it was declined.
-fn credited(escrow: &Escrow, record: &OutboxRecord) -> AccountName {
-    let owner = match record.declined {
-        true => &escrow.sender,
-        false => record.grabber.as_str(),
-    };
-    AccountName::of(&escrow.tenant, owner, escrow.currency)
-}
-
-const LOCK_ESCROWS: &str = "-- ledger.lock_escrows
-    SELECT n.row, n.id, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
-        n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
-        n.dead_letter_count > 0, n.best_claim
-    FROM envelope n WHERE n.id = ANY ($1) ORDER BY n.row FOR NO KEY UPDATE";
-
-const BEST_CLAIMS: &str = "-- ledger.best_claims
-    SELECT row, amount_minor, share FROM claim WHERE row = ANY ($1)";
-
-type Escrows = (Vec<Escrow>, HashMap<EnvelopeId, usize>);
-
-async fn read_escrows(tx: &Transaction<'_>, records: &[&OutboxRecord]) -> Result<Escrows, Fault> {
-    let ids: BTreeSet<EnvelopeId> = records.iter().map(|record| record.envelope).collect();
-    let ids: Vec<Vec<u8>> = ids.iter().map(|id| id.to_bytes().to_vec()).collect();
-    let found = sql::rows(tx, LOCK_ESCROWS, &[&ids]).await?;
-    let mut bests = Vec::new();
-    for row in &found {
-        bests.extend(row.try_get::<_, Option<i64>>(10)?);
-    }
-    let mut best_of = HashMap::new();
-    if !bests.is_empty() {
-        // Read when the rows are locked: nobody makes a better one meanwhile.
-        for row in sql::rows(tx, BEST_CLAIMS, &[&bests]).await? {
-            let best = Best {
-                claim: BestClaim::Stands(row.try_get(0)?),
-                minor: row.try_get(1)?,
-                share: count(&row, 2)?,
-            };
-            best_of.insert(row.try_get::<_, i64>(0)?, best);
-        }
-    }
-    let (mut escrows, mut escrow_of) = (Vec::with_capacity(found.len()), HashMap::new());
-    for row in &found {
-        escrow_of.insert(envelope_id(row, 1)?, escrows.len());
-        escrows.push(escrow(row, &best_of)?);
-    }
-    Ok((escrows, escrow_of))
-}
-
-fn escrow(row: &Row, best_of: &HashMap<i64, Best>) -> Result<Escrow, Fault> {
-    let best: Option<i64> = row.try_get(10)?;
-    Ok(Escrow {
-        row: row.try_get(0)?,
-        tenant: row.try_get(2)?,
-        currency: currency(row, 3)?,
-        sender: row.try_get(4)?,
-        closed: row.try_get(5)?,
-        frozen: row.try_get(6)?,
-        share_count: count(row, 7)?,
-        left_minor: row.try_get(8)?,
-        letters: row.try_get(9)?,
-        best: best.and_then(|row| best_of.get(&row).copied()),
-        paid: Sum::default(),
-        declined: Sum::default(),
-    })
-}
-
-const CLAIMS_IN_THE_WAY: &str = "-- ledger.claims_in_the_way
-    SELECT c.envelope_row, c.share, c.grabber, c.amount_minor, c.declined
-    FROM unnest($1::bigint[], $2::integer[]) u (envelope_row, share)
-        JOIN claim c ON c.envelope_row = u.envelope_row AND c.share = u.share
-    UNION
-    SELECT c.envelope_row, c.share, c.grabber, c.amount_minor, c.declined
-    FROM unnest($1::bigint[], $3::text[]) u (envelope_row, grabber)
-        JOIN claim c ON c.envelope_row = u.envelope_row AND c.grabber = u.grabber";
-
-type Known = (
-    HashMap<(usize, u32), Claimed>,
-    HashMap<(usize, String), Claimed>,
-);
-
-async fn read_claims(
-    tx: &Transaction<'_>,
-    records: &[&OutboxRecord],
-    escrows: &[Escrow],
-    escrow_of: &HashMap<EnvelopeId, usize>,
-) -> Result<Known, Fault> {
-    let (mut rows, mut shares, mut grabbers) = (Vec::new(), Vec::new(), Vec::new());
-    for record in records {
-        let Some(at) = escrow_of.get(&record.envelope) else {
-            continue;
-        };
-        rows.push(escrows[*at].row);
-        // A number beyond the column's is nobody's share.
-        shares.push(i32::try_from(record.grant.share).unwrap_or(-1));
-        grabbers.push(record.grabber.as_str());
-    }
-    let at_of_row: HashMap<i64, usize> = escrows
-        .iter()
-        .enumerate()
-        .map(|(at, escrow)| (escrow.row, at))
-        .collect();
-    let (mut by_share, mut by_grabber) = (HashMap::new(), HashMap::new());
-    if rows.is_empty() {
-        return Ok((by_share, by_grabber));
-    }
-    for row in sql::rows(tx, CLAIMS_IN_THE_WAY, &[&rows, &shares, &grabbers]).await? {
-        let at = *at_of_row
-            .get(&row.try_get::<_, i64>(0)?)
-            .ok_or_else(|| broken("a claim of an envelope that was not asked for"))?;
-        let claimed = Claimed {
-            share: count(&row, 1)?,
-            grabber: row.try_get(2)?,
-            amount_minor: row.try_get(3)?,
-            declined: row.try_get(4)?,
-        };
-        by_share.insert((at, claimed.share), claimed.clone());
-        by_grabber.insert((at, claimed.grabber.clone()), claimed);
-    }
-    Ok((by_share, by_grabber))
 }

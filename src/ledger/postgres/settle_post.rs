@@ -1,20 +1,27 @@
 //! The last phase of settle: what a batch decided becomes claims, postings, entries and balances.
 //!
-//! *Ordering.* Numbers are taken when all is decided, and given in the order of the records, then of
-//! the envelopes: the same batch gives the same order.
+//! *Shape.* Claims go in by COPY: they are almost all of a batch, and each is the entry that credits its
+//! grabber. The rest is a statement a table.
+//!
+//! *Ordering.* Numbers of postings are given in the order of the envelopes, those of claims in the order
+//! of the records: the same batch gives the same order.
 //!
 //! *Not here.* Decisions: `settle`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::pin::pin;
 
 use deadpool_postgres::Transaction;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::Type;
 
 use crate::domain::id::UnixMs;
 use crate::domain::posting::PostingKind;
 
+use super::payees::PayeeAt;
 use super::post::{Entry, Journal, Posting, Side};
 use super::set_aside;
-use super::settle::{Batch, BestClaim, Escrow, Sum};
+use super::settle::{Batch, Best, Escrow, Party, Sum};
 use super::sql::{self, ENTRY_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
 
 /// What an envelope's counts of records that were set aside move by.
@@ -27,115 +34,162 @@ pub(super) struct Counts {
 /// By the envelope's row.
 pub(super) type CountsOf = BTreeMap<i64, Counts>;
 
+/// What leaves an escrow: to grabbers, or back to the sender.
+struct Movement {
+    escrow: usize,
+    declined: bool,
+    sum: Sum,
+}
+
+impl Movement {
+    fn key(&self) -> (usize, bool) {
+        (self.escrow, self.declined)
+    }
+}
+
+/// The postings of a batch, by (envelope of the batch, declined).
+type PostingOf = BTreeMap<(usize, bool), i64>;
+
 impl Batch<'_> {
     /// Writes what was decided.
-    pub async fn post(mut self, tx: &Transaction<'_>, now: UnixMs) -> Result<(), Fault> {
+    pub async fn post(
+        mut self,
+        tx: &Transaction<'_>,
+        now: UnixMs,
+        careful: bool,
+    ) -> Result<(), Fault> {
         let counts = set_aside::write(tx, now, &self.asides).await?;
-        let names: BTreeSet<_> = self.claims.iter().map(|c| c.account.clone()).collect();
-        self.accounts.open(tx, &names).await?;
-        let sums = || {
-            let both = |escrow: &Escrow| [escrow.paid, escrow.declined];
-            self.escrows
-                .iter()
-                .flat_map(both)
-                .filter(|sum| sum.count > 0)
-        };
-        let postings = sums().count();
-        let mut posting_rows = sql::numbers(tx, POSTING_NUMBERS, postings).await?;
-        let entries = self.claims.len() + postings;
-        let entry_rows = sql::numbers(tx, ENTRY_NUMBERS, entries).await?;
-        let entry_rows: Vec<i64> = entry_rows.collect();
-        let (claim_rows, escrow_rows) =
-            entry_rows.split_at(self.claims.len().min(entry_rows.len()));
-        let mut escrow_rows = escrow_rows.iter().copied();
+        self.open_accounts(tx).await?;
+        let sides = self.sides();
+        let posting_rows = sql::numbers(tx, POSTING_NUMBERS, sides.len()).await?;
+        let sides: Vec<(Movement, i64)> = sides.into_iter().zip(posting_rows).collect();
+        let posting_of = sides.iter().map(|(side, row)| (side.key(), *row)).collect();
+        let refunds = sides.iter().filter(|(side, _)| side.declined);
+        let entries = sides.len() + refunds.count();
+        // Sent one after the other, awaited together. Numbers of entries are drawn after those of the
+        // claims: in a history, declined money comes back after what was paid in the same batch.
+        let posted = futures_util::try_join!(
+            self.write_claims(tx, &posting_of),
+            sql::numbers(tx, ENTRY_NUMBERS, entries),
+            self.write_escrows(tx, counts),
+            self.payees.write(tx, careful),
+        );
+        match posted {
+            Ok(((), entry_rows, (), ())) => self.journal(&sides, entry_rows)?.write(tx, now).await,
+            // All that could be in the way was asked for.
+            Err(Fault::Again(why)) if careful && is_claimed(&why) => Err(broken(why)),
+            Err(fault) => Err(fault),
+        }
+    }
 
-        let mut journal = Journal::default();
-        let mut posting_of = BTreeMap::new();
-        for (at, escrow) in self.escrows.iter().enumerate() {
-            let sides = [
-                (PostingKind::Settle, escrow.paid, false),
-                (PostingKind::Refund, escrow.declined, true),
-            ];
-            for (kind, sum, declined) in sides {
-                if sum.count == 0 {
-                    continue;
+    async fn open_accounts(&mut self, tx: &Transaction<'_>) -> Result<(), Fault> {
+        let parties = self.claims.iter();
+        let mut wanted: Vec<PayeeAt> = parties.map(|claim| claim.grabber).collect();
+        wanted.extend(self.parties.iter().flatten().filter_map(|p| p.sender));
+        self.payees.open(tx, wanted.into_iter()).await
+    }
+
+    /// What leaves each escrow.
+    fn sides(&self) -> Vec<Movement> {
+        let mut sides = Vec::new();
+        for (escrow, from) in self.escrows.iter().enumerate() {
+            for (declined, sum) in [(false, from.paid), (true, from.declined)] {
+                if sum.count > 0 {
+                    sides.push(Movement {
+                        escrow,
+                        declined,
+                        sum,
+                    });
                 }
-                let none = || broken("there are no more numbers");
-                let posting_row = posting_rows.next().ok_or_else(none)?;
-                posting_of.insert((at, declined), posting_row);
-                journal.posting(posting_row, posting(escrow, kind, sum));
-                let debit = Entry {
-                    posting_row,
-                    side: Side::Escrow(escrow.row),
-                    amount_minor: -sum.minor,
-                    share: None,
-                };
-                journal.entry(escrow_rows.next().ok_or_else(none)?, debit);
             }
         }
-        for (claim, row) in self.claims.iter().zip(claim_rows) {
-            let record = claim.record;
-            let posting_row = posting_of.get(&(claim.escrow, record.declined)).copied();
-            let credit = Entry {
-                posting_row: posting_row.ok_or_else(|| broken("a claim has no posting"))?,
-                side: Side::Account(
-                    self.accounts
-                        .add(&claim.account, record.grant.amount_minor)?,
-                ),
-                amount_minor: record.grant.amount_minor,
-                share: (!record.declined).then_some(record.grant.share),
-            };
-            journal.entry(*row, credit);
-        }
-        // Sent one after the other, awaited together.
-        futures_util::try_join!(
-            self.write_claims(tx, claim_rows),
-            journal.write(tx, now),
-            self.accounts.write(tx),
-            self.write_escrows(tx, claim_rows, counts),
-        )?;
-        Ok(())
+        sides
     }
 
-    async fn write_claims(&self, tx: &Transaction<'_>, rows: &[i64]) -> Result<(), Fault> {
-        if rows.is_empty() {
-            return Ok(());
+    /// A posting a side: the escrow's debit, and for what was declined the sender's credit. The credits
+    /// for shares are the claims.
+    fn journal(
+        &self,
+        sides: &[(Movement, i64)],
+        mut entry_rows: impl Iterator<Item = i64>,
+    ) -> Result<Journal, Fault> {
+        let mut journal = Journal::default();
+        for (side, posting_row) in sides {
+            let escrow = &self.escrows[side.escrow];
+            journal.posting(*posting_row, posting(escrow, side));
+            let mut moved = vec![(Side::Escrow(escrow.row), -side.sum.minor)];
+            if side.declined {
+                let sender = self.sender_row(side.escrow)?;
+                moved.push((Side::Account(sender), side.sum.minor));
+            }
+            for (side, amount_minor) in moved {
+                let entry = Entry {
+                    posting_row: *posting_row,
+                    side,
+                    amount_minor,
+                };
+                let row = entry_rows.next();
+                journal.entry(
+                    row.ok_or_else(|| broken("there are no more numbers"))?,
+                    entry,
+                );
+            }
         }
-        let mut shares = Vec::with_capacity(rows.len());
-        for claim in &self.claims {
-            shares.push(int(claim.record.grant.share)?);
-        }
-        let all = || self.claims.iter();
-        let envelopes: Vec<i64> = all().map(|c| self.escrows[c.escrow].row).collect();
-        let grabbers: Vec<&str> = all().map(|c| c.record.grabber.as_str()).collect();
-        let amounts: Vec<i64> = all().map(|c| c.record.grant.amount_minor).collect();
-        let declined: Vec<bool> = all().map(|c| c.record.declined).collect();
-        let granted: Vec<i64> = all().map(|c| c.record.grant.at.0).collect();
-        let values: sql::Values<'_> = &[
-            &rows, &envelopes, &shares, &grabbers, &amounts, &declined, &granted,
-        ];
-        sql::run(tx, CLAIMS, values).await?;
-        Ok(())
+        Ok(journal)
     }
 
-    async fn write_escrows(
+    fn sender_row(&self, escrow: usize) -> Result<i64, Fault> {
+        let of_it = |party: &&Party| party.escrow == escrow;
+        let mut parties = self.parties.iter().flatten().filter(of_it);
+        let sender = parties.find_map(|party| party.sender);
+        sender
+            .and_then(|sender| self.payees.row(sender))
+            .ok_or_else(|| broken("a sender has no account"))
+    }
+
+    async fn write_claims(
         &self,
         tx: &Transaction<'_>,
-        claim_rows: &[i64],
-        mut counts: CountsOf,
+        posting_of: &PostingOf,
     ) -> Result<(), Fault> {
+        if self.claims.is_empty() {
+            return Ok(());
+        }
+        let copy = tx.prepare_cached(COPY_CLAIMS).await?;
+        let sink = tx.copy_in(&copy).await?;
+        let mut writer = pin!(BinaryCopyInWriter::new(sink, &CLAIM_TYPES));
+        for claim in &self.claims {
+            let record = claim.record;
+            let posting_row = posting_of.get(&(claim.escrow, record.declined));
+            let account_row = self.payees.row(claim.grabber);
+            let values: sql::Values<'_> = &[
+                &self.escrows[claim.escrow].row,
+                &int(record.grant.share)?,
+                &posting_row.ok_or_else(|| broken("a claim has no posting"))?,
+                &account_row.ok_or_else(|| broken("a claim has no account"))?,
+                &record.grant.amount_minor,
+                &record.declined,
+                &record.grant.at.0,
+            ];
+            writer.as_mut().write(values).await?;
+        }
+        writer.finish().await?;
+        Ok(())
+    }
+
+    async fn write_escrows(&self, tx: &Transaction<'_>, mut counts: CountsOf) -> Result<(), Fault> {
         let mut columns = EscrowColumns::default();
         for escrow in &self.escrows {
             let moved = counts.remove(&escrow.row);
             if moved.is_none() && escrow.paid.count + escrow.declined.count == 0 {
                 continue;
             }
-            let best = match escrow.best.map(|best| best.claim) {
-                Some(BestClaim::Stands(row)) => Some(row),
-                Some(BestClaim::Made(at)) => claim_rows.get(at).copied(),
-                None => None,
-            };
-            columns.push(escrow.row, (escrow.paid, escrow.declined), best, moved)?;
+            columns.push(
+                escrow.row,
+                (escrow.paid, escrow.declined),
+                escrow.best,
+                moved,
+            )?;
         }
         // Letters of envelopes that are not of this batch.
         for (row, moved) in counts {
@@ -145,16 +199,35 @@ impl Batch<'_> {
     }
 }
 
-fn posting(escrow: &Escrow, kind: PostingKind, sum: Sum) -> Posting {
+/// Whether it was a share's or a grabber's unique key that refused a batch.
+fn is_claimed(why: &str) -> bool {
+    why.contains("claim_of_")
+}
+
+const COPY_CLAIMS: &str = "-- ledger.copy_claims
+    COPY claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    FROM STDIN (FORMAT binary)";
+const CLAIM_TYPES: [Type; 7] = [
+    Type::INT8,
+    Type::INT4,
+    Type::INT8,
+    Type::INT8,
+    Type::INT8,
+    Type::BOOL,
+    Type::INT8,
+];
+
+fn posting(escrow: &Escrow, side: &Movement) -> Posting {
+    let (kind, share_count) = match side.declined {
+        false => (PostingKind::Settle, side.sum.count),
+        true => (PostingKind::Refund, 0),
+    };
     Posting {
         tenant: escrow.tenant.clone(),
         kind,
         currency: escrow.currency,
         envelope_row: Some(escrow.row),
-        share_count: match kind {
-            PostingKind::Settle => sum.count,
-            _ => 0,
-        },
+        share_count,
         reference: String::new(),
     }
 }
@@ -167,7 +240,8 @@ struct EscrowColumns {
     paid: Vec<i64>,
     declined_counts: Vec<i32>,
     declined: Vec<i64>,
-    bests: Vec<Option<i64>>,
+    best_shares: Vec<Option<i32>>,
+    best_minors: Vec<Option<i64>>,
     letters: Vec<i32>,
     parked: Vec<i32>,
 }
@@ -177,7 +251,7 @@ impl EscrowColumns {
         &mut self,
         row: i64,
         (paid, declined): (Sum, Sum),
-        best: Option<i64>,
+        best: Option<Best>,
         moved: Option<Counts>,
     ) -> Result<(), Fault> {
         let moved = moved.unwrap_or_default();
@@ -186,7 +260,9 @@ impl EscrowColumns {
         self.paid.push(paid.minor);
         self.declined_counts.push(int(declined.count)?);
         self.declined.push(declined.minor);
-        self.bests.push(best);
+        self.best_shares
+            .push(best.map(|best| int(best.share)).transpose()?);
+        self.best_minors.push(best.map(|best| best.minor));
         self.letters.push(moved.letters);
         self.parked.push(moved.parked);
         Ok(())
@@ -202,7 +278,8 @@ impl EscrowColumns {
             &self.paid,
             &self.declined_counts,
             &self.declined,
-            &self.bests,
+            &self.best_shares,
+            &self.best_minors,
             &self.letters,
             &self.parked,
         ];
@@ -220,21 +297,18 @@ pub(super) async fn write_counts(tx: &Transaction<'_>, counts: CountsOf) -> Resu
     columns.write(tx).await
 }
 
-const CLAIMS: &str = "-- ledger.claims_of_a_batch
-    INSERT INTO claim (row, envelope_row, share, grabber, amount_minor, declined, granted_at)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::text[], $5::bigint[],
-        $6::boolean[], $7::bigint[])";
-
 const ESCROWS: &str = "-- ledger.escrows_of_a_batch
     UPDATE envelope n SET
         settled_count = n.settled_count + u.paid_count,
         settled_minor = n.settled_minor + u.paid_minor,
         declined_count = n.declined_count + u.declined_count,
         refunded_minor = n.refunded_minor + u.declined_minor,
-        best_claim = coalesce(u.best, n.best_claim),
+        best_share = coalesce(u.best_share, n.best_share),
+        best_minor = coalesce(u.best_minor, n.best_minor),
         dead_letter_count = n.dead_letter_count + u.letters,
         parked_count = n.parked_count + u.parked
     FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::integer[], $5::bigint[],
-            $6::bigint[], $7::integer[], $8::integer[])
-        u (row, paid_count, paid_minor, declined_count, declined_minor, best, letters, parked)
+            $6::integer[], $7::bigint[], $8::integer[], $9::integer[])
+        u (row, paid_count, paid_minor, declined_count, declined_minor, best_share, best_minor,
+           letters, parked)
     WHERE n.row = u.row";

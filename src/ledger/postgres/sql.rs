@@ -18,7 +18,9 @@ pub(super) const TRIES_MAX: u32 = 8;
 
 /// Constraints that two callers of the same thing run into together: who was second finds, when he
 /// repeats, what the first one made.
-const RACES: [&str; 5] = [
+const RACES: [&str; 7] = [
+    "claim_of_share",
+    "claim_of_grabber",
     "request_is_made_once",
     "batch_is_committed_to_once",
     "envelope_of_leaf",
@@ -62,9 +64,12 @@ impl From<Error> for Fault {
             });
         };
         let code = told.code();
-        let text = format!("{} ({})", told.message(), code.code());
+        let constraint = told.constraint().unwrap_or_default();
+        let text = format!("{} ({} {constraint})", told.message(), code.code());
         if *code == SqlState::T_R_SERIALIZATION_FAILURE
             || *code == SqlState::T_R_DEADLOCK_DETECTED
+            // Of statements sent together, the one that failed may be heard of after the next one.
+            || *code == SqlState::IN_FAILED_SQL_TRANSACTION
             || told.constraint().is_some_and(|name| RACES.contains(&name))
         {
             return Self::Again(text);
@@ -162,7 +167,7 @@ pub(super) const ENVELOPE_NUMBERS: &str = "-- ledger.envelope_numbers\nSELECT ne
 /// Of a posting.
 pub(super) const POSTING_NUMBERS: &str =
     "-- ledger.posting_numbers\nSELECT nextval('posting_row') FROM generate_series(1, $1::bigint)";
-/// Of an entry or a claim.
+/// Of an entry. Claims take theirs from the same sequence by themselves.
 pub(super) const ENTRY_NUMBERS: &str =
     "-- ledger.entry_numbers\nSELECT nextval('entry_row') FROM generate_series(1, $1::bigint)";
 

@@ -135,7 +135,6 @@ async fn post(
             posting_row,
             side: Side::Account(accounts.add(name, moved_minor)?),
             amount_minor: moved_minor,
-            share: None,
         };
         journal.entry(entry_rows.next().ok_or_else(number)?, entry);
     }

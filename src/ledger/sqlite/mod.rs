@@ -186,6 +186,10 @@ impl Ledger for SqliteLedger {
         self.clock.now()
     }
 
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
     fn ready(&self) -> Result<(), String> {
         self.writer.check()
     }

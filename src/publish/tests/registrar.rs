@@ -141,9 +141,9 @@ async fn books_of_another_store_are_named_in_a_sentence() {
     };
     assert_eq!(
         says(layout("redis", 1, 64)).await,
-        "the books in this folder belong to a hot store of kind embedded with 1 partition, not of \
-         kind redis with 64 partitions: start with that store, or name another folder with \
-         --data-dir"
+        "the books belong to a hot store of kind embedded with 1 partition, not of kind redis with 64 \
+         partitions: start with that store, or name other books (--data-dir for another folder, \
+         --ledger for another database)"
     );
     let other_rows = says(layout("embedded", 2, 1)).await;
     assert!(other_rows.contains("in layout 1, not of"), "{other_rows}");

@@ -42,7 +42,8 @@ CREATE TABLE envelope (
     declined_count    integer NOT NULL DEFAULT 0 CHECK (declined_count >= 0),
     refunded_minor    bigint  NOT NULL DEFAULT 0 CHECK (refunded_minor >= 0),
     made_good_minor   bigint  NOT NULL DEFAULT 0 CHECK (made_good_minor >= 0),
-    best_claim        bigint,
+    best_share        integer,
+    best_minor        bigint,
     dead_letter_count integer NOT NULL DEFAULT 0 CHECK (dead_letter_count >= 0),
     parked_count      integer NOT NULL DEFAULT 0 CHECK (parked_count >= 0),
     state             text    NOT NULL CHECK (state IN ('funding', 'live', 'closing', 'closed')),
@@ -54,6 +55,7 @@ CREATE TABLE envelope (
     CONSTRAINT envelope_of_leaf UNIQUE (tenant, leaf_number),
     CONSTRAINT envelope_not_overdrawn CHECK (settled_minor + refunded_minor <= funded_minor),
     CONSTRAINT envelope_not_overclaimed CHECK (settled_count + declined_count <= share_count),
+    CONSTRAINT envelope_best_is_whole CHECK ((best_share IS NULL) = (best_minor IS NULL)),
     CONSTRAINT envelope_over_for_a_reason CHECK (
         (state IN ('closing', 'closed')) = (reason IS NOT NULL)),
     CONSTRAINT envelope_closed_in_balance CHECK (
@@ -77,7 +79,7 @@ CREATE INDEX envelope_closing ON envelope (row) WHERE state = 'closing' AND NOT 
 CREATE INDEX envelope_parked ON envelope (row) WHERE parked_count > 0 AND NOT frozen;
 CREATE INDEX envelope_frozen ON envelope (row) WHERE frozen;
 
--- Why money moved. Its entries sum to zero; `share_count` says how many shares it paid.
+-- Why money moved. Its entries, and the claims that it paid, sum to zero; `share_count` says how many.
 CREATE TABLE posting (
     row          bigint  NOT NULL PRIMARY KEY,
     tenant       text    NOT NULL,
@@ -93,9 +95,10 @@ CREATE TABLE posting (
 );
 CREATE SEQUENCE posting_row OWNED BY posting.row;
 
--- One debit (negative) or credit (positive), of an account or of an envelope's escrow. References to
--- what was read and locked in the same transaction are left to the code and the audit: a foreign key
--- would look each of a batch's rows up again.
+-- One debit (negative) or credit (positive), of an account or of an envelope's escrow. The credits for
+-- shares are claims. References to what was read and locked in the same transaction are left to the
+-- code and the audit: a foreign key would look each of a batch's rows up again.
+CREATE SEQUENCE entry_row;
 CREATE TABLE entry (
     row          bigint  NOT NULL PRIMARY KEY,
     posting_row  bigint  NOT NULL,
@@ -103,33 +106,28 @@ CREATE TABLE entry (
     envelope_row bigint,
     amount_minor bigint  NOT NULL CHECK (
         amount_minor <> 0 AND amount_minor BETWEEN -9000000000000000 AND 9000000000000000),
-    share        integer,
-    CONSTRAINT entry_has_one_side CHECK ((account_row IS NULL) <> (envelope_row IS NULL)),
-    CONSTRAINT entry_of_share_pays CHECK (
-        share IS NULL OR (account_row IS NOT NULL AND amount_minor > 0))
+    CONSTRAINT entry_has_one_side CHECK ((account_row IS NULL) <> (envelope_row IS NULL))
 );
--- Entries and claims take their rows from here: a claim is the twin of the entry with its number.
-CREATE SEQUENCE entry_row OWNED BY entry.row;
-
--- An account's history, and within it the shares it was paid: ListEntries merges both halves by row,
--- ListReceivedShares reads the second.
-CREATE INDEX entry_of_account ON entry (account_row, (share IS NOT NULL), row)
-    WHERE account_row IS NOT NULL;
+CREATE INDEX entry_of_account ON entry (account_row, row) WHERE account_row IS NOT NULL;
 CREATE INDEX entry_of_escrow ON entry (envelope_row, row) WHERE envelope_row IS NOT NULL;
 
--- A share and to whom it went: the twin of the credit entry with the same row. A declined share's
--- entry credits the sender.
+-- A share and to whom it went: the grabber's account. Unless it was declined, it is the entry that
+-- credits this account, in the posting that debits the escrow; a declined share's money goes back by
+-- an entry of the sender's. Rows come from the sequence of the entries, so that an account's history
+-- has one order.
 CREATE TABLE claim (
-    row          bigint  NOT NULL PRIMARY KEY,
+    row          bigint  NOT NULL DEFAULT nextval('entry_row'),
     envelope_row bigint  NOT NULL,
     share        integer NOT NULL CHECK (share >= 0),
-    grabber      text    NOT NULL CHECK (grabber <> ''),
+    posting_row  bigint  NOT NULL,
+    account_row  bigint  NOT NULL,
     amount_minor bigint  NOT NULL CHECK (amount_minor BETWEEN 1 AND 9000000000000000),
     declined     boolean NOT NULL,
     granted_at   bigint  NOT NULL,
-    CONSTRAINT claim_of_share UNIQUE (envelope_row, share),
-    CONSTRAINT claim_of_grabber UNIQUE (envelope_row, grabber)
+    CONSTRAINT claim_of_share PRIMARY KEY (envelope_row, share),
+    CONSTRAINT claim_of_grabber UNIQUE (envelope_row, account_row)
 );
+CREATE INDEX claim_of_account ON claim (account_row, row);
 
 -- What a request made, for ever: the same request has no second effect.
 CREATE TABLE idempotency (

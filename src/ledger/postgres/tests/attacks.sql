@@ -3,36 +3,36 @@
 -- carol's declined 5 back.
 
 -- ledger.attack: a share twice
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 0, 'mallory', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 0, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a grabber twice
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 2, 'bob', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'bob';
 
 -- ledger.attack: a grabber twice after declining
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 2, 'carol', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'carol';
 
 -- ledger.attack: nothing as a share
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 2, 'mallory', 0, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 2, 1, row, 0, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a negative share
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 2, 'mallory', -1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 2, 1, row, -1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share that there is not
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 4, 'mallory', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 2, 4, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share of a closed envelope
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 1, 1, 'mallory', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 1, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share of no envelope
-INSERT INTO claim
-    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 99, 1, 'mallory', 1, false, 0);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 99, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: overdrawing
 UPDATE account SET available_minor = -1 WHERE owner = 'bob';
@@ -89,20 +89,19 @@ UPDATE entry SET amount_minor = 41 WHERE amount_minor = 40;
 DELETE FROM entry WHERE row = 1;
 
 -- ledger.attack: an entry of nothing
-INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor, share)
-    VALUES (900, 1, 1, NULL, 0, NULL);
+INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor)
+    VALUES (900, 1, 1, NULL, 0);
 
 -- ledger.attack: an entry of two sides
-INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor, share)
-    VALUES (900, 1, 1, 2, 5, NULL);
+INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor)
+    VALUES (900, 1, 1, 2, 5);
 
 -- ledger.attack: an entry of no side
-INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor, share)
-    VALUES (900, 1, NULL, NULL, 5, NULL);
+INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor)
+    VALUES (900, 1, NULL, NULL, 5);
 
--- ledger.attack: a share that takes
-INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor, share)
-    VALUES (900, 1, 1, NULL, -5, 3);
+-- ledger.attack: half a best share
+UPDATE envelope SET best_minor = NULL WHERE row = 2;
 
 -- ledger.attack: editing a posting
 UPDATE posting SET kind = 'refund' WHERE row = 1;
@@ -111,7 +110,7 @@ UPDATE posting SET kind = 'refund' WHERE row = 1;
 DELETE FROM posting WHERE row = 1;
 
 -- ledger.attack: editing a claim
-UPDATE claim SET grabber = 'mallory' WHERE grabber = 'bob';
+UPDATE claim SET account_row = account_row + 1;
 
 -- ledger.attack: deleting a claim
 DELETE FROM claim;

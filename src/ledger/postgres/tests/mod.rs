@@ -27,7 +27,7 @@ fn shared(release: Release) -> Arc<PostgresServer> {
     if let Some(server) = shared.upgrade() {
         return server;
     }
-    let server = Arc::new(PostgresServer::start(release, &["fsync=off"]));
+    let server = Arc::new(PostgresServer::start(release, &[]));
     *shared = Arc::downgrade(&server);
     server
 }

@@ -193,7 +193,7 @@ async fn books_that_are_not_ours_are_refused_with_what_to_do() {
     let forgetful = "options=-csynchronous_commit%3Doff";
     let url = format!("{}?{forgetful}", place.server.database());
     let why = open_at(&url, &world.clock).await.err().unwrap();
-    assert!(matches!(why, OpenError::Asynchronous(_)), "{why}");
+    assert!(matches!(why, OpenError::Forgetful(_)), "{why}");
 
     for (address, expected) in [
         ("postgresql://red@127.0.0.1/db?sslmode=require", "TLS"),
@@ -262,5 +262,48 @@ async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
         (rows[0].currency, rows[0].available_minor),
         (cny(0).currency, 100)
     );
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_server_that_would_forget_is_written_to_no_more() {
+    use super::{PostgresServer, Release};
+    let server = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
+    let server = server.await.unwrap();
+    let url = server.database();
+    let clock = ManualClock::at(NOON_MS);
+    let ledger = Arc::new(open_at(&url, &clock).await.unwrap());
+    let world = World {
+        ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
+        clock,
+    };
+    world.deposit("alice", 100, "d1").await;
+    for setting in ["synchronous_commit", "fsync", "full_page_writes"] {
+        let turn = |value| {
+            server.sql("postgres", &format!("ALTER SYSTEM SET {setting} = {value}"));
+            server.sql("postgres", "-- ledger.reload\nSELECT pg_reload_conf()");
+        };
+        turn("off");
+        // Sessions read the new settings before their next statement, or the one after it.
+        let refused = async {
+            while ledger.ready().is_ok() {
+                let _seen = ledger.lease("a".to_owned(), 5_000).await;
+            }
+        };
+        refused.await;
+        let why = ledger.ready().unwrap_err();
+        assert!(why.contains(setting), "{why}");
+        let transfer = crate::ledger::conformance::transfer("alice", 1, setting);
+        let refusal = ledger.deposit(transfer.clone()).await;
+        assert!(
+            matches!(&refusal, Err(LedgerError::Unavailable(told)) if *told == why),
+            "{refusal:?}"
+        );
+        turn("on");
+        while ledger.ready().is_err() {
+            ledger.lease("a".to_owned(), 5_000).await.unwrap();
+        }
+        assert!(!ledger.deposit(transfer).await.unwrap().replayed);
+    }
     world.audit().await;
 }

@@ -1,0 +1,118 @@
+//! Measures how fast grabs reach books in PostgreSQL, beside the ways in which peers do it.
+//!
+//! `make bench` or `cargo bench --bench settle`, with PostgreSQL 15 where Debian puts it or in the
+//! folder named by RED_ENVELOPE_POSTGRES. A server of its own on loopback, fsync and
+//! synchronous_commit on.
+//!
+//! | figure | what |
+//! |---|---|
+//! | `settle_per_s` | grabs a second through [`Ledger::settle`], 200,000 accounts, uniform |
+//! | `settle_per_s_duplicates` | the same, where 5 % of the records stand in the books already; they count |
+//! | `settle_per_s_skewed` | the same, where half of the grabs are of 1 % of the accounts |
+//! | `settle_per_s_2m_accounts` | 2,000,000 accounts, uniform |
+//! | `settle_over_single_tx` | over one transaction a grab, through the same door and as many at once |
+//! | `settle_over_row_lock` | over `SELECT … FOR UPDATE` on one envelope's row, 16 at once (`peers.rs`) |
+//! | `settle_over_raw_copy` | over COPY of as many bytes into a table without a key |
+//!
+//! Nothing is folded later: both unique keys, each account's history and its exact balance are written
+//! in the transaction that is measured, so the clock stops with the last commit.
+//!
+//! **Bounds**: [`ROUNDS`] rounds of [`GRABS`] grabs a figure.
+
+mod peers;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use stage::{Crowd, Stage};
+
+/// Rounds; medians are told.
+const ROUNDS: usize = 3;
+/// Grabs of a figure.
+const GRABS: u32 = 400_000;
+/// Grabs of one that does one a transaction.
+const SINGLE_GRABS: u32 = 10_000;
+/// Accounts of most figures, and of the larger.
+const ACCOUNTS: u32 = 200_000;
+const ACCOUNTS_MANY: u32 = 2_000_000;
+
+/// Goals: (figure, at least).
+const GOALS: [(&str, f64); 4] = [
+    ("settle_per_s", 150_000.0),
+    ("settle_per_s_2m_accounts", 100_000.0),
+    ("settle_over_single_tx", 40.0),
+    ("settle_over_raw_copy", 0.25),
+];
+
+type Figures = BTreeMap<&'static str, f64>;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let mut rounds = Vec::new();
+    for number in 1..=ROUNDS {
+        let round = round().await?;
+        println!("round {number}: {round:.2?}");
+        rounds.push(round);
+    }
+    let mut summary = serde_json::Map::new();
+    println!("medians of {ROUNDS} rounds");
+    for name in rounds[0].keys() {
+        let mut values: Vec<f64> = rounds.iter().map(|round| round[name]).collect();
+        values.sort_by(f64::total_cmp);
+        let median = values[ROUNDS / 2];
+        let goal = GOALS.iter().find(|(of, _)| of == name);
+        let goal = goal.map_or(String::new(), |(_, goal)| {
+            let verdict = if median >= *goal { "met" } else { "MISSED" };
+            format!("   goal ≥ {goal}: {verdict}")
+        });
+        println!("{name:>32} {median:>12.2}{goal}");
+        summary.insert((*name).to_owned(), median.into());
+    }
+    write(summary)
+}
+
+async fn round() -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    let stage = Stage::set(ACCOUNTS).await?;
+    let uniform = stage.settle(Crowd::Uniform, GRABS).await?;
+    figures.insert("settle_per_s", uniform);
+    let duplicates = stage.settle(Crowd::Duplicates, GRABS).await?;
+    figures.insert("settle_per_s_duplicates", duplicates);
+    let skewed = stage.settle(Crowd::Skewed, GRABS).await?;
+    figures.insert("settle_per_s_skewed", skewed);
+    let single = stage.settle_singly(SINGLE_GRABS).await?;
+    figures.insert("single_tx_per_s", single);
+    figures.insert("settle_over_single_tx", uniform / single);
+    let locked = peers::row_lock(&stage, SINGLE_GRABS).await?;
+    figures.insert("row_lock_per_s", locked);
+    figures.insert("settle_over_row_lock", uniform / locked);
+    let copied = peers::raw_copy(&stage, GRABS).await?;
+    figures.insert("raw_copy_per_s", copied);
+    figures.insert("settle_over_raw_copy", uniform / copied);
+    stage.audit().await?;
+    drop(stage);
+
+    let stage = Stage::set(ACCOUNTS_MANY).await?;
+    let many = stage.settle(Crowd::Uniform, GRABS).await?;
+    figures.insert("settle_per_s_2m_accounts", many);
+    stage.audit().await?;
+    Ok(figures)
+}
+
+/// Beside the figures of the other benchmarks.
+fn write(figures: serde_json::Map<String, serde_json::Value>) -> anyhow::Result<()> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let folder = target.context("cargo's target folder")?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("summary.json");
+    let mut all: serde_json::Map<_, _> = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(_) => serde_json::Map::new(),
+    };
+    all.extend(figures);
+    std::fs::write(&path, serde_json::to_vec_pretty(&all)?)?;
+    println!("figures for programs: {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Books in PostgreSQL with accounts and funded envelopes, and crowds that grab.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use red_envelope::clock::SystemClock;
+use red_envelope::domain::audience::Audience;
+use red_envelope::domain::envelope::{Draft, Kind, Reveal};
+use red_envelope::domain::fairness::{SealKey, SealKeys};
+use red_envelope::domain::grab::{Grant, OutboxRecord};
+use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
+use red_envelope::domain::money::{Currency, Money};
+use red_envelope::domain::split::Split;
+use red_envelope::ledger::postgres::PostgresLedger;
+use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
+use red_envelope::ledger::{Fund, Ledger, SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Under};
+
+/// Shares of an envelope: a large group.
+const SHARES: u32 = 100;
+/// Envelopes that are funded at once.
+const FUNDS_IN_FLIGHT: usize = 256;
+/// Batches that are settled at once: a core for the client and the servers' part each.
+const BATCHES_IN_FLIGHT: usize = 3;
+
+/// Who grabs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Crowd {
+    /// Everybody as often.
+    Uniform,
+    /// The same, and each twentieth record stands in the books.
+    Duplicates,
+    /// One in a hundred makes half of the grabs.
+    Skewed,
+}
+
+pub struct Stage {
+    pub server: PostgresServer,
+    pub database: String,
+    ledger: PostgresLedger,
+    accounts: u32,
+    funded: AtomicU32,
+}
+
+const UNDER: Under = Under {
+    partition: Partition::ZERO,
+    epoch: Epoch::FIRST,
+};
+
+impl Stage {
+    /// A new server whose books have so many accounts.
+    pub async fn set(accounts: u32) -> anyhow::Result<Self> {
+        let settings = [
+            "shared_buffers=1GB",
+            "max_wal_size=8GB",
+            "checkpoint_timeout=30min",
+        ];
+        let server =
+            tokio::task::spawn_blocking(move || PostgresServer::start(Release::Debian, &settings));
+        let server = server.await?;
+        let url = server.database();
+        let keys = SealKeys::new(vec![SealKey::new(1, [1; 32])])?;
+        let rng = Box::new(StdRng::seed_from_u64(1));
+        let ledger = PostgresLedger::open(&url, Arc::new(SystemClock), keys, rng).await?;
+        let database = url.rsplit('/').next().context("a database")?.to_owned();
+        let stage = Self {
+            server,
+            database,
+            ledger,
+            accounts,
+            funded: AtomicU32::new(0),
+        };
+        stage.sql(&format!(
+            "INSERT INTO red_envelope.account (tenant, kind, owner, currency)
+             SELECT 'default', 'owner', 'grabber-' || g, 'CNY' FROM generate_series(0, {}) g",
+            accounts - 1
+        ));
+        stage.sql("VACUUM ANALYZE");
+        let transfer = Transfer {
+            tenant: TenantId::parse("")?,
+            owner: PersonId::parse("sender")?,
+            request_id: PersonId::parse("d")?,
+            amount: Money {
+                currency: Currency::from_code("CNY").context("a code")?,
+                minor: 1_000_000_000,
+            },
+            reference: String::new(),
+        };
+        stage.ledger.deposit(transfer).await?;
+        Ok(stage)
+    }
+
+    pub fn sql(&self, statement: &str) {
+        self.server.sql(&self.database, statement);
+    }
+
+    async fn fund(&self, envelopes: u32) -> anyhow::Result<Vec<EnvelopeId>> {
+        let first = self.funded.fetch_add(envelopes, Ordering::Relaxed);
+        let draft = draft()?;
+        stream::iter(first..first + envelopes)
+            .map(|number| {
+                let draft = draft.clone();
+                async move {
+                    let fund = Fund {
+                        request_id: PersonId::parse(&format!("f{number}"))?,
+                        request_hash: [0; 32],
+                        draft,
+                    };
+                    anyhow::Ok(self.ledger.fund(fund).await?.envelope.id)
+                }
+            })
+            .buffered(FUNDS_IN_FLIGHT)
+            .try_collect()
+            .await
+    }
+
+    /// So many grabs of new envelopes, as an outbox has them: envelope after envelope.
+    async fn grabs(&self, crowd: Crowd, count: u32) -> anyhow::Result<Vec<SettleItem>> {
+        let envelopes = self.fund(count / SHARES).await?;
+        let mut items = Vec::new();
+        for (at, envelope) in (0_u32..).zip(envelopes) {
+            for share in 0..SHARES {
+                let grabber = self.grabber(crowd, at, share);
+                items.push(SettleItem::Pay(OutboxRecord {
+                    envelope,
+                    grabber: PersonId::parse(&format!("grabber-{grabber}"))?,
+                    grant: Grant {
+                        share,
+                        amount_minor: 1,
+                        at: UnixMs(1),
+                    },
+                    declined: false,
+                }));
+            }
+        }
+        Ok(items)
+    }
+
+    /// Another one for each share of an envelope, far from the one before in any index.
+    fn grabber(&self, crowd: Crowd, envelope: u32, share: u32) -> u64 {
+        let accounts = u64::from(self.accounts);
+        let number = u64::from(envelope) * u64::from(SHARES) + u64::from(share);
+        if crowd == Crowd::Skewed && share.is_multiple_of(2) {
+            return (number / 2 * 7_919) % (accounts / 100);
+        }
+        number * 7_919 % accounts
+    }
+
+    /// Grabs a second, in full batches.
+    pub async fn settle(&self, crowd: Crowd, count: u32) -> anyhow::Result<f64> {
+        let items = self.grabs(crowd, count).await?;
+        let mut before = Vec::new();
+        if crowd == Crowd::Duplicates {
+            before = items.iter().step_by(20).cloned().collect();
+            self.post(before.clone(), SETTLE_BATCH_MAX).await?;
+        }
+        self.sql("CHECKPOINT");
+        let started = Instant::now();
+        let paid = self.post(items, SETTLE_BATCH_MAX).await?;
+        let seconds = started.elapsed().as_secs_f64();
+        ensure!(paid + before.len() == count as usize, "each is paid once");
+        Ok(f64::from(count) / seconds)
+    }
+
+    /// Grabs a second, each in a transaction of its own.
+    pub async fn settle_singly(&self, count: u32) -> anyhow::Result<f64> {
+        let items = self.grabs(Crowd::Uniform, count).await?;
+        let started = Instant::now();
+        let paid = self.post(items, 1).await?;
+        ensure!(paid == count as usize, "each is paid once");
+        Ok(f64::from(count) / started.elapsed().as_secs_f64())
+    }
+
+    async fn post(&self, items: Vec<SettleItem>, batch: usize) -> anyhow::Result<usize> {
+        let batches: Vec<Vec<SettleItem>> = items.chunks(batch).map(<[_]>::to_vec).collect();
+        stream::iter(batches)
+            .map(|batch| async {
+                let verdicts = self.ledger.settle(UNDER, batch).await?;
+                let paid = verdicts.iter().filter(|v| **v == Settled::Paid).count();
+                anyhow::Ok(paid)
+            })
+            .buffer_unordered(BATCHES_IN_FLIGHT)
+            .try_fold(0, |sum, paid| async move { Ok(sum + paid) })
+            .await
+    }
+
+    /// That the books balance after all that.
+    pub async fn audit(&self) -> anyhow::Result<()> {
+        let found = self.ledger.audit_totals(None).await?.discrepancies;
+        ensure!(found.is_empty(), "the books must balance: {found:?}");
+        Ok(())
+    }
+}
+
+fn draft() -> anyhow::Result<Draft> {
+    Ok(Draft {
+        tenant: TenantId::parse("")?,
+        sender: PersonId::parse("sender")?,
+        kind: Kind::Equal,
+        currency: Currency::from_code("CNY").context("a code")?,
+        total_minor: i64::from(SHARES),
+        share_count: SHARES,
+        min_minor: 1,
+        max_minor: 1,
+        split: Some(Split::Even),
+        exclusive: Vec::new(),
+        audience: Audience::Anyone,
+        passphrase: None,
+        greeting: String::new(),
+        cover_id: String::new(),
+        reveal: Reveal::AfterGrab,
+        labels: BTreeMap::new(),
+        opens_at: None,
+        expires_in_ms: 3_600_000,
+        client_nonce: Vec::new(),
+    })
+}

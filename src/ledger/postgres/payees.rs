@@ -1,0 +1,207 @@
+//! The accounts of a batch: of those who grabbed, and of senders who take declined shares back.
+//!
+//! *Bounds.* As many as a batch has records, and twice that where all are declined.
+//!
+//! *Ordering.* They are found without a lock: an account's row number is for ever, and what it has is
+//! looked at again when it is moved. A careful batch locks them first. Both move them in the order of
+//! their rows.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use deadpool_postgres::Transaction;
+use hashbrown::HashMap;
+
+use crate::domain::money::{AMOUNT_MINOR_MAX, Currency};
+
+use super::sql::{self, Fault, broken};
+
+/// Which one of a batch.
+pub(super) type PayeeAt = usize;
+
+/// An account of a batch.
+struct Payee<'a> {
+    purse: usize,
+    owner: Cow<'a, str>,
+    row: Option<i64>,
+    /// When it was read, and what the batch adds.
+    available_minor: i64,
+    added_minor: i64,
+    /// What it was paid counts against the limit of an account; what comes back to a sender does not.
+    bounded: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Payees<'a> {
+    /// Tenants and currencies, each with its owners.
+    purses: Vec<(String, Currency, HashMap<Cow<'a, str>, PayeeAt>)>,
+    all: Vec<Payee<'a>>,
+    at_of_row: HashMap<i64, PayeeAt>,
+}
+
+impl<'a> Payees<'a> {
+    /// Adds somebody, who may have no account.
+    pub fn enter(&mut self, tenant: &str, currency: Currency, owner: Cow<'a, str>) -> PayeeAt {
+        let known = |(t, c, _): &(String, Currency, _)| t == tenant && *c == currency;
+        let purse = self.purses.iter().position(known).unwrap_or_else(|| {
+            let purse = (tenant.to_owned(), currency, HashMap::new());
+            self.purses.push(purse);
+            self.purses.len() - 1
+        });
+        let next = self.all.len();
+        let at = *self.purses[purse].2.entry(owner.clone()).or_insert(next);
+        if at == next {
+            self.all.push(Payee {
+                purse,
+                owner,
+                row: None,
+                available_minor: 0,
+                added_minor: 0,
+                bounded: false,
+            });
+        }
+        at
+    }
+
+    /// Looks the accounts up that there are; opens none: nobody gets an account by asking. A careful
+    /// batch locks them.
+    pub async fn find(&mut self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
+        let question = if careful { LOCK } else { FIND };
+        for purse in 0..self.purses.len() {
+            let of_it =
+                |(_, payee): &(PayeeAt, &Payee<'_>)| payee.purse == purse && payee.row.is_none();
+            let asked: Vec<(PayeeAt, &Payee<'_>)> =
+                self.all.iter().enumerate().filter(of_it).collect();
+            let owners: Vec<&str> = asked.iter().map(|(_, payee)| &*payee.owner).collect();
+            let at_of: Vec<PayeeAt> = asked.iter().map(|(at, _)| *at).collect();
+            if owners.is_empty() {
+                continue;
+            }
+            let (tenant, currency, _) = &self.purses[purse];
+            let values: sql::Values<'_> = &[&tenant, &currency.code(), &owners];
+            for row in sql::rows(tx, question, values).await? {
+                let place: i64 = row.try_get(0)?;
+                let at = usize::try_from(place - 1).ok().and_then(|at| at_of.get(at));
+                let at = *at.ok_or_else(|| broken("an account that was not asked for"))?;
+                let number = row.try_get(1)?;
+                self.all[at].row = Some(number);
+                self.all[at].available_minor = row.try_get(2)?;
+                self.at_of_row.insert(number, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has an account, if it is one of the batch.
+    pub fn of_row(&self, row: i64) -> Option<PayeeAt> {
+        self.at_of_row.get(&row).copied()
+    }
+
+    /// The account's row, if there is one.
+    pub fn row(&self, at: PayeeAt) -> Option<i64> {
+        self.all[at].row
+    }
+
+    /// Whether it can be paid so much more.
+    pub fn has_room(&self, at: PayeeAt, amount_minor: i64) -> bool {
+        let payee = &self.all[at];
+        payee.available_minor + payee.added_minor <= AMOUNT_MINOR_MAX - amount_minor
+    }
+
+    /// Pays a share.
+    pub fn pay(&mut self, at: PayeeAt, amount_minor: i64) {
+        self.all[at].added_minor += amount_minor;
+        self.all[at].bounded = true;
+    }
+
+    /// Gives a declined share back.
+    pub fn give_back(&mut self, at: PayeeAt, amount_minor: i64) {
+        self.all[at].added_minor += amount_minor;
+    }
+
+    /// Opens the accounts of these that have none, in the order of their names.
+    pub async fn open(
+        &mut self,
+        tx: &Transaction<'_>,
+        claimants: impl Iterator<Item = PayeeAt>,
+    ) -> Result<(), Fault> {
+        let mut missing = BTreeMap::<usize, Vec<&str>>::new();
+        for at in claimants {
+            let payee = &self.all[at];
+            if payee.row.is_none() {
+                missing.entry(payee.purse).or_default().push(&payee.owner);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (purse, mut owners) in missing {
+            owners.sort_unstable();
+            owners.dedup();
+            let (tenant, currency, _) = &self.purses[purse];
+            sql::run(tx, OPEN, &[&tenant, &currency.code(), &owners]).await?;
+        }
+        // Another process may have opened one: then it is there now.
+        self.find(tx, false).await
+    }
+
+    /// Moves what was added, each account once. Again, where an account would have more than the
+    /// limit and the batch did not look at it under a lock.
+    pub async fn write(&self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
+        let mut moved = Vec::new();
+        for payee in self.all.iter().filter(|payee| payee.added_minor != 0) {
+            let row = payee
+                .row
+                .ok_or_else(|| broken("an account was not opened"))?;
+            moved.push((row, payee.added_minor, payee.bounded && !careful));
+        }
+        if moved.is_empty() {
+            return Ok(());
+        }
+        moved.sort_unstable();
+        let rows: Vec<i64> = moved.iter().map(|(row, ..)| *row).collect();
+        let added: Vec<i64> = moved.iter().map(|(_, added, _)| *added).collect();
+        let bounded: Vec<bool> = moved.iter().map(|(.., bounded)| *bounded).collect();
+        let values: sql::Values<'_> = &[&rows, &added, &bounded, &AMOUNT_MINOR_MAX];
+        let counted = sql::row(tx, ADD, values).await?;
+        let counted = counted.ok_or_else(|| broken("a count has no row"))?;
+        if counted.try_get::<_, i64>(0)? != i64::try_from(rows.len()).unwrap_or(i64::MAX) {
+            return Err(broken("an account was found and is not there"));
+        }
+        match counted.try_get::<_, i64>(1)? {
+            0 => Ok(()),
+            _ => Err(Fault::Again("an account would have too much".to_owned())),
+        }
+    }
+}
+
+macro_rules! find_accounts {
+    () => {
+        "SELECT u.place, a.row, a.available_minor
+         FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
+             JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner
+                 AND a.currency = $2"
+    };
+}
+
+const FIND: &str = concat!("-- ledger.find_payees\n", find_accounts!());
+
+const LOCK: &str = concat!(
+    "-- ledger.lock_payees\n",
+    find_accounts!(),
+    " ORDER BY a.row FOR NO KEY UPDATE OF a"
+);
+
+const OPEN: &str = "-- ledger.open_payees
+    INSERT INTO account (tenant, kind, owner, currency)
+    SELECT $1, 'owner', u.owner, $2 FROM unnest($3::text[]) u (owner)
+    ON CONFLICT ON CONSTRAINT account_is_one DO NOTHING";
+
+const ADD: &str = "-- ledger.add_to_payees
+    WITH moved AS (
+        UPDATE account a SET available_minor = a.available_minor + u.added
+        FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) u (row, added, bounded)
+        WHERE a.row = u.row
+        RETURNING u.bounded AND a.available_minor > $4 AS is_too_much)
+    SELECT count(*), count(*) FILTER (WHERE is_too_much) FROM moved";
