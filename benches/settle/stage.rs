@@ -60,8 +60,9 @@ impl Stage {
             "max_wal_size=8GB",
             "checkpoint_timeout=30min",
         ];
-        let server =
-            tokio::task::spawn_blocking(move || PostgresServer::start(Release::Debian, &settings));
+        let server = tokio::task::spawn_blocking(move || {
+            PostgresServer::start_on_disk(Release::Debian, &settings)
+        });
         let server = server.await?;
         let url = server.database();
         let keys = SealKeys::new(vec![SealKey::new(1, [1; 32])])?;

@@ -176,22 +176,16 @@ impl<'a> Payees<'a> {
     }
 }
 
-macro_rules! find_accounts {
-    () => {
-        "SELECT u.place, a.row, a.available_minor
-         FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
-             JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner
-                 AND a.currency = $2"
-    };
-}
+const FIND: &str = "-- ledger.find_payees
+    SELECT u.place, a.row, a.available_minor
+    FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
+        JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner AND a.currency = $2";
 
-const FIND: &str = concat!("-- ledger.find_payees\n", find_accounts!());
-
-const LOCK: &str = concat!(
-    "-- ledger.lock_payees\n",
-    find_accounts!(),
-    " ORDER BY a.row FOR NO KEY UPDATE OF a"
-);
+const LOCK: &str = "-- ledger.lock_payees
+    SELECT u.place, a.row, a.available_minor
+    FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
+        JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner AND a.currency = $2
+    ORDER BY a.row FOR NO KEY UPDATE OF a";
 
 const OPEN: &str = "-- ledger.open_payees
     INSERT INTO account (tenant, kind, owner, currency)

@@ -72,7 +72,19 @@ impl PostgresServer {
     /// # Panics
     /// It does not start.
     pub fn start(release: Release, options: &[&str]) -> Self {
-        let folder = make_folder();
+        Self::start_in(&place(), release, options)
+    }
+
+    /// The same with its files on a disk: what is measured waits for it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_on_disk(release: Release, options: &[&str]) -> Self {
+        Self::start_in(&std::env::temp_dir(), release, options)
+    }
+
+    fn start_in(parent: &Path, release: Release, options: &[&str]) -> Self {
+        let folder = make_folder(parent);
         let programs = in_reach(release.programs(), &folder);
         let data = folder.join("data");
         let words = as_nobody(&programs.join("initdb"));
@@ -251,11 +263,30 @@ impl Drop for PostgresServer {
     }
 }
 
-fn make_folder() -> PathBuf {
+/// Where a sync costs nothing, if there is room: tests of what survives kill -9 prove nothing of disks.
+const MEMORY: &str = "/dev/shm";
+/// Free bytes that it takes: a server's files and its log.
+const MEMORY_BYTES_MIN: u64 = 4 << 30;
+
+fn place() -> PathBuf {
+    let asked = Command::new("df")
+        .args(["--output=avail", "-B1", MEMORY])
+        .output();
+    let told = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned());
+    let free = told
+        .ok()
+        .and_then(|told| told.lines().last()?.trim().parse::<u64>().ok());
+    match free {
+        Some(free) if free >= MEMORY_BYTES_MIN => PathBuf::from(MEMORY),
+        _ => std::env::temp_dir(),
+    }
+}
+
+fn make_folder(parent: &Path) -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let name = format!("red-envelope-pg-{}-{number}", std::process::id());
-    let folder = std::env::temp_dir().join(name);
+    let folder = parent.join(name);
     std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
     if is_root() {
         let owned = Command::new("chown").arg("nobody").arg(&folder).status();

@@ -66,16 +66,24 @@ impl Batch<'_> {
         let posting_of = sides.iter().map(|(side, row)| (side.key(), *row)).collect();
         let refunds = sides.iter().filter(|(side, _)| side.declined);
         let entries = sides.len() + refunds.count();
-        // Sent one after the other, awaited together. Numbers of entries are drawn after those of the
-        // claims: in a history, declined money comes back after what was paid in the same batch.
+        // In a history, declined money comes back after what was paid in the same batch: numbers of
+        // entries are drawn after those of claims. Else all is sent at once, and awaited together.
+        let numbered = async {
+            if entries > sides.len() {
+                self.write_claims(tx, &posting_of).await?;
+                return sql::numbers(tx, ENTRY_NUMBERS, entries).await;
+            }
+            let claims = self.write_claims(tx, &posting_of);
+            let numbers = sql::numbers(tx, ENTRY_NUMBERS, entries);
+            Ok(futures_util::try_join!(claims, numbers)?.1)
+        };
         let posted = futures_util::try_join!(
-            self.write_claims(tx, &posting_of),
-            sql::numbers(tx, ENTRY_NUMBERS, entries),
+            numbered,
             self.write_escrows(tx, counts),
             self.payees.write(tx, careful),
         );
         match posted {
-            Ok(((), entry_rows, (), ())) => self.journal(&sides, entry_rows)?.write(tx, now).await,
+            Ok((entry_rows, (), ())) => self.journal(&sides, entry_rows)?.write(tx, now).await,
             // All that could be in the way was asked for.
             Err(Fault::Again(why)) if careful && is_claimed(&why) => Err(broken(why)),
             Err(fault) => Err(fault),

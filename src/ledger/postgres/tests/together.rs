@@ -301,7 +301,7 @@ async fn a_server_that_would_forget_is_written_to_no_more() {
         );
         turn("on");
         while ledger.ready().is_err() {
-            ledger.lease("a".to_owned(), 5_000).await.unwrap();
+            let _seen = ledger.lease("a".to_owned(), 5_000).await;
         }
         assert!(!ledger.deposit(transfer).await.unwrap().replayed);
     }
