@@ -9,10 +9,12 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
 use crate::domain::id::UnixMs;
-use crate::ledger::{Entropy, Fund, Funded, LedgerError};
+use crate::ledger::{Entropy, Fund, Funded, LedgerError, SettleItem, Settled};
 
+use super::settle::{Care, settle};
+use super::settlements::Asked;
 use super::sql::Fault;
-use super::{fund, sql};
+use super::{fund, partitions, sql};
 
 /// What a call has at hand besides its transaction.
 pub(super) struct Desk {
@@ -160,6 +162,32 @@ impl Books {
             *noted = trouble;
         }
         done
+    }
+
+    /// Posts batches in one transaction: verdicts for each, or the epoch in which its partition stands.
+    pub async fn settle(
+        &self,
+        asked: &[Asked],
+    ) -> Result<Vec<Result<Vec<Settled>, LedgerError>>, LedgerError> {
+        let care = Care::default();
+        write!(self, |tx| async {
+            let partitions = asked.iter().map(|asked| asked.under.partition).collect();
+            let epochs = partitions::hold(&tx, &partitions).await?;
+            let refusal = |asked: &Asked| {
+                let stands = epochs.get(&asked.under.partition).copied();
+                stands.filter(|epoch| *epoch != asked.under.epoch)
+            };
+            let posted = asked.iter().filter(|asked| refusal(asked).is_none());
+            let items: Vec<&SettleItem> = posted.flat_map(|asked| &asked.items).collect();
+            let mut verdicts = settle(&tx, &self.desk, &items, &care).await?.into_iter();
+            let answers = asked.iter().map(|asked| match refusal(asked) {
+                Some(epoch) => Err(LedgerError::Epoch(epoch)),
+                None => Ok(verdicts.by_ref().take(asked.items.len()).collect()),
+            });
+            let answers = answers.collect();
+            fail::fail_point!("settle::before_commit");
+            Ok::<Vec<Result<Vec<Settled>, LedgerError>>, Fault>(answers)
+        })
     }
 
     pub async fn fund(

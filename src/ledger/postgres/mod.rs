@@ -9,7 +9,7 @@
 //! | `post` | accounts, postings, entries |
 //! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
-//! | `funds` | Creates that arrive together are one transaction |
+//! | `funds`, `settlements` | Creates, or batches, that arrive together are one transaction |
 //!
 //! # Bounds
 //! [`CONNECTIONS_MAX`] connections; every statement, every wait for a lock and every idle transaction has
@@ -45,6 +45,7 @@ mod set_aside;
 mod settle;
 mod settle_post;
 mod settle_read;
+mod settlements;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -65,18 +66,20 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, Entropy,
     EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
-    Transferred, Under,
+    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
+    Settled, Transfer, Transferred, Under,
 };
 use books::{AUDIT_WAIT, Books, Desk, TRY_WAIT, in_time, read, write};
 use funds::Funds;
 pub use open::{CONNECTIONS_MAX, OpenError, migrate};
+use settlements::Settlements;
 use sql::Fault;
 
 /// The books in one database.
 pub struct PostgresLedger {
     books: Arc<Books>,
     funds: Funds,
+    settlements: Settlements,
     identity: String,
 }
 
@@ -115,6 +118,7 @@ impl PostgresLedger {
         });
         Ok(Self {
             funds: Funds::start(Arc::clone(&books)),
+            settlements: Settlements::start(&books),
             books,
             identity,
         })
@@ -202,13 +206,11 @@ impl Ledger for PostgresLedger {
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError> {
-        let (desk, care) = (&self.books.desk, settle::Care::default());
-        write!(self.books, |tx| async {
-            partitions::check(&tx, under).await?;
-            let settled = settle::settle(&tx, desk, &items, &care).await?;
-            fail::fail_point!("settle::before_commit");
-            Ok::<_, Fault>(settled)
-        })
+        if items.len() > SETTLE_BATCH_MAX {
+            let why = format!("{} records are more than a batch", items.len());
+            return Err(LedgerError::Broken(why));
+        }
+        self.settlements.settle(under, items).await
     }
 
     async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError> {

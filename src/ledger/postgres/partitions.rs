@@ -10,7 +10,7 @@
 //! *If it crashes here.* An epoch that was advanced and not registered belongs to nobody: the next
 //! registration advances it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Row;
@@ -106,20 +106,32 @@ pub(super) async fn advance(
     find(tx, &indices).await
 }
 
-/// That a batch was read in the epoch in which its partition stands, until this transaction ends.
-pub(super) async fn check(tx: &Transaction<'_>, under: Under) -> Result<(), Fault> {
-    let index = i32::from(under.partition.index());
-    sql::row(
+/// In which epochs these partitions stand, until this transaction ends.
+pub(super) async fn hold(
+    tx: &Transaction<'_>,
+    partitions: &BTreeSet<Partition>,
+) -> Result<BTreeMap<Partition, Epoch>, Fault> {
+    let indices: Vec<i32> = partitions.iter().map(|p| i32::from(p.index())).collect();
+    sql::rows(
         tx,
-        "-- ledger.lock_partition\nSELECT pg_advisory_xact_lock_shared($1, $2)",
-        &[&LOCK_OF_PARTITION, &index],
+        "-- ledger.lock_partitions
+         SELECT pg_advisory_xact_lock_shared($1, p) FROM unnest($2::integer[]) p ORDER BY p",
+        &[&LOCK_OF_PARTITION, &indices],
     )
     .await?;
-    // A statement of its own: its snapshot is taken when the lock is there.
-    let found = find(tx, &[index]).await?;
-    match found.first().map_or(Epoch::FIRST, |row| row.epoch) {
-        epoch if epoch == under.epoch => Ok(()),
-        epoch => Err(LedgerError::Epoch(epoch).into()),
+    // A statement of its own: its snapshot is taken when the locks are there.
+    let found = find(tx, &indices).await?;
+    let mut epochs: BTreeMap<_, _> = partitions.iter().map(|p| (*p, Epoch::FIRST)).collect();
+    epochs.extend(found.into_iter().map(|row| (row.partition, row.epoch)));
+    Ok(epochs)
+}
+
+/// That a batch was read in the epoch in which its partition stands, until this transaction ends.
+pub(super) async fn check(tx: &Transaction<'_>, under: Under) -> Result<(), Fault> {
+    let epochs = hold(tx, &BTreeSet::from([under.partition])).await?;
+    match epochs.get(&under.partition) {
+        Some(epoch) if *epoch != under.epoch => Err(LedgerError::Epoch(*epoch).into()),
+        _ => Ok(()),
     }
 }
 

@@ -266,7 +266,8 @@ pub(super) async fn settle_parked(
     if items.is_empty() {
         return Ok(0);
     }
-    let verdicts = settle(tx, desk, &items, &Care::full()).await?;
+    let all: Vec<&SettleItem> = items.iter().collect();
+    let verdicts = settle(tx, desk, &all, &Care::full()).await?;
     // One that was frozen again meanwhile stays parked.
     let done: Vec<i64> = rows
         .iter()
@@ -385,7 +386,7 @@ pub(super) async fn replay(
         None => SettleItem::Pay(letter.record.clone()),
         Some(reason) => SettleItem::SetAside(letter.record.clone(), reason),
     };
-    let verdicts = settle(tx, desk, &[item], &Care::full()).await?;
+    let verdicts = settle(tx, desk, &[&item], &Care::full()).await?;
     let answer = match verdicts.first() {
         Some(Settled::Paid | Settled::Duplicate) => {
             settle_letter(tx, desk.now(), &letter, None).await?;

@@ -8,7 +8,7 @@
 //! | post (`settle_post`) | a claim a record, by COPY; one posting a (batch, envelope) with one debit of the escrow; balances once an account |
 //!
 //! # Bounds
-//! [`SETTLE_BATCH_MAX`] records, so as many envelopes and accounts in memory. Some ten statements,
+//! [`BATCH_RECORDS_MAX`] records, so as many envelopes and accounts in memory. Some ten statements,
 //! however many records.
 //!
 //! # Ordering
@@ -158,14 +158,17 @@ impl Care {
     }
 }
 
+/// Records of one transaction: several full batches.
+pub(super) const BATCH_RECORDS_MAX: usize = 4 * SETTLE_BATCH_MAX;
+
 /// Posts a batch: one verdict a record, in order.
 pub(super) async fn settle(
     tx: &Transaction<'_>,
     desk: &Desk,
-    items: &[SettleItem],
+    items: &[&SettleItem],
     care: &Care,
 ) -> Result<Vec<Settled>, Fault> {
-    if items.len() > SETTLE_BATCH_MAX {
+    if items.len() > BATCH_RECORDS_MAX {
         let why = format!("{} records are more than a batch", items.len());
         return Err(LedgerError::Broken(why).into());
     }
