@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             eprint!("{text}");
             ExitCode::from(code)
         }
-        Invocation::Migrate(sources) => match migrate(&sources) {
+        Invocation::Migrate(sources, role) => match migrate(&sources, role.as_deref()) {
             Ok(said) => {
                 println!("{said}");
                 ExitCode::SUCCESS
@@ -95,8 +95,8 @@ fn told(sentence: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Brings the schema of the books in PostgreSQL up to date.
-fn migrate(sources: &Sources) -> anyhow::Result<String> {
+/// Brings the schema of the books in PostgreSQL up to date, and gives a role the rights of a server.
+fn migrate(sources: &Sources, role: Option<&str>) -> anyhow::Result<String> {
     let BooksUrl::Postgres(url) = Config::books(sources)? else {
         return Ok(
             "books in the data folder are brought up to date when serving starts".to_owned(),
@@ -105,7 +105,7 @@ fn migrate(sources: &Sources) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let applied = match runtime.block_on(postgres::migrate(url.expose())) {
+    let applied = match runtime.block_on(postgres::migrate(url.expose(), role)) {
         Err(postgres::OpenError::Ledger(error)) => {
             anyhow::bail!("ledger.url can't be opened: {error}");
         }

@@ -53,11 +53,14 @@ struct Migrate {
     /// A file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The role under which servers run: it is given the rights that they need, and no other
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
 }
 
 const MIGRATE_EXAMPLE: &str = "\
 Example:
-  red-envelope migrate --ledger postgresql://owner@db.internal:5432/books
+  red-envelope migrate --ledger postgresql://owner@db.internal:5432/books --grant-to red_envelope
 A server that may change the schema does the same when it starts.";
 
 /// The client commands.
@@ -385,8 +388,8 @@ impl Ask {
 pub enum Invocation {
     /// Serve under this configuration.
     Serve(Sources),
-    /// Bring the schema of the books up to date.
-    Migrate(Sources),
+    /// Bring the schema of the books up to date, and give this role the rights of a server.
+    Migrate(Sources, Option<String>),
     /// Print the manual.
     PrintDefaultConfig,
     /// Ask a server.
@@ -445,11 +448,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: &Environmen
             file: serve.config,
             environment: environment.clone(),
         }),
-        Some(Command::Migrate(migrate)) => Invocation::Migrate(Sources {
-            flags: flags(&matches, "migrate"),
-            file: migrate.config,
-            environment: environment.clone(),
-        }),
+        Some(Command::Migrate(migrate)) => Invocation::Migrate(
+            Sources {
+                flags: flags(&matches, "migrate"),
+                file: migrate.config,
+                environment: environment.clone(),
+            },
+            migrate.grant_to,
+        ),
         None => Invocation::Serve(Sources {
             environment: environment.clone(),
             ..Sources::default()

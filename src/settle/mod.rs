@@ -5,6 +5,7 @@
 //! | loop of [`Settlement::run`] | step | rests |
 //! |---|---|---|
 //! | drain, one for all partitions | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
+//! | measure | [`Settlement::measure_once`] | [`SWEEP_MS`] |
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
@@ -297,17 +298,25 @@ impl Settlement {
         Ok(drained)
     }
 
-    /// Sweeps once and measures the backlog. What is to be published is left for
-    /// [`Settlement::publish_once`].
+    /// Measures the backlog. It asks only the hot store: a ledger that hangs must not hide how far
+    /// settlement is behind.
     ///
     /// # Errors
-    /// As [`Sweep::once`].
-    pub async fn sweep_once(&self) -> Result<Swept, SettleError> {
+    /// The hot store is out of reach: what was measured last stands.
+    pub async fn measure_once(&self) -> Result<(), SettleError> {
         let hot = self.hot.vitals().await?;
         let (waiting, oldest) = (hot.unsettled_records, hot.oldest_unsettled_at);
         self.vitals.backlog(waiting, oldest, self.ledger.now());
         metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);
         metrics::hot_holds(hot.envelopes, hot.queued_grabs);
+        Ok(())
+    }
+
+    /// Sweeps once. What is to be published is left for [`Settlement::publish_once`].
+    ///
+    /// # Errors
+    /// As [`Sweep::once`].
+    pub async fn sweep_once(&self) -> Result<Swept, SettleError> {
         let swept = self.sweep.once().await?;
         if !swept.unpublished.is_empty() {
             // What is still listed from before is found again, if it is still due.

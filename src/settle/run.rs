@@ -80,6 +80,7 @@ impl Settlement {
     ) -> Result<(), SettleError> {
         tokio::try_join!(
             self.drain_loop(&jitter, &shutdown),
+            self.measure_loop(&jitter, &shutdown),
             self.sweep_loop(&jitter, &shutdown),
             self.publish_loop(&shutdown),
             self.forget_loop(&jitter, &shutdown),
@@ -107,6 +108,19 @@ impl Settlement {
                 None => Ok(()),
             });
             rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn measure_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("measure", self);
+        while !shutdown.is_cancelled() {
+            let measured = self.measure_once().await;
+            rest(pace.rest(measured, SWEEP_MS, jitter)?, shutdown).await;
         }
         Ok(())
     }

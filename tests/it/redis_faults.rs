@@ -91,7 +91,7 @@ async fn a_flush_before_settlement_loses_nothing_that_the_server_acknowledged() 
     }
     // No outbox owes them any more: the reconciler posts them.
     for (grabber, (_, amount)) in &held {
-        until_available(&mut world, grabber, *amount).await;
+        world.until_available(grabber, *amount).await;
     }
     world.audit_when_quiet().await;
 }
@@ -115,19 +115,6 @@ async fn a_loss_that_nobody_notices_before_the_expiry_costs_no_winner_his_share(
         assert_eq!(world.available(grabber).await, *amount, "{grabber}");
     }
     world.audit_when_quiet().await;
-}
-
-async fn until_available(world: &mut World, grabber: &str, amount: i64) {
-    let every = std::time::Duration::from_millis(50);
-    let mut looks = tokio::time::interval(every);
-    // A minute: what the catalogue of faults allows.
-    for _ in 0..1_200 {
-        looks.tick().await;
-        if world.available(grabber).await == amount {
-            return;
-        }
-    }
-    panic!("{grabber} was not paid within a minute");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +155,7 @@ async fn outboxes_that_are_deleted_or_trimmed_are_made_up_for_by_the_reconciler(
         owed.extend(ten_more(&mut world, &id, 30).await);
         drop(books);
         for (grabber, amount) in &owed {
-            until_available(&mut world, grabber, *amount).await;
+            world.until_available(grabber, *amount).await;
         }
         world.audit_when_quiet().await;
     }

@@ -342,6 +342,7 @@ impl World {
 
     /// Sweeps, and publishes what the sweep found.
     pub async fn sweep(&self) -> Swept {
+        self.settlement().measure_once().await.unwrap();
         let swept = self.settlement().sweep_once().await.unwrap();
         self.settlement().publish_once().await.unwrap();
         swept

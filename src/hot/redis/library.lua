@@ -67,11 +67,13 @@ end
 
 local function meta_of(raw)
   if type(raw) ~= 'string' or #raw < META_BYTES or string.byte(raw, 1) ~= LAYOUT then return nil end
-  local m, at = {}, nil
-  m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked, m.listed, m.compact, m.width,
-    m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at, m.epoch, m.base_minor,
-    at = struct.unpack(META, raw)
-  m.tenant = string.sub(raw, at)
+  local layout, state, frozen, opening_seen, named, locked, listed, compact, width, next_, base,
+    length, count, declined, opens_at, expires_at, epoch, base_minor, at = struct.unpack(META, raw)
+  -- In one piece: a table that grows field by field is copied five times.
+  local m = { layout = layout, state = state, frozen = frozen, opening_seen = opening_seen,
+    named = named, locked = locked, listed = listed, compact = compact, width = width, next = next_,
+    base = base, length = length, count = count, declined = declined, opens_at = opens_at,
+    expires_at = expires_at, epoch = epoch, base_minor = base_minor, tenant = string.sub(raw, at) }
   if m.state > RECALLED or m.width < 1 or m.width > 8 then return nil end
   if m.state == LIVE and m.next >= m.length then return nil end
   return m
@@ -185,8 +187,8 @@ local function read_envelope(e, epoch)
   if m.state ~= LIVE then return nil end
   -- The list is for readers only. One that lacks somebody would tell them wrong, so it ends.
   if m.listed == 1 and redis.pcall('LLEN', e.l) ~= m.next then m.listed = 0 end
-  if not equipped(m, e.s, nil) then return REPLY.MISSING end
   if m.named == 0 then
+    -- What is taken now must be there; who has a share is answered without it.
     local takers = 0
     for i = 1, #e.grabbers do
       if not e.values[i + 1] then takers = takers + 1 end
@@ -226,7 +228,7 @@ local function wrong_phrase(e, i, grabber)
     return REPLY.TOO_MANY_TRIES
   end
   -- Both are digests under the server's pepper: how long the comparison takes tells nothing.
-  if e.phrases[i] == e.digest then return nil end
+  if e.phrases and e.phrases[i] == e.digest then return nil end
   e.tried = e.tried or {}
   e.tried[grabber] = tries + 1
   e.tries_in_all = e.tries_in_all + 1
@@ -268,7 +270,10 @@ local function decide(e, i, now, now_bytes)
   local n = #e.sets
   e.sets[n + 1], e.sets[n + 2] = grabber, value
   e.owed[#e.owed + 1] = share .. amount .. string.char(#grabber) .. grabber
-  if m.listed == 1 then e.names[#e.names + 1] = grabber end
+  if m.listed == 1 then
+    e.names = e.names or {}
+    e.names[#e.names + 1] = grabber
+  end
   return grant_reply(REPLY.WON, value, m.width)
 end
 
@@ -276,7 +281,7 @@ end
 local function write_envelope(e)
   if e.dirty then
     redis.call('HSET', e.g, '', packed(e.meta), unpack(e.sets))
-    if #e.names > 0 then redis.call('RPUSH', e.l, unpack(e.names)) end
+    if e.names then redis.call('RPUSH', e.l, unpack(e.names)) end
   end
   if e.tried then
     local sets = {}
@@ -293,7 +298,7 @@ end
 -- Replies  one string: a code a grab, in order. WON, ALREADY_GRABBED: grant_reply. NOT_OPEN_YET:
 --          u48. EPOCH: u48. Others: the code alone.
 -- Keeps    an outbox entry is written with its wins or neither is; fields = 1 + taken
--- Costs    O(grabs), and four commands an envelope
+-- Costs    O(grabs), and four commands an envelope: meta and grabbers, fields, shares, the write
 local function grab(keys, args)
   local k, a = 1, 2
   local now = clock(args[1])
@@ -307,9 +312,11 @@ local function grab(keys, args)
     local envelopes = tonumber(args[a + 3])
     k, a = k + 2, a + 4
     for n = 1, envelopes do
-      local e = { g = keys[k], s = keys[k + 1], l = keys[k + 2], p = keys[k + 3], id = args[a],
-        tenant = args[a + 1], grabbers = {}, phrases = {}, fresh = {}, sets = {}, owed = {}, names = {} }
       local grabs, locked = tonumber(args[a + 2]), args[a + 3] == '1'
+      local e = { g = keys[k], s = keys[k + 1], l = keys[k + 2], p = keys[k + 3], id = args[a],
+        tenant = args[a + 1], grabbers = {}, phrases = locked and {}, fresh = {}, sets = {}, owed = {},
+        names = false, values = false, meta = false, shares = false, replies = false, all = false,
+        dirty = false, from = 0 }
       k, a = k + 4, a + 4
       for i = 1, grabs do
         e.grabbers[i] = args[a]

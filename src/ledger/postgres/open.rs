@@ -127,14 +127,39 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         .map_err(|error| OpenError::Address(error.to_string()))
 }
 
-/// Brings the schema up to date. Answers how many migrations were applied.
+/// Brings the schema up to date, and gives `role` what a server needs and nothing else. Answers how many
+/// migrations were applied.
 ///
 /// # Errors
-/// A server that is too old, a schema that is too new, or no right to change it.
-pub async fn migrate(url: &str) -> Result<usize, OpenError> {
+/// A server that is too old, a schema that is too new, no such role, or no right to do it.
+pub async fn migrate(url: &str, role: Option<&str>) -> Result<usize, OpenError> {
     let pool = pool(url)?;
     let mut client = pool.get().await.map_err(Fault::from)?;
-    migrate_on(&mut client).await
+    let applied = migrate_on(&mut client).await?;
+    if let Some(role) = role {
+        let granted = client.batch_execute(&grants(role)).await;
+        granted.map_err(Fault::from)?;
+    }
+    Ok(applied)
+}
+
+/// The rights of a server: it adds to history and can't change it. What it updates, the triggers narrow
+/// down to sums and states.
+fn grants(role: &str) -> String {
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    format!(
+        "-- ledger.grants
+         BEGIN;
+         REVOKE ALL ON ALL TABLES IN SCHEMA {SCHEMA} FROM {role};
+         REVOKE ALL ON ALL SEQUENCES IN SCHEMA {SCHEMA} FROM {role};
+         GRANT USAGE ON SCHEMA {SCHEMA} TO {role};
+         GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA {SCHEMA} TO {role};
+         REVOKE INSERT ON migration FROM {role};
+         GRANT UPDATE ON account, envelope, dead_letter, hot_partition, settle_lease TO {role};
+         GRANT DELETE ON parked, settle_lease TO {role};
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role};
+         COMMIT"
+    )
 }
 
 pub(super) async fn migrate_on(client: &mut Object) -> Result<usize, OpenError> {

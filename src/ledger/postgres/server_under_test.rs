@@ -19,6 +19,8 @@ use crate::config::Environment;
 
 /// Where Debian's package puts the programs.
 const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
+/// The role of servers that own nothing.
+pub const RUNTIME: &str = "red_runtime";
 /// Looks of 50 ms until it answers.
 const POLLS_MAX: u32 = 600;
 /// Ports that are tried: another process may take one that was free.
@@ -132,6 +134,20 @@ impl PostgresServer {
         self.url(&name)
     }
 
+    /// The address of a new database whose schema is made, for a role that owns nothing and has the rights
+    /// of a server.
+    ///
+    /// # Panics
+    /// The schema can't be made.
+    pub async fn database_for_a_server(&self) -> String {
+        let owners = self.database();
+        // The first one makes it; for the others it is there.
+        let _made = self.try_sql("postgres", &format!("CREATE ROLE {RUNTIME} LOGIN"));
+        let migrated = super::migrate(&owners, Some(RUNTIME)).await;
+        migrated.expect("a superuser may do it");
+        owners.replacen("red@", &format!("{RUNTIME}@"), 1)
+    }
+
     /// The address of a database.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://red@127.0.0.1:{}/{database}", self.port)
@@ -201,6 +217,27 @@ impl PostgresServer {
     /// # Panics
     /// It does not run.
     pub fn kill(&mut self) {
+        self.signal("-KILL");
+        let _reaped = self.child.wait();
+    }
+
+    /// SIGSTOP: it answers nothing, and its connections stay.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let noted = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
         let noted = noted.expect("a server that runs notes its process");
         let first = noted.lines().next().unwrap_or_default().to_owned();
@@ -213,11 +250,10 @@ impl PostgresServer {
         victims.extend(of_it.split_whitespace().map(str::to_owned));
         // Some of them end by themselves when the first one has.
         let _gone = Command::new("kill")
-            .arg("-9")
+            .arg(signal)
             .args(&victims)
             .stderr(Stdio::null())
             .status();
-        let _reaped = self.child.wait();
     }
 
     /// Starts it on the same folder and port.
@@ -349,8 +385,7 @@ fn as_nobody(program: &Path) -> Vec<OsString> {
 
 /// Runs the rest of its words until they end or its input does, and then ends them with SIGQUIT: no
 /// checkpoint that nobody needs. The input ends with the process that holds it, however that ends.
-const WHILE_INPUT_LASTS: &str =
-    r#"exec 3<&0; "$@" </dev/null & p=$!; (cat <&3 >/dev/null; kill -QUIT $p) & wait $p"#;
+const WHILE_INPUT_LASTS: &str = r#"exec 3<&0; "$@" </dev/null & p=$!; (cat <&3 >/dev/null; kill -QUIT $p; kill -CONT $p) & wait $p"#;
 
 fn spawn(programs: &Path, folder: &Path, port: u16, options: &[String]) -> Child {
     let log = std::fs::File::create(folder.join("log")).expect("the log can be made");

@@ -119,6 +119,11 @@ impl Fleet {
     }
 }
 
+/// Between two looks, or two people.
+pub async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
 /// Long enough for what was begun beside it to be under way.
 pub async fn shortly() {
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -244,6 +244,18 @@ impl World {
         self.balance(owner).await.0
     }
 
+    /// Waits until somebody has been paid so much: a minute, what the catalogue of faults allows.
+    pub async fn until_available(&mut self, owner: &str, amount: i64) {
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..1_200 {
+            looks.tick().await;
+            if self.available(owner).await == amount {
+                return;
+            }
+        }
+        panic!("{owner} was not paid within a minute");
+    }
+
     /// The books of both stores, now.
     pub async fn audit(&mut self) -> AuditResponse {
         let request = AuditRequest {

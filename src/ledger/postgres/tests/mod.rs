@@ -65,22 +65,54 @@ pub(super) async fn world() -> (World, Place) {
 async fn world_on(release: Release) -> (World, Place) {
     let server = tokio::task::spawn_blocking(move || shared(release)).await;
     let server = server.unwrap();
-    let url = server.database();
+    world_at(&server.database(), server).await
+}
+
+async fn world_at(url: &str, server: Arc<PostgresServer>) -> (World, Place) {
     let clock = ManualClock::at(NOON_MS);
-    let ledger = Arc::new(open_at(&url, &clock).await.unwrap());
+    let ledger = Arc::new(open_at(url, &clock).await.unwrap());
+    let url = url.to_owned();
     (World { ledger, clock }, Place { server, url })
 }
 
 ledger_conformance!(async world);
 
-/// The same on the newest release.
+/// The same on the newest release, by a server that owns nothing.
 mod eighteen {
-    use super::super::server_under_test::Release;
+    use super::super::server_under_test::{RUNTIME, Release};
     use super::{Place, World};
-    use crate::ledger::conformance::ledger_conformance;
+    use crate::ledger::conformance::{ledger_conformance, pay};
 
     async fn world() -> (World, Place) {
-        super::world_on(Release::Eighteen).await
+        let server = tokio::task::spawn_blocking(|| super::shared(Release::Eighteen)).await;
+        let server = server.unwrap();
+        super::world_at(&server.database_for_a_server().await, server).await
+    }
+
+    #[tokio::test]
+    async fn a_server_adds_to_history_and_has_no_right_to_change_it() {
+        let (world, place) = world().await;
+        let id = world.live(100, 4, "e1").await;
+        world.settle(vec![pay(id, 0, "bob", 40)]).await;
+        let forbidden = [
+            "UPDATE entry SET amount_minor = 1",
+            "DELETE FROM entry",
+            "UPDATE claim SET amount_minor = 1",
+            "DELETE FROM claim",
+            "TRUNCATE posting",
+            "DELETE FROM envelope",
+            "DELETE FROM idempotency",
+            "INSERT INTO migration (number) VALUES (9)",
+            "DROP TABLE claim",
+            "ALTER TABLE entry DISABLE TRIGGER ALL",
+            "CREATE TABLE of_mine (row bigint)",
+        ];
+        for statement in forbidden {
+            let as_it = format!("SET search_path = red_envelope; SET ROLE {RUNTIME}; {statement}");
+            // insufficient_privilege
+            assert_eq!(place.refusal(&as_it), "42501", "{statement}");
+        }
+        world.audit().await;
     }
 
     ledger_conformance!(async world);

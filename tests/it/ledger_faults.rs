@@ -1,0 +1,142 @@
+//! What happens to PostgreSQL, and what grabs notice of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use red_envelope_proto::v1::GrabOutcome;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::harness::fleet::{Fleet, a_moment};
+use crate::harness::world::{World, grab_of};
+use crate::harness::{cny, equal};
+
+/// How long PostgreSQL hangs.
+const OUTAGE: Duration = Duration::from_secs(60);
+/// How long an acknowledged grab may wait before new envelopes are turned away, and how late that may be
+/// noticed.
+const CREATES_SHED_AFTER: Duration = Duration::from_secs(36);
+/// What the sender of an envelope waits for an answer.
+const CREATE_WAIT: Duration = Duration::from_secs(2);
+
+/// Tries to send an envelope, and says what came of it.
+fn try_to_send(process: &World) -> JoinHandle<Result<(), Status>> {
+    let mut client = process.envelopes.clone();
+    let mut request = Request::new(equal("alice", cny(10), 1));
+    request.set_timeout(CREATE_WAIT);
+    tokio::spawn(async move { client.create_envelope(request).await.map(drop) })
+}
+
+fn is_shed(sent: &Result<(), Status>) -> bool {
+    sent.as_ref().is_err_and(|status| {
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        status.code() == Code::Unavailable && reason == Some("SETTLEMENT_BEHIND")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.processes[0].fund("alice", cny(1_000_000)).await;
+    let id = fleet.processes[0]
+        .send(equal("alice", cny(10), 5_000))
+        .await
+        .envelope_id;
+    let mut paid = BTreeMap::<String, i64>::new();
+    // Each process has met the envelope.
+    for place in [0, 1] {
+        let grabber = format!("first-{place}");
+        fleet.processes[place].win(&id, &grabber).await;
+        paid.insert(grabber, 10);
+    }
+    fleet.processes[0].audit_when_quiet().await;
+
+    fleet.postgres.pause();
+    let began = Instant::now();
+    let mut creates = Vec::new();
+    let mut number = 0;
+    while began.elapsed() < OUTAGE {
+        for _ in 0..10 {
+            let process = &mut fleet.processes[number % 2];
+            let grabber = format!("grabber-{number}");
+            let answer = process.try_grab(grab_of(&id, &grabber)).await.unwrap();
+            assert_eq!(answer.outcome(), GrabOutcome::Won, "{grabber}");
+            paid.insert(grabber, 10);
+            number += 1;
+        }
+        creates.push((began.elapsed(), try_to_send(&fleet.processes[number % 2])));
+        a_moment().await;
+    }
+    fleet.postgres.resume();
+    let outage = began.elapsed();
+    let (mut early, mut late) = (0, 0);
+    for (at, create) in creates {
+        let sent = create.await.unwrap();
+        if at > CREATES_SHED_AFTER && at < OUTAGE - CREATE_WAIT {
+            assert!(is_shed(&sent), "after {at:?}: {sent:?}");
+            late += 1;
+        } else if is_shed(&sent) {
+            assert!(at > Duration::from_secs(25), "shed after {at:?} already");
+        } else {
+            early += 1;
+        }
+    }
+    assert!(early > 0 && late > 0, "{early} and {late}");
+
+    // Drained within twice the outage, and nobody is missing.
+    let last = format!("grabber-{}", number - 1);
+    fleet.processes[0].until_available(&last, 10).await;
+    fleet.processes[0].audit_when_quiet().await;
+    let drained = began.elapsed() - outage;
+    assert!(drained < 2 * outage, "{drained:?} after {outage:?}");
+    for (at, (grabber, amount)) in paid.iter().enumerate() {
+        if at % 20 == 0 {
+            let has = fleet.processes[1].available(grabber).await;
+            assert_eq!(has, *amount, "{grabber}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outboxes_that_are_deleted_while_the_books_are_away_are_made_up_for() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.processes[0].fund("alice", cny(100_000)).await;
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let sent = fleet.processes[0].send(equal("alice", cny(10), 20)).await;
+        ids.push(sent.envelope_id);
+    }
+    for id in &ids {
+        for place in [0, 1] {
+            let grabber = format!("first-{place}");
+            fleet.processes[place].win(id, &grabber).await;
+        }
+    }
+    fleet.processes[0].audit_when_quiet().await;
+    fleet.postgres.pause();
+    for id in &ids {
+        for number in 0..10 {
+            let grabber = format!("grabber-{number}");
+            fleet.processes[number % 2].win(id, &grabber).await;
+        }
+    }
+    let redis::Value::Array(outboxes) = fleet.redis.command(&[b"KEYS", b"re1:*:outbox"]) else {
+        panic!("KEYS answers a list");
+    };
+    assert!(!outboxes.is_empty(), "nothing was owed");
+    for outbox in outboxes {
+        let redis::Value::BulkString(key) = outbox else {
+            panic!("a key is text");
+        };
+        fleet.redis.command(&[b"DEL", &key]);
+    }
+    fleet.postgres.resume();
+    for number in 0..10 {
+        let grabber = format!("grabber-{number}");
+        fleet.processes[0].until_available(&grabber, 80).await;
+    }
+    fleet.processes[1].audit_when_quiet().await;
+}
