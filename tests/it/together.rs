@@ -30,12 +30,13 @@ async fn rush(
     let mut crowd = JoinSet::new();
     for (number, grabber) in grabbers.into_iter().enumerate() {
         let (clients, id) = (clients.clone(), id.to_owned());
+        let record = fleet.record.clone();
         crowd.spawn(async move {
             let began = Instant::now();
             for turn in number.. {
                 let mut client = clients[turn % clients.len()].clone();
-                match client.grab(grab_of(&id, &grabber)).await {
-                    Ok(answer) => return (grabber, answer.into_inner()),
+                match record.grab(&mut client, grab_of(&id, &grabber)).await {
+                    Ok(answer) => return (grabber, answer),
                     Err(status) => {
                         let retryable =
                             [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
@@ -262,11 +263,8 @@ async fn rush_until_over(
         let mut client = fleet.processes[turn % fleet.processes.len()]
             .envelopes
             .clone();
-        let answer = client
-            .grab(grab_of(id, &grabber))
-            .await
-            .unwrap()
-            .into_inner();
+        let answer = fleet.record.grab(&mut client, grab_of(id, &grabber)).await;
+        let answer = answer.unwrap();
         match answer.outcome() {
             GrabOutcome::Won => answers.push((grabber, true)),
             GrabOutcome::Expired => answers.push((grabber, false)),
@@ -337,6 +335,7 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
         let Fleet {
             processes,
             postgres,
+            record,
             ..
         } = &mut fleet;
         let strike = async {
@@ -348,12 +347,8 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
             let mut answers = Vec::new();
             for (number, grabber) in crowd.into_iter().enumerate() {
                 let mut client = clients[number % clients.len()].clone();
-                let answer = client
-                    .grab(grab_of(&id, &grabber))
-                    .await
-                    .unwrap()
-                    .into_inner();
-                answers.push((grabber, answer));
+                let answer = record.grab(&mut client, grab_of(&id, &grabber)).await;
+                answers.push((grabber, answer.unwrap()));
             }
             answers
         };

@@ -3,6 +3,7 @@
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 
+use super::record::Record;
 use super::server::{Hot, Server, Start};
 use super::world::World;
 
@@ -16,6 +17,8 @@ pub struct Fleet {
     pub postgres: PostgresServer,
     /// The address of the books.
     pub books: String,
+    /// Of every grab, through whatever process.
+    pub record: Record,
 }
 
 impl Fleet {
@@ -28,6 +31,7 @@ impl Fleet {
             redis: RedisServer::start(Flavour::Debian, &[]),
             books: postgres.database(),
             postgres,
+            record: Record::default(),
         };
         for _ in 0..count {
             fleet.join(Start::default()).await;
@@ -38,7 +42,7 @@ impl Fleet {
     /// One more process, under these circumstances.
     pub async fn join(&mut self, start: Start) {
         let start = self.start(start);
-        let process = World::around(Server::start(start).await, None).await;
+        let process = self.around(Server::start(start).await).await;
         process.until_ready().await;
         self.processes.push(process);
     }
@@ -47,8 +51,15 @@ impl Fleet {
     pub async fn again(&mut self, place: usize, start: Start) {
         let start = self.start(start);
         let before = self.processes.remove(place);
-        let process = World::around(before.server.again(start).await, None).await;
+        let process = self.around(before.server.again(start).await).await;
         self.processes.insert(place, process);
+    }
+
+    async fn around(&self, server: Server) -> World {
+        World {
+            record: self.record.clone(),
+            ..World::around(server, None).await
+        }
     }
 
     /// How a process finds the stores, and the keys of the first one.
