@@ -47,6 +47,15 @@ test: test-tools ## Every test; installs what the tests need first
 	$(CARGO_TEST) $(TESTED) --no-fail-fast --doc
 	$(CARGO_TEST) $(TESTED) --no-fail-fast --test '*'
 
+# Which histories `make simulate` plays; empty: those of the test.
+SEEDS ?=
+SEED ?=
+
+.PHONY: simulate
+simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SEED=s; names the first that breaks a promise
+	RED_ENVELOPE_SIMULATE_SEEDS=$(SEEDS) RED_ENVELOPE_SIMULATE_SEED=$(SEED) \
+		cargo test $(TESTED) --test sim -- --exact --nocapture every_history_keeps_the_promises
+
 .PHONY: bench
 bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench '*' --bench embedded

@@ -143,7 +143,7 @@ impl Lane {
 async fn grab(lane: &Lane, arrival: Arrival) {
     let world = &lane.world;
     let request = world.grab(arrival.envelope, arrival.person);
-    world.page(arrival.envelope).ask(arrival.person);
+    let asked_at = world.page(arrival.envelope).ask(arrival.person);
     lane.record().left(arrival.due, lane.start.elapsed());
 
     let fire = &world.profile.fire;
@@ -167,7 +167,7 @@ async fn grab(lane: &Lane, arrival: Arrival) {
         }
     };
     let mut page = world.page(arrival.envelope);
-    page.answer(arrival.person, tries > 1, &answer);
+    page.answer(arrival.person, asked_at, tries > 1, &answer);
     drop(page);
     let now = lane.start.elapsed();
     lane.record()

@@ -22,6 +22,7 @@
 
 use std::sync::Arc;
 
+use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch};
@@ -93,7 +94,7 @@ pub async fn go_on(
     if reply == CloseReply::Frozen && free(hot, ledger, id).await? {
         reply = close().await?;
     }
-    let (reason, taken_count) = match reply {
+    let (reason, mut taken_count) = match reply {
         CloseReply::Over {
             reason,
             taken_count,
@@ -104,6 +105,9 @@ pub async fn go_on(
     };
     crash("close::after_hot")?;
     crash("close::before_finish")?;
+    if !rules::keeps(Rule::RefundAfterDrain) {
+        taken_count = row.settled_count + row.declined_count;
+    }
     if epoch != Epoch::FIRST && hot.owes(id).await? {
         return Ok(Closed::Waiting);
     }

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::plan::{self, Known};
+use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Partition};
@@ -180,6 +181,10 @@ impl Drain {
         let mut items = plan::plan(records(), &known);
         self.give_up_on_the_refused(&mut items);
         crash("settle::before_post")?;
+        if !rules::keeps(Rule::DeleteAfterCommit) {
+            let all = entries.iter().map(|entry| (entry.id, entry.nonce));
+            self.delete(under, all.collect()).await?;
+        }
         // 3. post
         let mut drained = Drained {
             records: items.len(),
@@ -199,16 +204,21 @@ impl Drain {
                 done.push((entry.id, entry.nonce));
             }
         }
-        for pairs in done.chunks(SETTLED_PER_CALL_MAX) {
-            let (epoch, partition) = (under.epoch, under.partition);
-            self.hot.settled(epoch, partition, pairs.to_vec()).await?;
-        }
+        self.delete(under, done).await?;
         crash("settle::after_settled")?;
         metrics::settled(drained.paid);
         metrics::set_aside(drained.dead_letters);
         let seconds = f64::from(u32::try_from(took_ms).unwrap_or(u32::MAX)) / 1_000.0;
         metrics::settle_batch(drained.records, seconds);
         Ok(drained)
+    }
+
+    async fn delete(&self, under: Under, entries: Vec<(u64, u64)>) -> Result<(), SettleError> {
+        for pairs in entries.chunks(SETTLED_PER_CALL_MAX) {
+            let (epoch, partition) = (under.epoch, under.partition);
+            self.hot.settled(epoch, partition, pairs.to_vec()).await?;
+        }
+        Ok(())
     }
 
     /// What the books know of the envelopes of a batch.

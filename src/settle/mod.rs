@@ -30,6 +30,7 @@ mod lease;
 mod marks;
 pub mod plan;
 mod reconcile;
+pub mod rules;
 mod run;
 mod sweep;
 mod vitals;

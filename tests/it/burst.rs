@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse};
+use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse, RecallEnvelopeRequest};
 use tokio::task::JoinSet;
 
 use crate::harness::world::{channel, grab_of};
@@ -13,6 +13,7 @@ on_both_stores! {
     ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners,
     one_grabber_who_calls_a_thousand_times_holds_one_share,
     everybody_gets_the_same_of_an_equal_envelope,
+    a_recall_in_the_middle_of_a_rush_ends_it_at_one_instant,
 }
 
 /// Connections that the crowd shares, as a gateway would.
@@ -34,7 +35,8 @@ async fn rush(
     for (index, grabber) in grabbers.into_iter().enumerate() {
         let mut client = clients[index % CONNECTIONS].clone();
         let request = grab_of(envelope_id, &grabber);
-        crowd.spawn(async move { (grabber, client.grab(request).await.unwrap().into_inner()) });
+        let record = world.record.clone();
+        crowd.spawn(async move { (grabber, record.grab(&mut client, request).await.unwrap()) });
     }
     crowd.join_all().await
 }
@@ -86,6 +88,7 @@ async fn ten_thousand_grabbers_of_a_hundred_shares_make_a_hundred_winners(hot: H
         .map(|s| (s.number, (s.grabber, s.amount.unwrap().minor_units)))
         .collect();
     assert_eq!(listed, won);
+    assert_eq!(world.record.grabs(), 10_000);
     let report = world.audit_when_quiet().await;
     assert_eq!(report.claim_count, 100);
     assert_eq!(report.totals[0].settled_minor, 888_888);
@@ -142,5 +145,34 @@ async fn everybody_gets_the_same_of_an_equal_envelope(hot: Hot) {
     world
         .until(&envelope.envelope_id, "alice", EnvelopeState::Closed)
         .await;
+    world.audit_when_quiet().await;
+}
+
+async fn a_recall_in_the_middle_of_a_rush_ends_it_at_one_instant(hot: Hot) {
+    let mut world = World::on(hot).await;
+    world.fund("alice", cny(1_000)).await;
+    let envelope = world.send(equal("alice", cny(1), 1_000)).await;
+    let id = &envelope.envelope_id;
+
+    let (mut client, record) = (world.envelopes.clone(), world.record.clone());
+    let recall = RecallEnvelopeRequest {
+        envelope_id: id.clone(),
+        sender: "alice".to_owned(),
+        request_id: "enough".to_owned(),
+        ..RecallEnvelopeRequest::default()
+    };
+    let end = async { record.recall(&mut client, recall).await.unwrap() };
+    let names = (0..500).map(|n| format!("grabber-{n}"));
+    let (_, early) = tokio::join!(end, rush(&world, id, names));
+    let late = rush(&world, id, (0..50).map(|n| format!("late-{n}"))).await;
+
+    let won = |answers: &[(String, GrabResponse)]| {
+        let won = |(_, a): &&(String, GrabResponse)| a.outcome() == GrabOutcome::Won;
+        i64::try_from(answers.iter().filter(won).count()).unwrap()
+    };
+    assert_eq!(won(&late), 0);
+    world.until(id, "alice", EnvelopeState::Closed).await;
+    assert_eq!(world.available("alice").await, 1_000 - won(&early));
+    assert_eq!(world.record.grabs(), 550);
     world.audit_when_quiet().await;
 }

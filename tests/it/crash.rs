@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use red_envelope_history::Rule;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{EnvelopeState, GrabOutcome};
 use tokio::sync::{Mutex, Notify};
@@ -35,14 +36,14 @@ pub async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> Jo
     for caller in 0..CALLERS {
         let mut client = EnvelopeServiceClient::new(channel(world.server.ports.grpc).await);
         let (id, end, promised) = (id.to_owned(), Arc::clone(&end), Arc::clone(&promised));
+        let record = world.record.clone();
         callers.spawn(async move {
             let mut mine = Promises::new();
             for n in 0.. {
                 let grabber = format!("life-{life}-caller-{caller}-{n}");
-                let Ok(reply) = client.grab(grab_of(&id, &grabber)).await else {
+                let Ok(reply) = record.grab(&mut client, grab_of(&id, &grabber)).await else {
                     break;
                 };
-                let reply = reply.into_inner();
                 assert_eq!(reply.outcome(), GrabOutcome::Won);
                 let share = reply.share.unwrap();
                 mine.insert(grabber, (share.number, share.amount.unwrap().minor_units));
@@ -183,6 +184,9 @@ async fn the_power_cut_would_show_a_missing_sync() {
     assert!(unsynced > 0);
     let mut world = world.restarted(honest).await;
     assert_eq!(broken(&mut world, &id, &promises).await, promises.len());
+    // So would the history, as soon as somebody is given what was lost.
+    world.win(&id, "latecomer").await;
+    assert!(world.record.broken().contains(&Rule::TwoHolders));
 }
 
 /// The disk breaks under a burst: the server must stop by itself, and keep what it promised.

@@ -398,9 +398,9 @@ async fn a_thousand_grabs_astride_the_expiry_end_well_with_settlement_stalled() 
     let books = world.server.hold_the_books();
     let mut grabbers = tokio::task::JoinSet::new();
     for number in 0..1_000 {
-        let mut client = world.envelopes.clone();
+        let (mut client, record) = (world.envelopes.clone(), world.record.clone());
         let grab = crate::harness::world::grab_of(&id, &format!("g{number}"));
-        grabbers.spawn(async move { client.grab(grab).await });
+        grabbers.spawn(async move { record.grab(&mut client, grab).await });
     }
     let (mut won, mut answered) = (0, 0);
     while let Some(answer) = grabbers.join_next().await {
@@ -411,7 +411,7 @@ async fn a_thousand_grabs_astride_the_expiry_end_well_with_settlement_stalled() 
         }
         // Behind the jump the oldest grab has waited for a day: new ones may be turned away.
         match answer.unwrap() {
-            Ok(answer) => match answer.into_inner().outcome() {
+            Ok(answer) => match answer.outcome() {
                 GrabOutcome::Won => won += 1,
                 other => assert_eq!(other, GrabOutcome::Expired),
             },

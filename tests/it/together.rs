@@ -220,11 +220,8 @@ async fn rush_until_over(
         let mut client = fleet.processes[turn % fleet.processes.len()]
             .envelopes
             .clone();
-        let answer = client
-            .grab(grab_of(id, &grabber))
-            .await
-            .unwrap()
-            .into_inner();
+        let answer = fleet.record.grab(&mut client, grab_of(id, &grabber)).await;
+        let answer = answer.unwrap();
         match answer.outcome() {
             GrabOutcome::Won => answers.push((grabber, true)),
             GrabOutcome::Expired => answers.push((grabber, false)),
@@ -295,6 +292,7 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
         let Fleet {
             processes,
             postgres,
+            record,
             ..
         } = &mut fleet;
         let strike = async {
@@ -306,12 +304,8 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
             let mut answers = Vec::new();
             for (number, grabber) in crowd.into_iter().enumerate() {
                 let mut client = clients[number % clients.len()].clone();
-                let answer = client
-                    .grab(grab_of(&id, &grabber))
-                    .await
-                    .unwrap()
-                    .into_inner();
-                answers.push((grabber, answer));
+                let answer = record.grab(&mut client, grab_of(&id, &grabber)).await;
+                answers.push((grabber, answer.unwrap()));
             }
             answers
         };

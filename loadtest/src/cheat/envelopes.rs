@@ -167,6 +167,7 @@ impl EnvelopeService for Cheater {
             amounts,
             holders: Vec::new(),
             recalled: false,
+            backwards: self.cheat == Cheat::Backwards,
         };
         let envelope = Some(self.show(&sent));
         self.books().sent.insert(sent.id.clone(), sent);

@@ -30,6 +30,8 @@ enum Cheat {
     SharesTwice,
     /// The first grabber of an envelope is told one minor unit more when asking again.
     AnotherAmount,
+    /// The highest share goes first.
+    Backwards,
     /// An envelope is called empty one share early.
     EmptyEarly,
     /// Strangers get shares.
@@ -57,6 +59,7 @@ struct Sent {
     /// By share number.
     holders: Vec<String>,
     recalled: bool,
+    backwards: bool,
 }
 
 impl Sent {
@@ -86,6 +89,7 @@ impl Sent {
                 .iter()
                 .position(|it| it == holder)
                 .expect("only the named hold"),
+            None if self.backwards => self.amounts.len() - 1 - taken,
             None => taken.min(self.amounts.len() - 1),
         }
     }
@@ -159,6 +163,7 @@ async fn every_way_of_cheating_fails_a_run_and_is_named() {
     for (cheat, words) in [
         (Cheat::SharesTwice, "went to guest"),
         (Cheat::AnotherAmount, "was shown"),
+        (Cheat::Backwards, "no order of the grabs explains it"),
         (Cheat::EmptyEarly, "hold a share of"),
         (Cheat::LetsStrangersIn, "an outsider got"),
         (Cheat::PaysLess, "(available, pending, held)"),

@@ -10,7 +10,6 @@
 
 pub mod ends;
 pub mod grabs;
-#[cfg(test)]
 pub mod model;
 pub mod stage;
 #[cfg(test)]

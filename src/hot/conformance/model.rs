@@ -131,7 +131,7 @@ impl Should {
                 return refused(Refusal::WrongPassphrase);
             }
         }
-        let share = u32::try_from(share).unwrap();
+        let share = u32::try_from(share).expect("shares are counted by a u32");
         GrabReply::Outcome(Outcome::Won(self.give(cast, share, who, now, false)))
     }
 
@@ -175,7 +175,7 @@ impl Should {
         let amounts = self.held.values().map(|held| held.grant.amount_minor);
         CloseReply::Over {
             reason,
-            taken_count: u32::try_from(self.held.len()).unwrap(),
+            taken_count: u32::try_from(self.held.len()).expect("shares are counted by a u32"),
             taken_minor: amounts.sum(),
         }
     }

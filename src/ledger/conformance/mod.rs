@@ -12,6 +12,7 @@ pub mod money;
 pub mod operators;
 pub mod partitions;
 pub mod settle;
+pub mod sheet;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::sheet::Sheet;
 use super::{FIRST, World, act, decline, draft, fund, pay, transfer};
 use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::grab::HeldShare;
 use crate::domain::id::EnvelopeId;
 use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
 
@@ -59,27 +61,12 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..40)
 }
 
-type Claim = (usize, i64, bool);
-
+/// An envelope of somebody.
 #[derive(Clone, Debug)]
-struct Sheet {
+struct Funded {
     id: EnvelopeId,
     sender: usize,
-    total: i64,
-    shares: u32,
-    claims: BTreeMap<u32, Claim>,
-    remainder: i64,
-    parked: Vec<(u32, Claim)>,
-    letters: Vec<(u32, Claim)>,
-    frozen: bool,
-    closing: bool,
-    closed: bool,
-}
-
-impl Sheet {
-    fn left(&self) -> i64 {
-        self.total - self.remainder - self.claims.values().map(|claim| claim.1).sum::<i64>()
-    }
+    sheet: Sheet,
 }
 
 /// What must be so.
@@ -87,7 +74,7 @@ impl Sheet {
 pub struct Model {
     accounts: [i64; 4],
     requests: BTreeMap<(&'static str, usize, u8), (i64, u32)>,
-    sheets: Vec<Sheet>,
+    sheets: Vec<Funded>,
 }
 
 /// What a request id makes of a call.
@@ -106,36 +93,14 @@ impl Model {
         }
     }
 
-    fn verdict(&mut self, envelope: usize, (share, claim): (u32, Claim)) -> Settled {
-        let sheet = &mut self.sheets[envelope];
-        let of_grabber = sheet.claims.values().any(|other| other.0 == claim.0);
-        if sheet.claims.get(&share) == Some(&claim) {
-            return Settled::Duplicate;
-        }
-        // Paid after all, below: then nothing is set aside any more.
-        let letter = (share, claim);
-        let set_aside = |list: &mut Vec<_>| {
-            if !list.contains(&(share, claim)) {
-                list.push((share, claim));
-            }
+    fn pay(&mut self, envelope: usize, held: &HeldShare) {
+        let name = held.grabber.as_str();
+        let grabber = PEOPLE.iter().position(|person| *person == name);
+        let to = match held.declined {
+            true => self.sheets[envelope].sender,
+            false => grabber.expect("records name people"),
         };
-        if sheet.claims.contains_key(&share) || of_grabber {
-            Settled::Superseded
-        } else if sheet.closed
-            || (!sheet.frozen && (share >= sheet.shares || claim.1 > sheet.left()))
-        {
-            set_aside(&mut sheet.letters);
-            Settled::DeadLetter
-        } else if sheet.frozen {
-            set_aside(&mut sheet.parked);
-            Settled::Parked
-        } else {
-            sheet.claims.insert(share, claim);
-            let to = if claim.2 { sheet.sender } else { claim.0 };
-            self.accounts[to] += claim.1;
-            sheet.letters.retain(|other| *other != letter);
-            Settled::Paid
-        }
+        self.accounts[to] += held.grant.amount_minor;
     }
 
     /// Does one operation on both, and compares the answers.
@@ -203,18 +168,10 @@ impl Model {
                 assert!(!funded.replayed);
                 self.accounts[who] -= body.0;
                 self.requests.insert(("fund", who, request), body);
-                self.sheets.push(Sheet {
+                self.sheets.push(Funded {
                     id: funded.envelope.id,
                     sender: who,
-                    total: body.0,
-                    shares: body.1,
-                    claims: BTreeMap::new(),
-                    remainder: 0,
-                    parked: Vec::new(),
-                    letters: Vec::new(),
-                    frozen: false,
-                    closing: false,
-                    closed: false,
+                    sheet: Sheet::new(body.0, body.1),
                 });
             }
             Key::Replay => assert!(answer.unwrap().replayed),
@@ -231,35 +188,39 @@ impl Model {
                 item(id, *share, PEOPLE[*who], *minor)
             })
             .collect();
-        let verdicts = world.settle(batch).await;
-        for ((share, who, minor, declined), verdict) in items.into_iter().zip(verdicts) {
-            let expected = self.verdict(which, (share, (who, minor, declined)));
-            assert_eq!(verdict, expected, "share {share} of {which} to {who}");
+        let verdicts = world.settle(batch.clone()).await;
+        for (item, verdict) in batch.into_iter().zip(verdicts) {
+            let (SettleItem::Pay(record) | SettleItem::SetAside(record, _)) = item;
+            let held = HeldShare {
+                grabber: record.grabber,
+                grant: record.grant,
+                declined: record.declined,
+            };
+            let expected = self.sheets[which].sheet.verdict(held.clone());
+            assert_eq!(verdict, expected, "{held:?} of {which}");
+            if expected == Settled::Paid {
+                self.pay(which, &held);
+            }
         }
     }
 
     async fn settle_parked(&mut self, world: &World) {
         let mut paid = 0;
         for which in 0..self.sheets.len() {
-            if self.sheets[which].frozen {
-                continue;
-            }
-            for record in std::mem::take(&mut self.sheets[which].parked) {
-                paid += usize::from(self.verdict(which, record) == Settled::Paid);
+            for held in self.sheets[which].sheet.settle_parked() {
+                self.pay(which, &held);
+                paid += 1;
             }
         }
         assert_eq!(world.ledger.settle_parked(1_000).await.unwrap(), paid);
     }
 
     async fn freeze(&mut self, world: &World, which: usize, frozen: bool) {
-        let sheet = &mut self.sheets[which];
+        let Funded { id, sheet, .. } = &mut self.sheets[which];
         let answer = if frozen {
-            world.ledger.freeze(sheet.id, act("freeze", sheet.id)).await
+            world.ledger.freeze(*id, act("freeze", *id)).await
         } else {
-            world
-                .ledger
-                .unfreeze(sheet.id, act("unfreeze", sheet.id))
-                .await
+            world.ledger.unfreeze(*id, act("unfreeze", *id)).await
         };
         if sheet.closed {
             assert!(matches!(answer, Err(LedgerError::AlreadyOver(_))));
@@ -270,11 +231,8 @@ impl Model {
     }
 
     async fn begin_close(&mut self, world: &World, which: usize) {
-        let sheet = &mut self.sheets[which];
-        let answer = world
-            .ledger
-            .begin_close(sheet.id, CloseReason::Expired)
-            .await;
+        let Funded { id, sheet, .. } = &mut self.sheets[which];
+        let answer = world.ledger.begin_close(*id, CloseReason::Expired).await;
         if sheet.frozen && !sheet.closing {
             assert!(matches!(answer, Err(LedgerError::Frozen)));
         } else {
@@ -284,60 +242,46 @@ impl Model {
     }
 
     async fn finish_close(&mut self, world: &World, which: usize, more: u32) {
-        let sheet = &mut self.sheets[which];
+        let Funded { id, sender, sheet } = &mut self.sheets[which];
         let claimed = u32::try_from(sheet.claims.len()).unwrap();
+        let taken = claimed + more;
         let answer = world
             .ledger
-            .finish_close(FIRST, sheet.id, CloseReason::Expired, claimed + more)
+            .finish_close(FIRST, *id, CloseReason::Expired, taken)
             .await;
         if !sheet.closing {
             assert!(matches!(answer, Err(LedgerError::Broken(_))));
         } else if sheet.frozen {
             assert!(matches!(answer, Err(LedgerError::Frozen)));
-        } else if !sheet.closed
-            && (more > 0 || !sheet.parked.is_empty() || !sheet.letters.is_empty())
-        {
+        } else if sheet.closed {
+            assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
+        } else if let Some(remainder) = sheet.finish(taken as usize) {
+            assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
+            self.accounts[*sender] += remainder;
+        } else {
             let waiting = matches!(answer, Ok(CloseProgress::Waiting { claimed_count, .. })
                 if claimed_count == claimed);
             assert!(waiting, "{answer:?}");
-        } else {
-            assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
-            let remainder = sheet.left();
-            sheet.remainder += remainder;
-            sheet.closed = true;
-            self.accounts[sheet.sender] += remainder;
         }
     }
 
     async fn compare(&self, world: &World) {
         for (who, available) in self.accounts.iter().enumerate() {
-            let mine = self.sheets.iter().filter(|s| s.sender == who && !s.closed);
-            let held: i64 = mine.map(Sheet::left).sum();
+            let mine = self.sheets.iter().filter(|s| s.sender == who);
+            let open = mine.map(|s| &s.sheet).filter(|sheet| !sheet.closed);
+            let held: i64 = open.map(Sheet::left).sum();
             assert_eq!(world.has(PEOPLE[who]).await, (*available, held));
         }
-        for sheet in &self.sheets {
-            let envelope = world.envelope(sheet.id).await;
+        for Funded { id, sheet, .. } in &self.sheets {
+            let envelope = world.envelope(*id).await;
             let out = envelope.settled_minor + envelope.refunded_minor;
             assert_eq!(sheet.total - out, sheet.left());
             assert_eq!(envelope.frozen, sheet.frozen);
             let closed = matches!(envelope.state, BookState::Closed(_));
             assert_eq!(closed, sheet.closed);
-            let claims = world.ledger.claims(sheet.id, 0, 100).await.unwrap();
-            let told: BTreeMap<u32, (&str, i64, bool)> = claims
-                .iter()
-                .map(|c| {
-                    (
-                        c.grant.share,
-                        (c.grabber.as_str(), c.grant.amount_minor, c.declined),
-                    )
-                })
-                .collect();
-            let expected: BTreeMap<u32, (&str, i64, bool)> = sheet
-                .claims
-                .iter()
-                .map(|(share, claim)| (*share, (PEOPLE[claim.0], claim.1, claim.2)))
-                .collect();
-            assert_eq!(told, expected);
+            let claims = world.ledger.claims(*id, 0, 100).await.unwrap();
+            let expected: Vec<_> = sheet.claims.values().cloned().collect();
+            assert_eq!(claims, expected);
         }
         world.audit().await;
     }

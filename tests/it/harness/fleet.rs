@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::record::Record;
 use super::server::{Hot, Server, Start};
 use super::world::{World, grab_of};
 
@@ -26,6 +27,8 @@ pub struct Fleet {
     pub postgres: PostgresServer,
     /// The address of the books.
     pub books: String,
+    /// Of every grab, through whatever process.
+    pub record: Record,
 }
 
 impl Fleet {
@@ -38,6 +41,7 @@ impl Fleet {
             redis: RedisServer::start(Flavour::Debian, &[]),
             books: postgres.database(),
             postgres,
+            record: Record::default(),
         };
         for _ in 0..count {
             fleet.join(Start::default()).await;
@@ -48,7 +52,7 @@ impl Fleet {
     /// One more process, under these circumstances.
     pub async fn join(&mut self, start: Start) {
         let start = self.start(start);
-        let process = World::around(Server::start(start).await, None).await;
+        let process = self.around(Server::start(start).await).await;
         process.until_ready().await;
         self.processes.push(process);
     }
@@ -57,8 +61,15 @@ impl Fleet {
     pub async fn again(&mut self, place: usize, start: Start) {
         let start = self.start(start);
         let before = self.processes.remove(place);
-        let process = World::around(before.server.again(start).await, None).await;
+        let process = self.around(before.server.again(start).await).await;
         self.processes.insert(place, process);
+    }
+
+    async fn around(&self, server: Server) -> World {
+        World {
+            record: self.record.clone(),
+            ..World::around(server, None).await
+        }
     }
 
     /// How a process finds the stores, and the keys of the first one.
@@ -97,12 +108,13 @@ impl Fleet {
         let mut crowd = JoinSet::new();
         for (number, grabber) in grabbers.into_iter().enumerate() {
             let (clients, id) = (clients.clone(), id.to_owned());
+            let record = self.record.clone();
             crowd.spawn(async move {
                 let began = Instant::now();
                 for turn in number.. {
                     let mut client = clients[turn % clients.len()].clone();
-                    match client.grab(grab_of(&id, &grabber)).await {
-                        Ok(answer) => return (grabber, answer.into_inner()),
+                    match record.grab(&mut client, grab_of(&id, &grabber)).await {
+                        Ok(answer) => return (grabber, answer),
                         Err(status) => {
                             let retryable =
                                 [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];

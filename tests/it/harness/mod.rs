@@ -3,6 +3,7 @@
 pub mod fleet;
 pub mod power;
 pub mod proxy;
+pub mod record;
 pub mod server;
 pub mod world;
 

@@ -15,6 +15,7 @@ use red_envelope_proto::v1::{
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::record::Record;
 use super::server::{Hot, Server, Start};
 
 /// How often a condition is looked at.
@@ -82,6 +83,8 @@ pub struct World {
     pub accounts: AccountServiceClient<Channel>,
     /// What operators do.
     pub admin: AdminServiceClient<Channel>,
+    /// Of every grab of an envelope that was sent here.
+    pub record: Record,
 }
 
 impl World {
@@ -116,8 +119,9 @@ impl World {
         Self::around(Server::start(start).await, Some(redis)).await
     }
 
-    /// Its Redis.
+    /// Its Redis, for something that may have it lose what it holds.
     pub fn redis(&mut self) -> &mut RedisServer {
+        self.record.replaced();
         self.redis.as_mut().expect("the test has a Redis")
     }
 
@@ -131,14 +135,23 @@ impl World {
             envelopes: EnvelopeServiceClient::new(public.clone()),
             accounts: AccountServiceClient::new(public),
             admin: AdminServiceClient::new(admin),
+            record: Record::default(),
         }
     }
 
     /// The same folder and hot store, another process. The one before must be gone.
     pub async fn restarted(self, start: Start) -> Self {
-        let Self { server, redis, .. } = self;
+        let Self {
+            server,
+            redis,
+            record,
+            ..
+        } = self;
         let server = server.again(start.reaching(redis.as_ref())).await;
-        Self::around(server, redis).await
+        Self {
+            record,
+            ..Self::around(server, redis).await
+        }
     }
 
     /// Brings money in.
@@ -157,6 +170,7 @@ impl World {
         let reply = self.envelopes.create_envelope(request).await.unwrap();
         let envelope = reply.into_inner().envelope.unwrap();
         assert_eq!(envelope.state(), EnvelopeState::Live);
+        self.record.begin(&envelope);
         envelope
     }
 
@@ -167,7 +181,7 @@ impl World {
 
     /// Grabs, whatever the answer.
     pub async fn try_grab(&mut self, request: GrabRequest) -> Result<GrabResponse, Status> {
-        Ok(self.envelopes.grab(request).await?.into_inner())
+        self.record.grab(&mut self.envelopes, request).await
     }
 
     /// The envelope as a viewer sees it.
@@ -267,8 +281,10 @@ impl World {
         reply.into_inner()
     }
 
-    /// Waits until nothing is in flight; then the books must be clean.
+    /// Waits until nothing is in flight; then the books must be clean, and the answers such as
+    /// envelopes can give.
     pub async fn audit_when_quiet(&mut self) -> AuditResponse {
+        self.record.judge();
         for _ in 0..POLLS_MAX {
             let report = self.audit().await;
             assert!(report.clean, "{:#?}", report.discrepancies);

@@ -1,0 +1,109 @@
+//! One envelope in the books as a page of arithmetic: the law that every ledger is held to (`model`), and
+//! that the simulated one keeps (`tests/sim`).
+
+use std::collections::BTreeMap;
+
+use crate::domain::grab::HeldShare;
+use crate::ledger::Settled;
+
+/// What was put in, and who took what.
+#[derive(Clone, Debug, Default)]
+pub struct Sheet {
+    /// All shares together.
+    pub total: i64,
+    /// How many.
+    pub shares: u32,
+    /// What was paid or declined, by share.
+    pub claims: BTreeMap<u32, HeldShare>,
+    /// What went back at the end.
+    pub remainder: i64,
+    /// Waits for the mark to go.
+    pub parked: Vec<HeldShare>,
+    /// Can't be paid.
+    pub letters: Vec<HeldShare>,
+    /// Marked.
+    pub frozen: bool,
+    /// No grab any more.
+    pub closing: bool,
+    /// Balanced.
+    pub closed: bool,
+}
+
+impl Sheet {
+    /// With everything in it.
+    pub fn new(total: i64, shares: u32) -> Self {
+        Self {
+            total,
+            shares,
+            ..Self::default()
+        }
+    }
+
+    /// What is in escrow.
+    pub fn left(&self) -> i64 {
+        let claims = self.claims.values().map(|held| held.grant.amount_minor);
+        self.total - self.remainder - claims.sum::<i64>()
+    }
+
+    /// What becomes of a record that the plan would pay.
+    pub fn verdict(&mut self, held: HeldShare) -> Settled {
+        let share = held.grant.share;
+        if self
+            .claims
+            .get(&share)
+            .is_some_and(|claim| same(claim, &held))
+        {
+            return Settled::Duplicate;
+        }
+        let of_grabber = self.claims.values().any(|c| c.grabber == held.grabber);
+        let payable = share < self.shares && held.grant.amount_minor <= self.left();
+        if self.claims.contains_key(&share) || of_grabber {
+            Settled::Superseded
+        } else if self.closed || (!self.frozen && !payable) {
+            set_aside(&mut self.letters, held);
+            Settled::DeadLetter
+        } else if self.frozen {
+            set_aside(&mut self.parked, held);
+            Settled::Parked
+        } else {
+            // Paid after all: then nothing is set aside any more.
+            self.letters.retain(|other| !same(other, &held));
+            self.claims.insert(share, held);
+            Settled::Paid
+        }
+    }
+
+    /// What comes of records that were parked, once the mark is gone: how many are paid, with what.
+    pub fn settle_parked(&mut self) -> Vec<HeldShare> {
+        if self.frozen {
+            return Vec::new();
+        }
+        let parked = std::mem::take(&mut self.parked).into_iter();
+        let paid = parked.filter(|held| self.verdict(held.clone()) == Settled::Paid);
+        paid.collect()
+    }
+
+    /// Closes it if claims are all that was taken. Answers what goes back to the sender.
+    pub fn finish(&mut self, taken_count: usize) -> Option<i64> {
+        let aside = !self.parked.is_empty() || !self.letters.is_empty();
+        if self.claims.len() != taken_count || aside {
+            return None;
+        }
+        let remainder = self.left();
+        self.remainder += remainder;
+        self.closed = true;
+        Some(remainder)
+    }
+}
+
+/// Records of one grant: when it was granted is not asked.
+fn same(one: &HeldShare, other: &HeldShare) -> bool {
+    let key = |held: &HeldShare| (held.grant.share, held.grant.amount_minor, held.declined);
+    key(one) == key(other) && one.grabber == other.grabber
+}
+
+fn set_aside(list: &mut Vec<HeldShare>, held: HeldShare) {
+    if !list.iter().any(|other| same(other, &held)) {
+        list.push(held);
+    }
+}

@@ -1,0 +1,117 @@
+//! What must be so after every step, and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use red_envelope::domain::envelope::BookState;
+use red_envelope::domain::id::EnvelopeId;
+use red_envelope::ledger::conformance::person;
+
+use crate::people::Told;
+use crate::stores::Stores;
+
+/// What was granted, paid and refunded of an envelope is never more than what was put in; and a debt
+/// leaves the outbox only when it is in the books.
+pub fn at_any_time(stores: &Stores) -> Result<(), String> {
+    let (hot, books) = (&stores.hot, &stores.books);
+    let entries = hot.outboxes.values().flat_map(|outbox| &outbox.entries);
+    let records = entries.flat_map(|entry| &entry.records);
+    let owed: BTreeSet<_> = records.map(|r| (r.envelope, r.grant.share)).collect();
+    for (id, page) in &books.pages {
+        let sheet = &page.sheet;
+        let granted = hot.granted.get(id).into_iter().flatten();
+        let mut given = sheet.remainder;
+        for (share, held) in granted {
+            given += held.grant.amount_minor;
+            let aside = sheet.parked.iter().chain(&sheet.letters);
+            let known = sheet.claims.contains_key(share)
+                || aside.clone().any(|other| other.grant.share == *share);
+            if !known && !owed.contains(&(*id, *share)) && !hot.lost.contains(&(*id, *share)) {
+                return Err(format!("share {share} of {id} is owed by nobody"));
+            }
+        }
+        if given > sheet.total {
+            return Err(format!(
+                "{given} of {} of {id} were given away",
+                sheet.total
+            ));
+        }
+        if let Some(letter) = sheet.letters.first() {
+            return Err(format!("{letter:?} of {id} can't be paid"));
+        }
+    }
+    Ok(())
+}
+
+/// What was funded before the storm ended is published, unless it is over.
+pub fn published(stores: &Stores, before_ms: i64) -> Result<(), String> {
+    for (id, page) in &stores.books.pages {
+        let early = page.terms.created_at.0 <= before_ms;
+        let lives = page.terms.expires_at.0 > stores.now_ms && !page.sheet.frozen;
+        if early && lives && page.state == BookState::Funding {
+            return Err(format!("{id} is funded and not published"));
+        }
+    }
+    Ok(())
+}
+
+/// Everything that was granted was paid once, as it was told, and the rest went back.
+pub fn at_the_end(
+    stores: &Stores,
+    told: &BTreeMap<(usize, usize), Told>,
+    ids: &[Option<EnvelopeId>],
+) -> Result<(), String> {
+    at_any_time(stores)?;
+    let (hot, books) = (&stores.hot, &stores.books);
+    let mut accounts: BTreeMap<_, i64> = BTreeMap::new();
+    for (id, page) in &books.pages {
+        let paid = || {
+            books
+                .paid
+                .iter()
+                .filter(|(of, _)| of == id)
+                .map(|(_, held)| held)
+        };
+        let amounts: i64 = paid().map(|held| held.grant.amount_minor).sum();
+        let (total, back) = (page.sheet.total, page.sheet.remainder);
+        if amounts + back != total {
+            return Err(format!("{id}: {amounts} paid, {back} back, {total} funded"));
+        }
+        let shares: BTreeSet<_> = paid().map(|held| held.grant.share).collect();
+        let people: BTreeSet<_> = paid().map(|held| &held.grabber).collect();
+        if shares.len() != paid().count() || people.len() != paid().count() {
+            return Err(format!("{id}: a share or a grabber was paid twice"));
+        }
+        for held in paid() {
+            let granted = hot
+                .granted
+                .get(id)
+                .and_then(|all| all.get(&held.grant.share));
+            if granted != Some(held) {
+                return Err(format!("{id}: {held:?} was paid and {granted:?} granted"));
+            }
+            *accounts.entry(held.grabber.clone()).or_default() += held.grant.amount_minor;
+        }
+        if hot.granted.get(id).map_or(0, BTreeMap::len) != paid().count() {
+            return Err(format!("{id}: not everything that was granted was paid"));
+        }
+        *accounts.entry(page.terms.sender.clone()).or_default() += back - total;
+    }
+    if accounts != books.accounts {
+        return Err(format!(
+            "accounts hold {:?}, not {accounts:?}",
+            books.accounts
+        ));
+    }
+    for ((envelope, who), (share, amount)) in told {
+        let id = ids[*envelope].ok_or("an answer of an envelope that was never funded")?;
+        let name = person(&format!("grabber-{who}"));
+        let claim = books.claim_of(&name, id);
+        let paid = claim.map(|held| (held.grant.share, held.grant.amount_minor));
+        if paid != Some((*share, *amount)) {
+            return Err(format!(
+                "{name} was told {share} of {amount}, and paid {paid:?}"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Senders, grabbers and an operator, who repeat what was not answered, at whatever process.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use red_envelope::domain::envelope::{BookState, CloseReason};
+use red_envelope::domain::grab::{Grab, GrabReply, Grant, Outcome};
+use red_envelope::domain::id::{EnvelopeId, Epoch};
+use red_envelope::hot::CloseReply;
+use red_envelope::ledger::conformance::{act, draft, fund, person, tenant};
+use red_envelope::ledger::{Fund, LedgerError};
+use red_envelope::publish::marks::{self, MarkError};
+use red_envelope_history::{Answer, Handing, Recorder, Share};
+
+use crate::net::Net;
+use crate::process::Process;
+
+/// Calls of the hot store that one grab makes at the most, as in `api::grab`.
+const ASKS_MAX: usize = 3;
+
+/// An envelope that somebody is going to send.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    pub total_minor: i64,
+    pub share_count: u32,
+    pub expires_in_ms: i64,
+}
+
+impl Sending {
+    /// The request, by its number.
+    pub fn fund(&self, envelope: usize) -> Fund {
+        let mut draft = draft("sender", self.total_minor, self.share_count);
+        draft.expires_in_ms = self.expires_in_ms;
+        fund(draft, &format!("request-{envelope}"))
+    }
+}
+
+/// What somebody was told of a share: number and amount.
+pub type Told = (u32, i64);
+
+/// Everybody, and what they remember.
+pub struct Town {
+    pub net: Net,
+    pub processes: Mutex<Vec<Arc<Process>>>,
+    pub sendings: Vec<Sending>,
+    pub record: Recorder<usize, usize>,
+    /// By envelope and grabber.
+    pub told: Mutex<BTreeMap<(usize, usize), Told>>,
+}
+
+impl Town {
+    pub fn new(net: Net, sendings: Vec<Sending>) -> Self {
+        let record = Recorder::default();
+        for (envelope, sending) in sendings.iter().enumerate() {
+            record.begin(envelope, sending.share_count, Handing::ByNumber);
+        }
+        Self {
+            net,
+            processes: Mutex::default(),
+            sendings,
+            record,
+            told: Mutex::default(),
+        }
+    }
+
+    /// The id of an envelope, once the books have it.
+    pub fn id(&self, envelope: usize) -> Option<EnvelopeId> {
+        let request = person(&format!("request-{envelope}"));
+        self.net.shared().stores.books.funded(&request)
+    }
+
+    /// A call of a process, which ends with it or with the caller's patience.
+    async fn call<T>(&self, call: impl AsyncFnOnce(&Process) -> Option<T>) -> Option<T> {
+        let process = {
+            let processes = self.processes.lock().expect("a panic ends the history");
+            let place = self.net.draw(processes.len() as u64);
+            Arc::clone(&processes[usize::try_from(place).expect("processes are few")])
+        };
+        let impatient = self.net.draw(20) == 0;
+        let mut turns = if impatient {
+            self.net.draw(8)
+        } else {
+            u64::MAX
+        };
+        let mut under_way = Box::pin(call(&process));
+        poll_fn(|context| {
+            if !process.is_alive() || turns == 0 {
+                return Poll::Ready(None);
+            }
+            turns -= 1;
+            under_way.as_mut().poll(context)
+        })
+        .await
+    }
+
+    pub async fn rest(&self, below_ms: u64) {
+        let ms = self.net.draw(below_ms);
+        let ms = i64::try_from(ms).expect("rests are short");
+        self.net.rest(ms).await;
+    }
+
+    /// CreateEnvelope, so often at the most. One that dies is completed or refunded by others.
+    pub async fn send(self: Arc<Self>, envelope: usize, tries: u64) {
+        self.rest(4_000).await;
+        for _ in 0..tries {
+            let asked = self.sendings[envelope].fund(envelope);
+            let sent = self.call(async |process| {
+                let funded = process.ledger.fund(asked).await.ok()?;
+                let id = funded.envelope.id;
+                let published = match funded.replayed {
+                    false => process.publisher.publish_new(id).await,
+                    true => process.publisher.publish(id).await,
+                };
+                published.ok()
+            });
+            if sent.await.is_some() {
+                return;
+            }
+            self.rest(2_000).await;
+        }
+    }
+
+    /// Grabs until there is an answer, so often at the most.
+    pub async fn grab(&self, envelope: usize, who: usize, tries: u64) {
+        for _ in 0..tries {
+            if let Some(id) = self.id(envelope)
+                && let Some(asked) = self.record.ask(&envelope, who)
+                && let Some(answer) = self
+                    .call(async |process| grab(process, id, who).await)
+                    .await
+            {
+                self.record.answer(asked, answer);
+                if let Some(Share {
+                    number,
+                    amount_minor,
+                }) = answer.share()
+                {
+                    let mut told = self.told.lock().expect("a panic ends the history");
+                    // Another answer later is the judge's to find.
+                    told.entry((envelope, who))
+                        .or_insert((number, amount_minor));
+                }
+                return;
+            }
+            self.rest(2_000).await;
+        }
+    }
+
+    /// Somebody who grabs every so often, also twice.
+    pub async fn live(self: Arc<Self>, who: usize, (grabs, every_ms): (u64, u64)) {
+        for _ in 0..grabs {
+            self.rest(2 * every_ms).await;
+            let envelope = self.net.draw(self.sendings.len() as u64);
+            let envelope = usize::try_from(envelope).expect("envelopes are few");
+            self.grab(envelope, who, 4).await;
+        }
+    }
+
+    /// RecallEnvelope.
+    pub async fn recall(self: Arc<Self>, envelope: usize) {
+        self.rest(25_000).await;
+        for _ in 0..6 {
+            let Some(id) = self.id(envelope) else {
+                return;
+            };
+            let asked = self.record.close(&envelope);
+            let recalled = self.call(async |process| recall(process, id).await).await;
+            if let Some(over) = recalled {
+                if let Some(asked) = asked.filter(|_| over) {
+                    self.record.closed(asked);
+                }
+                return;
+            }
+            self.rest(2_000).await;
+        }
+    }
+
+    /// An operator who freezes an envelope, and lets it go on.
+    pub async fn freeze_and_unfreeze(self: Arc<Self>, envelope: usize) {
+        self.rest(20_000).await;
+        let Some(id) = self.id(envelope) else {
+            return;
+        };
+        let act = act("freeze", id);
+        let frozen = self.call(async |process| {
+            let done = marks::freeze(&*process.hot, &*process.ledger, id, act).await;
+            done.ok()
+        });
+        let _known_or_not = frozen.await;
+        self.rest(20_000).await;
+        self.unfreeze(id).await;
+    }
+
+    /// Repeats until it is done.
+    pub async fn unfreeze(&self, id: EnvelopeId) {
+        loop {
+            let act = act("unfreeze", id);
+            let unfrozen = self.call(async |process| {
+                match marks::unfreeze(&*process.hot, &*process.ledger, id, act).await {
+                    Ok(_) | Err(MarkError::Ledger(LedgerError::AlreadyOver(_))) => Some(()),
+                    Err(_) => None,
+                }
+            });
+            if unfrozen.await.is_some() {
+                return;
+            }
+            self.rest(1_000).await;
+        }
+    }
+}
+
+/// Grab, as `api::grab` does it.
+async fn grab(process: &Process, id: EnvelopeId, who: usize) -> Option<Answer> {
+    let grab = Grab {
+        epoch: Epoch::FIRST,
+        tenant: tenant(),
+        envelope: id,
+        grabber: person(&format!("grabber-{who}")),
+        phrase: None,
+    };
+    let mut published = false;
+    for _ in 0..ASKS_MAX {
+        match process.hot.grab(vec![grab.clone()]).await.ok()?.pop()? {
+            GrabReply::Outcome(outcome) => return answer(outcome),
+            GrabReply::Funding | GrabReply::Frozen | GrabReply::Epoch(_) => return None,
+            GrabReply::Missing => {}
+        }
+        let row = process.ledger.envelopes(vec![id]).await.ok()?.pop()??;
+        let over = match row.state {
+            BookState::Closed(reason) => reason,
+            BookState::Closing(reason) if published => reason,
+            BookState::Funding | BookState::Live if published || row.frozen => return None,
+            BookState::Funding | BookState::Live | BookState::Closing(_) => {
+                process.publisher.publish(id).await.ok()?;
+                published = true;
+                continue;
+            }
+        };
+        let claims = process.ledger.claims_of(grab.grabber.clone(), vec![id]);
+        let claim = claims.await.ok()?.pop()?;
+        return Some(match (claim, over) {
+            (Some(claim), _) => Answer::Already(share(claim.grant)),
+            (None, CloseReason::Empty) => Answer::Empty,
+            (None, CloseReason::Expired | CloseReason::Recalled) => Answer::Over,
+        });
+    }
+    None
+}
+
+fn share(grant: Grant) -> Share {
+    Share {
+        number: grant.share,
+        amount_minor: grant.amount_minor,
+    }
+}
+
+fn answer(outcome: Outcome) -> Option<Answer> {
+    Some(match outcome {
+        Outcome::Won(grant) => Answer::Won(share(grant)),
+        Outcome::AlreadyGrabbed(grant) => Answer::Already(share(grant)),
+        Outcome::Empty => Answer::Empty,
+        Outcome::Expired | Outcome::Recalled => Answer::Over,
+        Outcome::NotOpenYet(_) | Outcome::Refused(_) => return None,
+    })
+}
+
+/// RecallEnvelope, as `api::recall` does it: whether it is over by now.
+async fn recall(process: &Process, id: EnvelopeId) -> Option<bool> {
+    let row = process.ledger.envelopes(vec![id]).await.ok()?.pop()??;
+    if matches!(row.state, BookState::Closed(_)) {
+        return Some(true);
+    }
+    let (hot, reason) = (&process.hot, CloseReason::Recalled);
+    process.ledger.begin_close(id, reason).await.ok()?;
+    match hot.close(Epoch::FIRST, id, row.terms, reason).await.ok()? {
+        CloseReply::Over { .. } => Some(true),
+        CloseReply::Frozen => None,
+        CloseReply::NotDue(_) => Some(false),
+    }
+}
