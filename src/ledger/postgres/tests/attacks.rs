@@ -6,7 +6,7 @@ use crate::domain::id::{Epoch, Partition};
 use crate::ledger::conformance::{FIRST, decline, pay};
 
 /// The statements of a file, each with what its first line says after `-- ledger.word: `.
-fn statements(file: &str) -> Vec<(&str, &str)> {
+pub(super) fn statements(file: &str) -> Vec<(&str, &str)> {
     let named = |part| {
         let (name, sql): (&str, &str) = str::split_once(part, '\n').unwrap();
         (name.split_once(": ").unwrap().1, sql)
