@@ -213,7 +213,7 @@ impl Settlement {
     /// # Errors
     /// The ledger is out of reach: the division stays.
     pub async fn lease_once(&self) -> Result<(), SettleError> {
-        if self.hot.ready().is_err() {
+        if self.vitals.is_blind() {
             return self.leave().await;
         }
         self.lease.renew(&*self.ledger).await
@@ -305,7 +305,9 @@ impl Settlement {
     /// # Errors
     /// The hot store is out of reach: what was measured last stands.
     pub async fn measure_once(&self) -> Result<(), SettleError> {
-        let hot = self.hot.vitals().await?;
+        let hot = self.hot.vitals().await;
+        self.vitals.blind(hot.is_err());
+        let hot = hot?;
         let (waiting, oldest) = (hot.unsettled_records, hot.oldest_unsettled_at);
         self.vitals.backlog(waiting, oldest, self.ledger.now());
         metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);

@@ -43,7 +43,7 @@ pub const SWEEP_PAGE_MAX: usize = 256;
 /// Pages of one tick: 16,384 envelopes, so that a tick ends and its outcome is seen.
 pub const SWEEP_PAGES_MAX: usize = 64;
 /// Envelopes that are closed at once: they share the ledger's group commits.
-pub const CLOSES_IN_FLIGHT_MAX: usize = 32;
+pub const CLOSES_IN_FLIGHT_MAX: usize = 16;
 /// Batches of parked records that one tick posts.
 pub const PARKED_BATCHES_MAX: usize = 16;
 /// How long Create may take to publish before the sweeper does it.

@@ -34,11 +34,22 @@ pub struct Vitals {
 #[derive(Debug, Default)]
 struct Errors {
     seen: Seen,
+    is_blind: bool,
     /// By loop, so that one which works does not hide another which does not.
     by_loop: std::collections::BTreeMap<&'static str, String>,
 }
 
 impl Vitals {
+    /// Whether the hot store could be measured at the last look.
+    pub(super) fn blind(&self, blind: bool) {
+        self.seen.lock().is_blind = blind;
+    }
+
+    /// Whether it could not: then nothing of it can be settled either.
+    pub(super) fn is_blind(&self) -> bool {
+        self.seen.lock().is_blind
+    }
+
     /// As of the last round.
     pub fn seen(&self) -> Seen {
         let errors = self.seen.lock();

@@ -30,8 +30,7 @@ use super::sql::{self, Fault};
 pub(super) async fn envelopes(
     db: &impl GenericClient,
     tenant: Option<&TenantId>,
-    after: i64,
-    limit: usize,
+    (after, limit): (i64, usize),
 ) -> Result<Vec<AuditRow>, Fault> {
     let found = sql::rows(
         db,
@@ -73,7 +72,7 @@ fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
 const POSTINGS: &str = "-- ledger.audit_postings
     SELECT p.tenant, n.id,
         'posting ' || p.row || ' (' || p.kind || ') sums to '
-            || coalesce(e.minor + coalesce(c.paid, 0), c.paid)::text
+            || coalesce((e.minor + coalesce(c.paid, 0))::text, 'nothing')
     FROM posting p
         LEFT JOIN (SELECT posting_row, sum(amount_minor) AS minor FROM entry GROUP BY posting_row) e
             ON e.posting_row = p.row
@@ -172,13 +171,55 @@ const PAID: &str = "-- ledger.audit_paid
             OR (p.kind = 'settle' AND c.claims IS DISTINCT FROM p.share_count))
     LIMIT $1";
 
-const QUESTIONS: [(DiscrepancyKind, &str); 6] = [
+/// Requests and the postings that they made: one each, of the same owner, envelope and kind. A request
+/// that is gone would be done again.
+const REQUESTS: &str = "-- ledger.audit_requests
+    SELECT coalesce(p.tenant, i.tenant), n.id, 'posting ' || coalesce(p.row::text, 'missing') || ' ('
+        || coalesce(p.kind, '-') || ') does not go with its request '
+        || coalesce(i.owner || '/' || i.request_id, '-')
+    FROM posting p FULL JOIN idempotency i ON i.posting_row = p.row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+    WHERE ($2::text IS NULL OR coalesce(p.tenant, i.tenant) = $2)
+        AND (i.posting_row IS NOT NULL OR p.kind IN ('deposit', 'withdrawal', 'fund'))
+        AND (p.row IS NULL OR i.posting_row IS NULL OR p.tenant <> i.tenant
+            OR p.envelope_row IS DISTINCT FROM i.envelope_row
+            OR p.kind <> CASE i.method WHEN 'withdraw' THEN 'withdrawal' ELSE i.method END
+            OR NOT EXISTS (
+                SELECT FROM entry e JOIN account a ON a.row = e.account_row
+                WHERE e.posting_row = p.row AND a.kind = 'owner' AND a.owner = i.owner
+                    AND (e.amount_minor > 0) = (p.kind = 'deposit')))
+    LIMIT $1";
+
+/// Money of an envelope that came from, or went back to, somebody else than its sender; and counts of what
+/// was set aside that are not those of the rows.
+const SENDERS: &str = "-- ledger.audit_senders
+    SELECT n.tenant, n.id, 'envelope row ' || n.row || ' of ' || n.sender
+        || ': money of another owner, or ' || n.dead_letter_count || ' dead letters and '
+        || n.parked_count || ' parked records that are not there'
+    FROM envelope n
+        LEFT JOIN (SELECT envelope_row, count(*) AS letters FROM dead_letter
+                   WHERE settled_at IS NULL AND envelope_row IS NOT NULL GROUP BY envelope_row) d
+            ON d.envelope_row = n.row
+        LEFT JOIN (SELECT envelope_row, count(*) AS parked FROM parked GROUP BY envelope_row) k
+            ON k.envelope_row = n.row
+    WHERE ($2::text IS NULL OR n.tenant = $2) AND (
+        n.dead_letter_count <> coalesce(d.letters, 0) OR n.parked_count <> coalesce(k.parked, 0)
+        OR EXISTS (
+            SELECT FROM posting p JOIN entry e ON e.posting_row = p.row
+                JOIN account a ON a.row = e.account_row
+            WHERE p.envelope_row = n.row AND p.kind IN ('fund', 'refund')
+                AND (a.kind <> 'owner' OR a.owner <> n.sender)))
+    LIMIT $1";
+
+const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
     (DiscrepancyKind::PostingUnbalanced, POSTINGS),
     (DiscrepancyKind::PostingUnbalanced, ENTRIES),
     (DiscrepancyKind::BalanceWrong, ACCOUNTS),
     (DiscrepancyKind::EnvelopeUnbalanced, ENVELOPES),
     (DiscrepancyKind::EnvelopeUnbalanced, CLAIMS),
     (DiscrepancyKind::EnvelopeUnbalanced, PAID),
+    (DiscrepancyKind::PostingUnbalanced, REQUESTS),
+    (DiscrepancyKind::EnvelopeUnbalanced, SENDERS),
 ];
 
 /// Every posting, account, envelope and claim, and the sums of each currency. `tx` has one snapshot.
@@ -186,7 +227,6 @@ pub(super) async fn totals(
     tx: &Transaction<'_>,
     tenant: Option<&TenantId>,
 ) -> Result<AuditTotals, Fault> {
-    tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
     let mut discrepancies = Vec::new();
     for (kind, question) in QUESTIONS {
         let values: sql::Values<'_> = &[&page(PAGE_ROWS_MAX), &tenant.map(TenantId::as_str)];

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{GenericClient, Pool};
+use deadpool_postgres::Pool;
 use parking_lot::Mutex;
+use tokio_postgres::Row;
 
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
@@ -66,12 +67,20 @@ macro_rules! write {
         let done = loop {
             let attempt = async {
                 let mut client = $books.pool.get().await.map_err(Fault::from)?;
-                let $tx = client.transaction().await.map_err(Fault::from)?;
-                let done = $work.await?;
-                fail::fail_point!("ledger::before_commit");
-                $tx.commit().await.map_err(Fault::from)?;
-                fail::fail_point!("ledger::after_commit");
-                Ok::<_, Fault>(done)
+                let done = async {
+                    let $tx = client.transaction().await.map_err(Fault::from)?;
+                    let done = $work.await?;
+                    fail::fail_point!("ledger::before_commit");
+                    $tx.commit().await.map_err(Fault::from)?;
+                    fail::fail_point!("ledger::after_commit");
+                    Ok::<_, Fault>(done)
+                }
+                .await;
+                if done.as_ref().is_err_and(Fault::is_strange) {
+                    // Whatever the connection has still to say, nobody else hears it.
+                    drop(deadpool_postgres::Object::take(client));
+                }
+                done
             };
             if let Err(why) = $books.keeps() {
                 break Err(LedgerError::Unavailable(why));
@@ -95,7 +104,11 @@ macro_rules! read {
         let attempt = async {
             let client = $books.pool.get().await.map_err(Fault::from)?;
             let $db = &client;
-            $work.await
+            let done = $work.await;
+            if done.as_ref().is_err_and(Fault::is_strange) {
+                drop(deadpool_postgres::Object::take(client));
+            }
+            done
         };
         $books.noted(in_time(TRY_WAIT, attempt).await.map_err(LedgerError::from))
     }};
@@ -103,7 +116,7 @@ macro_rules! read {
 
 /// What a server must be set to so that it keeps what it has committed. Each answer is null where it is,
 /// else what to change.
-const SETTINGS: &str = "-- ledger.settings
+pub(super) const SETTINGS: &str = "-- ledger.settings
     SELECT
         CASE WHEN current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
             THEN 'synchronous_commit is ' || current_setting('synchronous_commit')
@@ -114,17 +127,14 @@ const SETTINGS: &str = "-- ledger.settings
         CASE WHEN pg_is_in_recovery()
             THEN 'it is a standby: name the primary in ledger.url' END";
 
-/// Why commits may be forgotten, or can't be made.
-pub(super) async fn why_forgetful(db: &impl GenericClient) -> Result<Option<String>, Fault> {
-    let Some(row) = sql::row(db, SETTINGS, &[]).await? else {
-        return Err(sql::broken("the server has no settings"));
-    };
+/// Why commits may be forgotten, or can't be made, by the answer of [`SETTINGS`].
+pub(super) fn why_forgetful(row: &Row) -> Result<Option<String>, tokio_postgres::Error> {
     let mut reasons = Vec::<String>::new();
     for column in 0..row.len() {
         reasons.extend(row.try_get::<_, Option<String>>(column)?);
     }
-    Ok((!reasons.is_empty())
-        .then(|| format!("PostgreSQL can't keep books: {}", reasons.join("; "))))
+    let why = || format!("PostgreSQL can't keep books: {}", reasons.join("; "));
+    Ok((!reasons.is_empty()).then(why))
 }
 
 impl Books {
@@ -135,7 +145,11 @@ impl Books {
 
     /// Looks whether it still is.
     pub async fn look(&self) -> Result<(), LedgerError> {
-        let found = read!(self, |db| why_forgetful(db))?;
+        let found = read!(self, |db| async {
+            let row = sql::row(db, SETTINGS, &[]).await?;
+            let row = row.ok_or_else(|| sql::broken("the server has no settings"))?;
+            Ok::<_, Fault>(why_forgetful(&row)?)
+        })?;
         let mut noted = self.forgetful.lock();
         if *noted != found {
             match &found {

@@ -62,6 +62,7 @@ pub(super) async fn fund(
 
         // ---- decide ----
         let first = decide(funds, &fresh, &mut accounts, &mut answers);
+        replay_instead(tx, funds, &mut answers).await?;
         let paid: Vec<usize> = fresh
             .iter()
             .copied()
@@ -87,6 +88,25 @@ pub(super) async fn fund(
         .into_iter()
         .map(|answer| answer.unwrap_or_else(missing))
         .collect())
+}
+
+/// Who has too little may have it because the same request took effect between the first look and the
+/// lock on the account: then it is answered as a repetition.
+async fn replay_instead(
+    tx: &Transaction<'_>,
+    funds: &[Fund],
+    answers: &mut Answers,
+) -> Result<(), Fault> {
+    let is_refused = |answer: &Option<_>| matches!(answer, Some(Err(_)));
+    if !answers.iter().any(is_refused) {
+        return Ok(());
+    }
+    for (answer, made) in answers.iter_mut().zip(made_before(tx, funds).await?) {
+        if is_refused(answer) && made.is_some() {
+            *answer = made;
+        }
+    }
+    Ok(())
 }
 
 fn funded_as(envelope: EnvelopeRow, replayed: bool) -> Funded {

@@ -54,7 +54,9 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use deadpool_postgres::Transaction;
 use parking_lot::Mutex;
+use tokio_postgres::IsolationLevel;
 
 use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason};
@@ -103,7 +105,7 @@ impl PostgresLedger {
             keys,
             rng: Mutex::new(rng),
         };
-        let mut client = pool.get().await.map_err(Fault::from)?;
+        let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;
         drop(client);
         // A connection that has prepared nothing against the schema as it was.
@@ -122,6 +124,26 @@ impl PostgresLedger {
             books,
             identity,
         })
+    }
+
+    /// Asks on one snapshot, for as long as an audit may take.
+    async fn audited<T>(
+        &self,
+        ask: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, LedgerError> {
+        let attempt = async {
+            let mut client = self.books.pool.get().await.map_err(Fault::from)?;
+            let snapshot = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start();
+            let tx = snapshot.await.map_err(Fault::from)?;
+            tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+            ask(&tx).await
+        };
+        let done = in_time(AUDIT_WAIT, attempt).await;
+        self.books.noted(done.map_err(LedgerError::from))
     }
 
     /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
@@ -216,10 +238,7 @@ impl Ledger for PostgresLedger {
     async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError> {
         // The one call that is made again and again, whatever else is done.
         self.books.look().await?;
-        let now = self.now();
-        write!(self.books, |tx| partitions::lease(
-            &tx, now, &holder, for_ms
-        ))
+        write!(self.books, |tx| partitions::lease(&tx, &holder, for_ms))
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
@@ -427,26 +446,13 @@ impl Ledger for PostgresLedger {
         after: i64,
         limit: usize,
     ) -> Result<Vec<AuditRow>, LedgerError> {
-        read!(self.books, |db| audit::envelopes(
-            db,
-            tenant.as_ref(),
-            after,
-            limit
-        ))
+        let page = (after, limit);
+        self.audited(async |tx| audit::envelopes(tx, tenant.as_ref(), page).await)
+            .await
     }
 
     async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
-        let attempt = async {
-            let mut client = self.books.pool.get().await.map_err(Fault::from)?;
-            let snapshot = client
-                .build_transaction()
-                .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
-                .read_only(true)
-                .start();
-            let tx = snapshot.await.map_err(Fault::from)?;
-            audit::totals(&tx, tenant.as_ref()).await
-        };
-        let done = in_time(AUDIT_WAIT, attempt).await;
-        self.books.noted(done.map_err(LedgerError::from))
+        self.audited(async |tx| audit::totals(tx, tenant.as_ref()).await)
+            .await
     }
 }

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::SslMode;
 
@@ -27,8 +29,10 @@ const SERVER_VERSION_MIN: i32 = 150_000;
 /// The advisory lock of who migrates and founds.
 const LOCK_OF_FOUNDING: (i32, i32) = (3, 0);
 
-/// Connections of one process: sixteen partitions are drained at once, and there are readers, creates
-/// and sweeps beside them.
+/// Who migrates may need minutes, and the others wait for it.
+const WITHOUT_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
+
+/// Connections of one process: three settle, one funds, sixteen close, and there are readers beside them.
 pub const CONNECTIONS_MAX: usize = 32;
 /// For a connection, and for one from the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -122,9 +126,30 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         .wait_timeout(Some(CONNECT_WAIT))
         .create_timeout(Some(CONNECT_WAIT))
         .recycle_timeout(Some(CONNECT_WAIT))
+        // A session keeps the settings of its role and database that stood when it began.
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move {
+                let settings = client.query_one(books::SETTINGS, &[]).await;
+                let row = settings.map_err(HookError::Backend)?;
+                match books::why_forgetful(&row).map_err(HookError::Backend)? {
+                    None => Ok(()),
+                    Some(why) => Err(HookError::message(why)),
+                }
+            })
+        }))
         .runtime(Runtime::Tokio1)
         .build()
         .map_err(|error| OpenError::Address(error.to_string()))
+}
+
+/// A first connection.
+pub(super) async fn connect(pool: &Pool) -> Result<Object, OpenError> {
+    match pool.get().await {
+        Err(PoolError::PostCreateHook(HookError::Message(why))) => {
+            Err(OpenError::Forgetful(why.into_owned()))
+        }
+        connected => Ok(connected.map_err(Fault::from)?),
+    }
 }
 
 /// Brings the schema up to date, and gives `role` what a server needs and nothing else. Answers how many
@@ -134,7 +159,7 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
 /// A server that is too old, a schema that is too new, no such role, or no right to do it.
 pub async fn migrate(url: &str, role: Option<&str>) -> Result<usize, OpenError> {
     let pool = pool(url)?;
-    let mut client = pool.get().await.map_err(Fault::from)?;
+    let mut client = connect(&pool).await?;
     let applied = migrate_on(&mut client).await?;
     if let Some(role) = role {
         let granted = client.batch_execute(&grants(role)).await;
@@ -166,6 +191,9 @@ pub(super) async fn migrate_on(client: &mut Object) -> Result<usize, OpenError> 
     check_server(client).await?;
     let known = i32::try_from(MIGRATIONS.len()).expect("migrations are few");
     let tx = client.transaction().await.map_err(Fault::from)?;
+    tx.batch_execute(WITHOUT_LIMITS)
+        .await
+        .map_err(Fault::from)?;
     let (class, number) = LOCK_OF_FOUNDING;
     sql::row(
         &tx,
@@ -236,16 +264,16 @@ async fn check_server(client: &Object) -> Result<(), OpenError> {
         let version: String = row.try_get(1).map_err(Fault::from)?;
         return Err(OpenError::Version(version));
     }
-    match books::why_forgetful(client).await? {
-        None => Ok(()),
-        Some(why) => Err(OpenError::Forgetful(why)),
-    }
+    Ok(())
 }
 
 /// Commits to the default tenant's first seeds, before anybody can ask for an envelope; looks whether
 /// the keys open the newest commitment; answers which books these are.
 pub(super) async fn found(client: &mut Object, desk: &Desk) -> Result<String, OpenError> {
     let tx = client.transaction().await.map_err(Fault::from)?;
+    tx.batch_execute(WITHOUT_LIMITS)
+        .await
+        .map_err(Fault::from)?;
     let (class, number) = LOCK_OF_FOUNDING;
     sql::row(
         &tx,
@@ -256,9 +284,11 @@ pub(super) async fn found(client: &mut Object, desk: &Desk) -> Result<String, Op
     let newest = sql::row(
         &tx,
         "-- ledger.newest_commitment
-         SELECT tenant, batch_number FROM leaf_batch ORDER BY tenant DESC, batch_number DESC LIMIT 1",
+         SELECT tenant, batch_number FROM leaf_batch
+         ORDER BY committed_at DESC, batch_number DESC LIMIT 1",
         &[],
-    ).await?;
+    )
+    .await?;
     if let Some(row) = newest {
         let wrong = OpenError::SealKeys;
         let tenant = TenantId::parse(row.try_get(0).map_err(Fault::from)?);

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Row;
 
-use crate::domain::id::{Epoch, Partition, PartitionCount, UnixMs};
+use crate::domain::id::{Epoch, Partition, PartitionCount};
 use crate::ledger::{HotLayout, LedgerError, PartitionRow, Portion, Under};
 
 use super::sql::{self, Fault, broken};
@@ -171,18 +171,19 @@ fn registration(row: &Row) -> Result<PartitionRow, Fault> {
     })
 }
 
-/// Renews a lease, or ends it where `for_ms` is 0, and answers the holder's portion.
+/// Renews a lease, or ends it where `for_ms` is 0, and answers the holder's portion. By PostgreSQL's clock:
+/// that of a host which is ahead would keep a dead process among the living.
 pub(super) async fn lease(
     tx: &Transaction<'_>,
-    now: UnixMs,
     holder: &str,
     for_ms: i64,
 ) -> Result<Portion, Fault> {
     // What nobody renews is taken out by the next one who does: as many rows as processes.
     sql::run(
         tx,
-        "-- ledger.end_leases\nDELETE FROM settle_lease WHERE until <= $1 OR (holder = $2 AND $3)",
-        &[&now.0, &holder, &(for_ms <= 0)],
+        "-- ledger.end_leases
+         DELETE FROM settle_lease WHERE until <= clock_timestamp() OR (holder = $1 AND $2)",
+        &[&holder, &(for_ms <= 0)],
     )
     .await?;
     if for_ms <= 0 {
@@ -191,15 +192,17 @@ pub(super) async fn lease(
     sql::run(
         tx,
         "-- ledger.renew_lease
-         INSERT INTO settle_lease (holder, until) VALUES ($1, $2)
+         INSERT INTO settle_lease (holder, until)
+         VALUES ($1, clock_timestamp() + $2::bigint * interval '1 millisecond')
          ON CONFLICT (holder) DO UPDATE SET until = excluded.until",
-        &[&holder, &now.plus_ms(for_ms).0],
+        &[&holder, &for_ms],
     )
     .await?;
     let found = sql::rows(
         tx,
-        "-- ledger.leases\nSELECT holder FROM settle_lease WHERE until > $1 ORDER BY holder",
-        &[&now.0],
+        "-- ledger.leases
+         SELECT holder FROM settle_lease WHERE until > clock_timestamp() ORDER BY holder",
+        &[],
     )
     .await?;
     let mut rank = 0;

@@ -4,10 +4,10 @@
 //!
 //! *Ordering.* They are found without a lock: an account's row number is for ever, and what it has is
 //! looked at again when it is moved. A careful batch locks them first. Both move them in the order of
-//! their rows.
+//! their rows, as far as PostgreSQL keeps to it: two batches that wait for each other are told so, and one
+//! of them is done again.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use deadpool_postgres::Transaction;
 use hashbrown::HashMap;
@@ -29,6 +29,8 @@ struct Payee<'a> {
     added_minor: i64,
     /// What it was paid counts against the limit of an account; what comes back to a sender does not.
     bounded: bool,
+    /// It was opened after what is paid was decided.
+    late: bool,
 }
 
 /// See the module.
@@ -59,6 +61,7 @@ impl<'a> Payees<'a> {
                 available_minor: 0,
                 added_minor: 0,
                 bounded: false,
+                late: false,
             });
         }
         at
@@ -68,7 +71,7 @@ impl<'a> Payees<'a> {
     /// batch locks them.
     pub async fn find(&mut self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
         let question = if careful { LOCK } else { FIND };
-        for purse in 0..self.purses.len() {
+        for purse in self.in_order() {
             let of_it =
                 |(_, payee): &(PayeeAt, &Payee<'_>)| payee.purse == purse && payee.row.is_none();
             let asked: Vec<(PayeeAt, &Payee<'_>)> =
@@ -91,6 +94,16 @@ impl<'a> Payees<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Purses by name: two batches that wait for each other's accounts would be done again.
+    fn in_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.purses.len()).collect();
+        order.sort_unstable_by_key(|at| {
+            let (tenant, currency, _) = &self.purses[*at];
+            (tenant.as_str(), currency.code().to_owned())
+        });
+        order
     }
 
     /// Who has an account, if it is one of the batch.
@@ -126,7 +139,7 @@ impl<'a> Payees<'a> {
         tx: &Transaction<'_>,
         claimants: impl Iterator<Item = PayeeAt>,
     ) -> Result<(), Fault> {
-        let mut missing = BTreeMap::<usize, Vec<&str>>::new();
+        let mut missing = HashMap::<usize, Vec<&str>>::new();
         for at in claimants {
             let payee = &self.all[at];
             if payee.row.is_none() {
@@ -136,14 +149,23 @@ impl<'a> Payees<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        for (purse, mut owners) in missing {
+        for purse in self.in_order() {
+            let Some(mut owners) = missing.remove(&purse) else {
+                continue;
+            };
             owners.sort_unstable();
             owners.dedup();
             let (tenant, currency, _) = &self.purses[purse];
             sql::run(tx, OPEN, &[&tenant, &currency.code(), &owners]).await?;
         }
-        // Another process may have opened one: then it is there now.
-        self.find(tx, false).await
+        drop(missing);
+        // Another process may have opened one: then it is there now, and nobody looked whether it has room.
+        let before: Vec<bool> = self.all.iter().map(|payee| payee.row.is_some()).collect();
+        self.find(tx, false).await?;
+        for (payee, was_there) in self.all.iter_mut().zip(before) {
+            payee.late = !was_there;
+        }
+        Ok(())
     }
 
     /// Moves what was added, each account once. Again, where an account would have more than the
@@ -154,7 +176,8 @@ impl<'a> Payees<'a> {
             let row = payee
                 .row
                 .ok_or_else(|| broken("an account was not opened"))?;
-            moved.push((row, payee.added_minor, payee.bounded && !careful));
+            let unseen = payee.late || !careful;
+            moved.push((row, payee.added_minor, payee.bounded && unseen));
         }
         if moved.is_empty() {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Accounts, postings and entries: the only statements that move money.
+//! Accounts, postings and entries of all that moves money but for shares, whose claims and accounts are in
+//! `settle_post` and `payees`.
 //!
 //! *Ordering.* Accounts are opened in the order of their names, then locked in the order of their
 //! rows, by whoever moves money: two transactions that need the same ones wait, and never for each

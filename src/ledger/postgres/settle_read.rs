@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
                 accounts.push(account);
             }
         }
-        if wanted.is_empty() {
+        if wanted.is_empty() && rows.is_empty() {
             return Ok(());
         }
         let runs = Runs::of(wanted);

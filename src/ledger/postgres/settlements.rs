@@ -20,6 +20,7 @@ use crate::ledger::{LedgerError, SettleItem, Settled, Under};
 
 use super::Books;
 use super::settle::BATCH_RECORDS_MAX;
+use super::sql::is_of_a_wait;
 
 /// Transactions at once: while one waits for its commit, the next one is planned and posted. More take
 /// each other's processor time.
@@ -111,7 +112,7 @@ async fn serve(books: Arc<Books>, waiting: Arc<Mutex<Waiting>>) {
         }
         let (asked, answers): (Vec<Asked>, Vec<Answer>) = together.into_iter().unzip();
         let posted = match books.settle(&asked).await {
-            Err(LedgerError::Broken(_)) if asked.len() > 1 => {
+            Err(error) if asked.len() > 1 && is_about_one(&error) => {
                 let mut posted = Vec::with_capacity(asked.len());
                 for alone in asked.chunks(1) {
                     let done = books.settle(alone).await;
@@ -126,6 +127,16 @@ async fn serve(books: Arc<Books>, waiting: Arc<Mutex<Waiting>>) {
             // Who went away repeats.
             let _gone = answer.send(posted);
         }
+    }
+}
+
+/// Whether one of several batches may be what the others suffer from: a record that the books refuse, or a
+/// row that somebody holds.
+fn is_about_one(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Broken(_) => true,
+        LedgerError::Unavailable(why) => is_of_a_wait(why),
+        _ => false,
     }
 }
 

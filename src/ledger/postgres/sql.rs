@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 
-use deadpool_postgres::{GenericClient, PoolError, Transaction};
+use deadpool_postgres::{GenericClient, HookError, PoolError, Transaction};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
@@ -35,6 +35,16 @@ pub(super) enum Fault {
     Again(String),
     /// For the caller.
     Told(LedgerError),
+}
+
+impl Fault {
+    /// Whether it is no answer to what was asked.
+    pub fn is_strange(&self) -> bool {
+        let told = |error: &LedgerError| {
+            matches!(error, LedgerError::Unavailable(_) | LedgerError::Broken(_))
+        };
+        matches!(self, Self::Told(error) if told(error))
+    }
 }
 
 impl From<LedgerError> for Fault {
@@ -74,12 +84,15 @@ impl From<Error> for Fault {
         {
             return Self::Again(text);
         }
-        // By class: connection, resources, operator, system, object in use.
-        let away = ["08", "53", "57", "58", "55", "25"];
+        // Values and constraints are about what was asked for, and another record may pass. All else is
+        // about the server, the rights or the schema: the same call may succeed later.
         Self::Told(
-            match away.iter().any(|class| code.code().starts_with(class)) {
-                true => LedgerError::Unavailable(text),
-                false => LedgerError::Broken(text),
+            match ["22", "23"]
+                .iter()
+                .any(|class| code.code().starts_with(class))
+            {
+                true => LedgerError::Broken(text),
+                false => LedgerError::Unavailable(text),
             },
         )
     }
@@ -95,6 +108,9 @@ impl From<PoolError> for Fault {
                 }
                 told => told,
             },
+            PoolError::PostCreateHook(HookError::Message(why)) => {
+                Self::Told(LedgerError::Unavailable(why.into_owned()))
+            }
             other => Self::Told(LedgerError::Unavailable(format!(
                 "PostgreSQL can't be reached: {other}"
             ))),
@@ -111,6 +127,14 @@ fn describe(error: &Error) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
+}
+
+/// Whether a failure is of a wait for a lock, or of a statement, that took too long.
+pub(super) fn is_of_a_wait(why: &str) -> bool {
+    let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
+    codes
+        .iter()
+        .any(|code| why.contains(&format!("({} ", code.code())))
 }
 
 /// Values of a statement.

@@ -59,15 +59,37 @@ async fn move_money(
     transfer: &Transfer,
     kind: PostingKind,
 ) -> Result<Transferred, Fault> {
-    // ---- read ----
     let is_deposit = kind == PostingKind::Deposit;
     let (key, request_hash) = request(transfer, if is_deposit { "deposit" } else { "withdraw" });
+    let replayed = |posting| Transferred {
+        posting,
+        replayed: true,
+    };
     if let Some(posting) = made_before(tx, key, &request_hash).await? {
-        return Ok(Transferred {
-            posting,
-            replayed: true,
-        });
+        return Ok(replayed(posting));
     }
+    match move_once(tx, desk, transfer, kind, (key, request_hash)).await {
+        // The same request may have taken effect between the look and the lock on the account: that is
+        // why there is too little, or no room, and then this is its repetition.
+        Err(Fault::Told(
+            refusal @ (LedgerError::InsufficientFunds { .. } | LedgerError::BalanceTooLarge),
+        )) => match made_before(tx, key, &request_hash).await? {
+            Some(posting) => Ok(replayed(posting)),
+            None => Err(Fault::Told(refusal)),
+        },
+        moved => moved,
+    }
+}
+
+async fn move_once(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    transfer: &Transfer,
+    kind: PostingKind,
+    (key, request_hash): (RequestKey<'_>, [u8; 32]),
+) -> Result<Transferred, Fault> {
+    // ---- read ----
+    let is_deposit = kind == PostingKind::Deposit;
     let amount_minor = checked_amount(transfer.amount.minor)
         .map_err(|error| LedgerError::Broken(error.to_string()))?;
     let (tenant, currency) = (transfer.tenant.as_str(), transfer.amount.currency);

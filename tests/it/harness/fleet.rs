@@ -6,9 +6,11 @@ use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 
 use red_envelope_proto::v1::GrabResponse;
+use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use super::record::Record;
 use super::server::{Hot, Server, Start};
@@ -98,37 +100,59 @@ impl Fleet {
         }
     }
 
-    /// All grabs at once, spread over the processes. A client that gets no answer repeats at the next one.
+    /// A client of each process.
+    pub fn clients(&self) -> Vec<Client> {
+        self.processes.iter().map(|p| p.envelopes.clone()).collect()
+    }
+
+    /// All grabs at once, spread over the processes.
     pub async fn rush(
         &self,
         id: &str,
         grabbers: impl IntoIterator<Item = String>,
     ) -> Vec<(String, GrabResponse)> {
-        let clients: Vec<_> = self.processes.iter().map(|p| p.envelopes.clone()).collect();
-        let mut crowd = JoinSet::new();
-        for (number, grabber) in grabbers.into_iter().enumerate() {
-            let (clients, id) = (clients.clone(), id.to_owned());
-            let record = self.record.clone();
-            crowd.spawn(async move {
-                let began = Instant::now();
-                for turn in number.. {
-                    let mut client = clients[turn % clients.len()].clone();
-                    match record.grab(&mut client, grab_of(&id, &grabber)).await {
-                        Ok(answer) => return (grabber, answer),
-                        Err(status) => {
-                            let retryable =
-                                [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
-                            assert!(retryable.contains(&status.code()), "{status}");
-                            assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
-                        }
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                unreachable!("the clients repeat until they are answered")
-            });
-        }
-        crowd.join_all().await
+        rush(&self.record, &self.clients(), id, grabbers).await
     }
+}
+
+/// The client of a process.
+pub type Client = EnvelopeServiceClient<Channel>;
+
+/// All grabs at once, spread over these clients. Who gets no answer repeats at the next one.
+pub async fn rush(
+    record: &Record,
+    clients: &[Client],
+    id: &str,
+    grabbers: impl IntoIterator<Item = String>,
+) -> Vec<(String, GrabResponse)> {
+    let mut crowd = JoinSet::new();
+    for (number, grabber) in grabbers.into_iter().enumerate() {
+        let (clients, id) = (clients.to_vec(), id.to_owned());
+        let record = record.clone();
+        crowd.spawn(async move {
+            let began = Instant::now();
+            for turn in number.. {
+                let mut client = clients[turn % clients.len()].clone();
+                match record.grab(&mut client, grab_of(&id, &grabber)).await {
+                    Ok(answer) => return (grabber, answer),
+                    Err(status) => {
+                        // A connection that broke off has no code of the server's.
+                        let retryable = [
+                            Code::Unavailable,
+                            Code::DeadlineExceeded,
+                            Code::Cancelled,
+                            Code::Unknown,
+                        ];
+                        assert!(retryable.contains(&status.code()), "{status}");
+                        assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            unreachable!("the clients repeat until they are answered")
+        });
+    }
+    crowd.join_all().await
 }
 
 /// Between two looks, or two people.

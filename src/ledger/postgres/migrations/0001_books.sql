@@ -94,6 +94,8 @@ CREATE TABLE posting (
         (kind IN ('deposit', 'withdrawal')) = (envelope_row IS NULL))
 );
 CREATE SEQUENCE posting_row OWNED BY posting.row;
+-- What moved an envelope's money, for the audit.
+CREATE INDEX posting_of_envelope_row ON posting (envelope_row) WHERE kind IN ('fund', 'refund');
 
 -- One debit (negative) or credit (positive), of an account or of an envelope's escrow. The credits for
 -- shares are claims. References to what was read and locked in the same transaction are left to the
@@ -213,7 +215,7 @@ CREATE TABLE hot_partition (
 -- Processes that settle, and until when each counts. Efficiency only.
 CREATE TABLE settle_lease (
     holder text   NOT NULL PRIMARY KEY CHECK (holder <> ''),
-    until  bigint NOT NULL
+    until  timestamptz NOT NULL
 );
 
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
