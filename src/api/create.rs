@@ -25,6 +25,7 @@
 //! How an id and a seed are chosen: the ledger takes the next committed leaf.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use red_envelope_proto::v1;
 
@@ -92,6 +93,9 @@ pub(super) async fn create_envelope(
     })
 }
 
+/// How long a request that is to be turned away waits for the books to say whether it was served before.
+const FUNDED_WAIT: Duration = Duration::from_millis(500);
+
 /// Holds the money, or finds what the same request held before. What is wrong only by now stands in
 /// the way of a first request, and so does a backlog; neither undoes what was done.
 async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, ApiError> {
@@ -100,7 +104,14 @@ async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, Api
         Err(behind) if by_now.is_empty() => behind,
         _ => ApiError::Invalid(by_now),
     };
-    let before = api.ledger.funded(fund).await?;
+    let look = api.ledger.funded(fund);
+    let before = match refused {
+        // Books that don't answer are behind, too, and the repetition asks again.
+        ApiError::Behind(_) => tokio::time::timeout(FUNDED_WAIT, look)
+            .await
+            .unwrap_or(Ok(None)),
+        _ => look.await,
+    }?;
     before.ok_or_else(|| {
         if let ApiError::Behind(behind) = refused {
             metrics::shed(behind.name(), 1);

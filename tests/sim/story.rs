@@ -39,6 +39,8 @@ const JUMP_MS_MAX: i64 = 20_000;
 /// How long after the storm what was funded before it must be live: the sweeper's patience or the
 /// lease of a process that died, by a clock that has jumped back since, and a few rounds.
 const PUBLISHED_AFTER_MS: i64 = 5_000 + JUMP_MS_MAX + 10_000;
+/// How often the operator looks for what is frozen after the storm.
+const UNFREEZES: u32 = 3;
 /// The bound that the promises name.
 const STUCK_AFTER_MS: i64 = 60_000;
 /// Longer than the hot store keeps what is closed.
@@ -260,10 +262,14 @@ impl Story {
         let calm_at = self.now_ms();
         let town = Arc::clone(&self.town);
         self.scheduler.spawn(None, async move {
-            for envelope in 0..town.sendings.len() {
-                if let Some(id) = town.id(envelope) {
-                    town.unfreeze(id).await;
+            // A call to freeze that was under way may still arrive: the operator looks again.
+            for _ in 0..UNFREEZES {
+                for envelope in 0..town.sendings.len() {
+                    if let Some(id) = town.id(envelope) {
+                        town.unfreeze(id).await;
+                    }
                 }
+                town.rest(10_000).await;
             }
         });
         let mut published = false;
@@ -290,7 +296,14 @@ impl Story {
         let mut pages = shared.stores.books.pages.iter();
         let (id, page) = pages.find(|(_, page)| !matches!(page.state, BookState::Closed(_)))?;
         let by = page.terms.expires_at.0.max(calm_at) + STUCK_AFTER_MS;
-        Some((by, format!("{id} is stuck as {:?}", page.state)))
+        Some((
+            by,
+            format!(
+                "{id} is stuck as {:?}{}",
+                page.state,
+                if page.sheet.frozen { ", frozen" } else { "" }
+            ),
+        ))
     }
 
     fn after(&mut self) -> Result<(), String> {
