@@ -78,6 +78,7 @@ async fn round() -> anyhow::Result<Figures> {
     let stage = Stage::set(ACCOUNTS).await?;
     let uniform = stage.settle(Crowd::Uniform, GRABS).await?;
     figures.insert("settle_per_s", uniform);
+    println!("settle_per_s {uniform:.0}");
     let duplicates = stage.settle(Crowd::Duplicates, GRABS).await?;
     figures.insert("settle_per_s_duplicates", duplicates);
     let skewed = stage.settle(Crowd::Skewed, GRABS).await?;

@@ -146,10 +146,12 @@ impl Stage {
     fn grabber(&self, crowd: Crowd, envelope: u32, share: u32) -> u64 {
         let accounts = u64::from(self.accounts);
         let number = u64::from(envelope) * u64::from(SHARES) + u64::from(share);
-        if crowd == Crowd::Skewed && share.is_multiple_of(2) {
-            return (number / 2 * 7_919) % (accounts / 100);
+        let few = accounts / 100;
+        match crowd {
+            Crowd::Skewed if share.is_multiple_of(2) => (number / 2 * 7_919) % few,
+            Crowd::Skewed => few + number * 7_919 % (accounts - few),
+            Crowd::Uniform | Crowd::Duplicates => number * 7_919 % accounts,
         }
-        number * 7_919 % accounts
     }
 
     /// Grabs a second, in full batches.
