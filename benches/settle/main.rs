@@ -31,9 +31,9 @@ use stage::{Crowd, Stage};
 /// Rounds; medians are told.
 const ROUNDS: usize = 3;
 /// Grabs of a figure.
-const GRABS: u32 = 400_000;
+const GRABS: u32 = 200_000;
 /// Grabs of one that does one a transaction.
-const SINGLE_GRABS: u32 = 10_000;
+const SINGLE_GRABS: u32 = 3_200;
 /// Accounts of most figures, and of the larger.
 const ACCOUNTS: u32 = 200_000;
 const ACCOUNTS_MANY: u32 = 2_000_000;
@@ -78,7 +78,6 @@ async fn round() -> anyhow::Result<Figures> {
     let stage = Stage::set(ACCOUNTS).await?;
     let uniform = stage.settle(Crowd::Uniform, GRABS).await?;
     figures.insert("settle_per_s", uniform);
-    println!("settle_per_s {uniform:.0}");
     let duplicates = stage.settle(Crowd::Duplicates, GRABS).await?;
     figures.insert("settle_per_s_duplicates", duplicates);
     let skewed = stage.settle(Crowd::Skewed, GRABS).await?;
