@@ -58,7 +58,8 @@ simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SE
 
 .PHONY: bench
 bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
-	cargo bench --locked --bench '*' --bench embedded
+	cargo bench --locked --bench ledger --bench redis --bench embedded
+	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle
 
 # ---------------------------------------------------------------- the parts of check
 

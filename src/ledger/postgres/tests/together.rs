@@ -1,10 +1,13 @@
 //! Several processes on the same books at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use tokio::sync::mpsc;
 
 use super::{OpenError, PostgresLedger, keys, open_at, world};
 use crate::clock::ManualClock;
-use crate::domain::id::{Epoch, Partition};
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::ledger::conformance::{
     FIRST, NOON_MS, World, cny, draft, fund, pay, person, tenant, transfer,
 };
@@ -231,9 +234,28 @@ async fn books_that_are_not_ours_are_refused_with_what_to_do() {
     }
 }
 
+/// Posts share after share until there is no answer. Answers the share that had none.
+async fn post_until_unanswered(
+    ledger: Arc<PostgresLedger>,
+    id: EnvelopeId,
+    shares: std::ops::Range<u32>,
+    answered: mpsc::UnboundedSender<u32>,
+) -> Option<u32> {
+    for share in shares {
+        let item = pay(id, share, &format!("g{share}"), 10);
+        if ledger.settle(FIRST, vec![item]).await.is_err() {
+            return Some(share);
+        }
+        answered.send(share).unwrap();
+    }
+    None
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
     use super::{PostgresServer, Release};
+    const POSTERS: u32 = 8;
+    const SHARES_EACH: u32 = 400;
     let mut server = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]))
         .await
         .unwrap();
@@ -244,51 +266,115 @@ async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
         ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
         clock,
     };
-    let id = world.live(100_000, 1_000, "e1").await;
-    let mut answered = Vec::new();
-    for life in 0_u32..3 {
-        let from = life * 300;
-        let posts = (from..from + 300).map(|share| {
+    let id = world.live(100_000, 10_000, "e1").await;
+    let (mut answered, mut unanswered) = (BTreeSet::new(), BTreeSet::new());
+    for life in 0..3 {
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let mut posters = Vec::new();
+        for poster in 0..POSTERS {
+            let from = (life * POSTERS + poster) * SHARES_EACH;
+            let shares = from..from + SHARES_EACH;
             let ledger = Arc::clone(&ledger);
-            tokio::spawn(async move {
-                let item = pay(id, share, &format!("g{share}"), 100);
-                ledger.settle(FIRST, vec![item]).await.map(|_| share)
-            })
-        });
-        let posts: Vec<_> = posts.collect();
+            posters.push(tokio::spawn(post_until_unanswered(
+                ledger,
+                id,
+                shares,
+                told.clone(),
+            )));
+        }
+        drop(told);
+        // It dies while they all go on.
+        for _ in 0..50 {
+            answered.insert(heard.recv().await.unwrap());
+        }
         server = tokio::task::spawn_blocking(move || {
             server.crash();
             server
         })
         .await
         .unwrap();
-        for post in posts {
-            answered.extend(post.await.unwrap().ok());
+        for poster in posters {
+            unanswered.extend(poster.await.unwrap());
+        }
+        while let Some(share) = heard.recv().await {
+            answered.insert(share);
         }
     }
+    assert!(
+        !unanswered.is_empty(),
+        "no call was under way when the server died"
+    );
     // Who had no answer repeats; who had one has the money.
-    let mut unanswered = 0;
-    for share in 0..900 {
-        let verdict = world
-            .settle(vec![pay(id, share, &format!("g{share}"), 100)])
-            .await;
-        if answered.contains(&share) {
-            assert_eq!(verdict, [Settled::Duplicate], "{share}");
-        } else {
-            unanswered += 1;
-        }
+    let asked: Vec<u32> = answered.union(&unanswered).copied().collect();
+    let items = asked
+        .iter()
+        .map(|share| pay(id, *share, &format!("g{share}"), 10));
+    let verdicts = world.settle(items.collect()).await;
+    for (share, verdict) in asked.iter().zip(verdicts) {
+        assert!(
+            verdict == Settled::Duplicate || unanswered.contains(share),
+            "{share}: {verdict:?}"
+        );
     }
-    assert!(unanswered > 0, "no call was under way when the server died");
-    assert_eq!(world.envelope(id).await.settled_count, 900);
+    let settled = world.envelope(id).await.settled_count;
+    assert_eq!(usize::try_from(settled).unwrap(), asked.len());
+    let first = format!("g{}", answered.first().unwrap());
     let (rows, _) = ledger
-        .balances(tenant(), person("g0"), Vec::new())
+        .balances(tenant(), person(&first), Vec::new())
         .await
         .unwrap();
     assert_eq!(
         (rows[0].currency, rows[0].available_minor),
-        (cny(0).currency, 100)
+        (cny(0).currency, 10)
     );
     world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_pay_the_same_people_from_other_envelopes_all_end() {
+    let (first, place) = world().await;
+    let mut ledgers: Vec<Arc<dyn Ledger>> = vec![Arc::clone(&first.ledger)];
+    for other in others(&place.url, &first.clock).await {
+        ledgers.push(other);
+    }
+    for round in 0..5 {
+        let mut ids = Vec::new();
+        for number in 0..PROCESSES {
+            ids.push(first.live(3_000, 300, &format!("e{round}-{number}")).await);
+        }
+        let mut posts = Vec::new();
+        for (number, ledger) in ledgers.iter().enumerate() {
+            // Some of them have no account yet, and each batch names them in another order.
+            let mut people: Vec<u32> = (0..300).map(|person| person + round * 50).collect();
+            people.rotate_left(number * 70);
+            if number % 2 == 1 {
+                people.reverse();
+            }
+            let mut items = Vec::new();
+            for (share, who) in (0..).zip(people) {
+                items.push(pay(ids[number], share, &format!("g{who}"), 10));
+            }
+            posts.push(ledger.settle(FIRST, items));
+        }
+        for verdicts in futures_util::future::try_join_all(posts).await.unwrap() {
+            assert!(verdicts.iter().all(|verdict| *verdict == Settled::Paid));
+        }
+    }
+    // In all five rounds, by all processes.
+    let of_all_rounds = i64::try_from(PROCESSES).unwrap() * 50;
+    assert_eq!(first.has("g250").await, (of_all_rounds, 0));
+    first.audit().await;
+}
+
+/// Until a look at the settings has found them well, or not.
+async fn until(ledger: &PostgresLedger, well: bool) {
+    for _ in 0..100_000 {
+        let _seen = ledger.lease("a".to_owned(), 5_000).await;
+        if ledger.ready().is_ok() == well {
+            return;
+        }
+    }
+    panic!("the settings were never found to be so");
 }
 
 #[tokio::test]
@@ -311,12 +397,7 @@ async fn a_server_that_would_forget_is_written_to_no_more() {
         };
         turn("off");
         // Sessions read the new settings before their next statement, or the one after it.
-        let refused = async {
-            while ledger.ready().is_ok() {
-                let _seen = ledger.lease("a".to_owned(), 5_000).await;
-            }
-        };
-        refused.await;
+        until(&ledger, false).await;
         let why = ledger.ready().unwrap_err();
         assert!(why.contains(setting), "{why}");
         let transfer = transfer("alice", 1, setting);
@@ -326,9 +407,7 @@ async fn a_server_that_would_forget_is_written_to_no_more() {
             "{refusal:?}"
         );
         turn("on");
-        while ledger.ready().is_err() {
-            let _seen = ledger.lease("a".to_owned(), 5_000).await;
-        }
+        until(&ledger, true).await;
         assert!(!ledger.deposit(transfer).await.unwrap().replayed);
     }
     world.audit().await;
