@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{OpenError, PostgresLedger, keys, open_at, world};
+use super::{OpenError, PostgresLedger, PostgresServer, Release, keys, open_at, world};
 use crate::clock::ManualClock;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::ledger::conformance::{
@@ -251,11 +251,48 @@ async fn post_until_unanswered(
     None
 }
 
+/// Tasks that post at once, and how many shares each may get to.
+const POSTERS: u32 = 8;
+const SHARES_EACH: u32 = 400;
+
+/// Posts until the server dies in the middle, and starts it again. Answers which shares were answered, and
+/// which were not.
+async fn until_struck(
+    mut server: PostgresServer,
+    ledger: &Arc<PostgresLedger>,
+    id: EnvelopeId,
+    life: u32,
+) -> (PostgresServer, BTreeSet<u32>, BTreeSet<u32>) {
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let mut posters = Vec::new();
+    for poster in 0..POSTERS {
+        let from = (life * POSTERS + poster) * SHARES_EACH;
+        let shares = from..from + SHARES_EACH;
+        let post = post_until_unanswered(Arc::clone(ledger), id, shares, told.clone());
+        posters.push(tokio::spawn(post));
+    }
+    drop(told);
+    // It dies while they all go on.
+    let (mut answered, mut unanswered) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..50 {
+        answered.insert(heard.recv().await.unwrap());
+    }
+    let strike = move || {
+        server.crash();
+        server
+    };
+    let server = tokio::task::spawn_blocking(strike).await.unwrap();
+    for poster in posters {
+        unanswered.extend(poster.await.unwrap());
+    }
+    while let Some(share) = heard.recv().await {
+        answered.insert(share);
+    }
+    (server, answered, unanswered)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
-    use super::{PostgresServer, Release};
-    const POSTERS: u32 = 8;
-    const SHARES_EACH: u32 = 400;
     let mut server = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]))
         .await
         .unwrap();
@@ -269,36 +306,10 @@ async fn what_was_answered_is_there_after_a_kill_in_the_middle() {
     let id = world.live(100_000, 10_000, "e1").await;
     let (mut answered, mut unanswered) = (BTreeSet::new(), BTreeSet::new());
     for life in 0..3 {
-        let (told, mut heard) = mpsc::unbounded_channel();
-        let mut posters = Vec::new();
-        for poster in 0..POSTERS {
-            let from = (life * POSTERS + poster) * SHARES_EACH;
-            let shares = from..from + SHARES_EACH;
-            let ledger = Arc::clone(&ledger);
-            posters.push(tokio::spawn(post_until_unanswered(
-                ledger,
-                id,
-                shares,
-                told.clone(),
-            )));
-        }
-        drop(told);
-        // It dies while they all go on.
-        for _ in 0..50 {
-            answered.insert(heard.recv().await.unwrap());
-        }
-        server = tokio::task::spawn_blocking(move || {
-            server.crash();
-            server
-        })
-        .await
-        .unwrap();
-        for poster in posters {
-            unanswered.extend(poster.await.unwrap());
-        }
-        while let Some(share) = heard.recv().await {
-            answered.insert(share);
-        }
+        let told = until_struck(server, &ledger, id, life).await;
+        server = told.0;
+        answered.extend(told.1);
+        unanswered.extend(told.2);
     }
     assert!(
         !unanswered.is_empty(),
@@ -379,7 +390,6 @@ async fn until(ledger: &PostgresLedger, well: bool) {
 
 #[tokio::test]
 async fn a_server_that_would_forget_is_written_to_no_more() {
-    use super::{PostgresServer, Release};
     let server = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
     let server = server.await.unwrap();
     let url = server.database();
