@@ -74,8 +74,10 @@ impl From<Error> for Fault {
             });
         };
         let code = told.code();
-        let constraint = told.constraint().unwrap_or_default();
-        let text = format!("{} ({} {constraint})", told.message(), code.code());
+        let text = match told.constraint() {
+            Some(constraint) => format!("{} ({}, {constraint})", told.message(), code.code()),
+            None => format!("{} ({})", told.message(), code.code()),
+        };
         if *code == SqlState::T_R_SERIALIZATION_FAILURE
             || *code == SqlState::T_R_DEADLOCK_DETECTED
             // Of statements sent together, the one that failed may be heard of after the next one.
@@ -134,7 +136,7 @@ pub(super) fn is_of_a_wait(why: &str) -> bool {
     let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
     codes
         .iter()
-        .any(|code| why.contains(&format!("({} ", code.code())))
+        .any(|code| why.contains(&format!("({})", code.code())))
 }
 
 /// Values of a statement.
