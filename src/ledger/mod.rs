@@ -38,8 +38,8 @@ use crate::domain::money::Currency;
 /// A source of unguessable bytes.
 pub type Entropy = Box<dyn CryptoRng + Send>;
 
-/// Records that one `settle` posts: 5,000 take about 50 ms of one PostgreSQL, 60 ms of SQLite;
-/// more gain little and hold the writer longer.
+/// Records that one `settle` posts: 5,000 take about 60 ms of SQLite, and more gain little and hold the
+/// writer longer. PostgreSQL posts several such batches in one transaction.
 pub const SETTLE_BATCH_MAX: usize = 5_000;
 /// Rows of one page of any listing.
 pub const PAGE_ROWS_MAX: usize = 1_000;

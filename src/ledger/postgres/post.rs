@@ -2,8 +2,8 @@
 //! `settle_post` and `payees`.
 //!
 //! *Ordering.* Accounts are opened in the order of their names, then locked in the order of their
-//! rows, by whoever moves money: two transactions that need the same ones wait, and never for each
-//! other. Envelopes are locked before accounts.
+//! rows, before a balance decides: two such transactions that need the same ones wait, and never for
+//! each other. Envelopes are locked before accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
