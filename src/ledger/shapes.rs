@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
-use crate::domain::envelope::{BookState, Draft, Terms};
+use crate::domain::envelope::{BookState, Draft, Kind, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::{Currency, Money};
@@ -286,6 +286,19 @@ pub struct DeadLetterRow {
     pub tries: u32,
     /// When it was set aside.
     pub created_at: UnixMs,
+}
+
+impl DeadLetterRow {
+    /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
+    /// the record aside, and an operator's second try asks them again.
+    pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {
+        let record = &self.record;
+        if terms.kind != Kind::Exclusive {
+            return record.declined.then_some("not_declinable");
+        }
+        let held = terms.exclusive_share_of(&record.grabber);
+        (held != Some(record.grant.share)).then_some("wrong_grabber")
+    }
 }
 
 /// A posting that touched an envelope.

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Row;
 
-use crate::domain::envelope::{Kind, Terms};
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
@@ -378,7 +377,7 @@ pub(super) async fn replay(
         return Err(LedgerError::Frozen.into());
     }
     let aside = if amount_minor == Some(letter.record.grant.amount_minor) {
-        envelope.and_then(|envelope| not_by_the_terms(&envelope.terms, &letter.record))
+        envelope.and_then(|envelope| letter.refused_by(&envelope.terms))
     } else {
         Some("amount_is_not_the_seeds")
     };
@@ -408,16 +407,6 @@ pub(super) async fn replay(
     };
     operators::record_act(tx, desk.now(), &act).await?;
     Ok(answer)
-}
-
-/// Why the terms say no, whatever the amount: settlement's plan asked them before it set the record
-/// aside, and an operator's second try asks them again.
-fn not_by_the_terms(terms: &Terms, record: &OutboxRecord) -> Option<&'static str> {
-    if terms.kind != Kind::Exclusive {
-        return record.declined.then_some("not_declinable");
-    }
-    let held = terms.exclusive_share_of(&record.grabber);
-    (held != Some(record.grant.share)).then_some("wrong_grabber")
 }
 
 /// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.

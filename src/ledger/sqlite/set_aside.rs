@@ -10,7 +10,6 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::domain::envelope::{Kind, Terms};
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
@@ -234,7 +233,7 @@ pub(super) fn replay(
         return Err(LedgerError::Frozen);
     }
     let aside = if amount_minor == Some(letter.record.grant.amount_minor) {
-        envelope.and_then(|envelope| not_by_the_terms(&envelope.terms, &letter.record))
+        envelope.and_then(|envelope| letter.refused_by(&envelope.terms))
     } else {
         Some("amount_is_not_the_seeds")
     };
@@ -262,16 +261,6 @@ pub(super) fn replay(
     };
     operators::record_act(books, &act)?;
     Ok(answer)
-}
-
-/// Why the terms say no, whatever the amount: settlement's plan asked them before it set the record
-/// aside, and an operator's second try asks them again.
-fn not_by_the_terms(terms: &Terms, record: &OutboxRecord) -> Option<&'static str> {
-    if terms.kind != Kind::Exclusive {
-        return record.declined.then_some("not_declinable");
-    }
-    let held = terms.exclusive_share_of(&record.grabber);
-    (held != Some(record.grant.share)).then_some("wrong_grabber")
 }
 
 /// Marks the open letter of a record that stands in the books, if there is one.
