@@ -17,7 +17,8 @@
 //! Nothing is folded later: both unique keys, each account's history and its exact balance are written
 //! in the transaction that is measured, so the clock stops with the last commit.
 //!
-//! **Bounds**: [`ROUNDS`] rounds of [`GRABS`] grabs a figure.
+//! **Bounds**: [`ROUNDS`] rounds of [`GRABS`] grabs a figure. Names of figures after `--` measure these
+//! alone, for a profile: `cargo bench --bench settle -- settle_per_s`.
 
 mod peers;
 mod stage;
@@ -50,9 +51,15 @@ type Figures = BTreeMap<&'static str, f64>;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
+    let asked = Asked(
+        std::env::args()
+            .skip(1)
+            .filter(|a| a != "--bench")
+            .collect(),
+    );
     let mut rounds = Vec::new();
     for number in 1..=ROUNDS {
-        let round = round().await?;
+        let round = round(&asked).await?;
         println!("round {number}: {round:.2?}");
         rounds.push(round);
     }
@@ -73,32 +80,66 @@ async fn main() -> anyhow::Result<()> {
     write(summary)
 }
 
-async fn round() -> anyhow::Result<Figures> {
+/// The figures to measure; none named: all.
+struct Asked(Vec<String>);
+
+impl Asked {
+    fn is_for(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|asked| asked == name)
+    }
+}
+
+async fn round(asked: &Asked) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let stage = Stage::set(ACCOUNTS).await?;
-    let uniform = stage.settle(Crowd::Uniform, GRABS).await?;
-    figures.insert("settle_per_s", uniform);
-    let duplicates = stage.settle(Crowd::Duplicates, GRABS).await?;
-    figures.insert("settle_per_s_duplicates", duplicates);
-    let skewed = stage.settle(Crowd::Skewed, GRABS).await?;
-    figures.insert("settle_per_s_skewed", skewed);
-    let single = stage.settle_singly(SINGLE_GRABS).await?;
-    figures.insert("single_tx_per_s", single);
-    figures.insert("settle_over_single_tx", uniform / single);
-    let locked = peers::row_lock(&stage, SINGLE_GRABS).await?;
-    figures.insert("row_lock_per_s", locked);
-    figures.insert("settle_over_row_lock", uniform / locked);
-    let copied = peers::raw_copy(&stage, GRABS).await?;
-    figures.insert("raw_copy_per_s", copied);
-    figures.insert("settle_over_raw_copy", uniform / copied);
+    let crowds = [
+        ("settle_per_s", Crowd::Uniform),
+        ("settle_per_s_duplicates", Crowd::Duplicates),
+        ("settle_per_s_skewed", Crowd::Skewed),
+    ];
+    for (name, crowd) in crowds {
+        if asked.is_for(name) {
+            figures.insert(name, stage.settle(crowd, GRABS).await?);
+        }
+    }
+    if asked.is_for("single_tx_per_s") {
+        let single = stage.settle_singly(SINGLE_GRABS).await?;
+        figures.insert("single_tx_per_s", single);
+    }
+    if asked.is_for("row_lock_per_s") {
+        let locked = peers::row_lock(&stage, SINGLE_GRABS).await?;
+        figures.insert("row_lock_per_s", locked);
+    }
+    if asked.is_for("raw_copy_per_s") {
+        let copied = peers::raw_copy(&stage, GRABS).await?;
+        figures.insert("raw_copy_per_s", copied);
+    }
     stage.audit().await?;
     drop(stage);
 
-    let stage = Stage::set(ACCOUNTS_MANY).await?;
-    let many = stage.settle(Crowd::Uniform, GRABS).await?;
-    figures.insert("settle_per_s_2m_accounts", many);
-    stage.audit().await?;
+    if asked.is_for("settle_per_s_2m_accounts") {
+        let stage = Stage::set(ACCOUNTS_MANY).await?;
+        let many = stage.settle(Crowd::Uniform, GRABS).await?;
+        figures.insert("settle_per_s_2m_accounts", many);
+        stage.audit().await?;
+    }
+    compare(&mut figures);
     Ok(figures)
+}
+
+/// Ratios of what was measured in the same round.
+fn compare(figures: &mut Figures) {
+    let peers = [
+        ("settle_over_single_tx", "single_tx_per_s"),
+        ("settle_over_row_lock", "row_lock_per_s"),
+        ("settle_over_raw_copy", "raw_copy_per_s"),
+    ];
+    for (ratio, peer) in peers {
+        if let (Some(ours), Some(theirs)) = (figures.get("settle_per_s"), figures.get(peer)) {
+            let over = ours / theirs;
+            figures.insert(ratio, over);
+        }
+    }
 }
 
 /// Beside the figures of the other benchmarks.
