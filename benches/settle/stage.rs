@@ -25,8 +25,8 @@ use red_envelope::ledger::{Fund, Ledger, SETTLE_BATCH_MAX, SettleItem, Settled, 
 const SHARES: u32 = 100;
 /// Envelopes that are funded at once.
 const FUNDS_IN_FLIGHT: usize = 256;
-/// Batches that are settled at once: a core for the client and the servers' part each.
-const BATCHES_IN_FLIGHT: usize = 3;
+/// Batches that are settled at once: as many partitions have a backlog.
+const BATCHES_IN_FLIGHT: usize = 12;
 
 /// Who grabs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,8 @@ impl Stage {
     async fn grabs(&self, crowd: Crowd, count: u32) -> anyhow::Result<Vec<SettleItem>> {
         let envelopes = self.fund(count / SHARES).await?;
         let mut items = Vec::new();
-        for (at, envelope) in (0_u32..).zip(envelopes) {
+        let first = self.funded.load(Ordering::Relaxed) - count / SHARES;
+        for (at, envelope) in (first..).zip(envelopes) {
             for share in 0..SHARES {
                 let grabber = self.grabber(crowd, at, share);
                 items.push(SettleItem::Pay(OutboxRecord {
@@ -154,8 +155,11 @@ impl Stage {
         }
     }
 
-    /// Grabs a second, in full batches.
+    /// Grabs a second, in full batches. Those who grab have grabbed before, as far as so many grabs before
+    /// these reach: with more accounts than that most are met for the first time.
     pub async fn settle(&self, crowd: Crowd, count: u32) -> anyhow::Result<f64> {
+        let before = self.grabs(crowd, count).await?;
+        self.post(before, SETTLE_BATCH_MAX).await?;
         let items = self.grabs(crowd, count).await?;
         let mut before = Vec::new();
         if crowd == Crowd::Duplicates {

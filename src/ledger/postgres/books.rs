@@ -12,6 +12,7 @@ use crate::domain::fairness::SealKeys;
 use crate::domain::id::UnixMs;
 use crate::ledger::{Entropy, Fund, Funded, LedgerError, SettleItem, Settled};
 
+use super::known::Known;
 use super::settle::{Care, settle};
 use super::settlements::Asked;
 use super::sql::Fault;
@@ -22,6 +23,7 @@ pub(super) struct Desk {
     pub clock: Arc<dyn Clock>,
     pub keys: SealKeys,
     pub rng: Mutex<Entropy>,
+    pub known: Known,
 }
 
 impl Desk {

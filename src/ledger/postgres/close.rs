@@ -29,7 +29,7 @@ use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
 
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side};
 use super::rows::{envelope_id, known_envelope, lock_envelope, page, reason_name};
-use super::sql::{self, ENTRY_NUMBERS, Fault, POSTING_NUMBERS, broken};
+use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 
 pub(super) async fn mark_live(tx: &Transaction<'_>, id: EnvelopeId) -> Result<(), Fault> {
     known_envelope(tx, id).await?;
@@ -133,7 +133,7 @@ async fn refund(
     let none = || broken("there are no more numbers");
     let posting_row = sql::numbers(tx, POSTING_NUMBERS, 1).await?.next();
     let posting_row = posting_row.ok_or_else(none)?;
-    let mut entry_rows = sql::numbers(tx, ENTRY_NUMBERS, 2).await?;
+    let mut entry_rows = sql::entry_numbers(tx, 2).await?;
     let mut journal = Journal::default();
     let posting = Posting {
         tenant: terms.tenant.as_str().to_owned(),

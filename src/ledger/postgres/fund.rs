@@ -32,7 +32,7 @@ use super::Desk;
 use super::leaves::{self, open_batch};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side, check_debit};
 use super::rows::{envelope, envelope_columns, hash, known_envelope};
-use super::sql::{self, ENTRY_NUMBERS, ENVELOPE_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
+use super::sql::{self, ENVELOPE_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
 use super::transfer::{RequestKey, remember};
 
 /// Envelopes that one transaction funds: their rows are read and written by ten statements, however
@@ -200,7 +200,7 @@ async fn make(
     }
     let mut envelope_rows = sql::numbers(tx, ENVELOPE_NUMBERS, paid.len()).await?;
     let mut posting_rows = sql::numbers(tx, POSTING_NUMBERS, paid.len()).await?;
-    let mut entry_rows = sql::numbers(tx, ENTRY_NUMBERS, 2 * paid.len()).await?;
+    let mut entry_rows = sql::entry_numbers(tx, 2 * paid.len()).await?;
     let mut made = Vec::with_capacity(paid.len());
     // Tenants in their order, so that two transactions don't wait for each other.
     for (tenant, requests) in of_tenant {

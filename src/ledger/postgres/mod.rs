@@ -31,6 +31,7 @@ mod books;
 mod close;
 mod fund;
 mod funds;
+mod known;
 mod leaves;
 mod open;
 mod operators;
@@ -73,6 +74,7 @@ use super::{
 };
 use books::{AUDIT_WAIT, Books, Desk, TRY_WAIT, in_time, read, write};
 use funds::Funds;
+use known::Known;
 pub use open::{CONNECTIONS_MAX, OpenError, migrate};
 use settlements::Settlements;
 use sql::Fault;
@@ -104,6 +106,7 @@ impl PostgresLedger {
             clock,
             keys,
             rng: Mutex::new(rng),
+            known: Known::new(),
         };
         let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;

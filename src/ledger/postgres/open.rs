@@ -21,7 +21,10 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_books.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_books.sql"),
+    include_str!("migrations/0002_settle_rate.sql"),
+];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";
 /// The oldest release that is served.

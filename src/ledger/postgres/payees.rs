@@ -2,10 +2,10 @@
 //!
 //! *Bounds.* As many as a batch has records, and twice that where all are declined.
 //!
-//! *Ordering.* They are found without a lock: an account's row number is for ever, and what it has is
-//! looked at again when it is moved. A careful batch locks them first. Both move them in the order of
-//! their rows, as far as PostgreSQL keeps to it: two batches that wait for each other are told so, and one
-//! of them is done again.
+//! *Ordering.* They are found without a lock, most of them in memory (`known`): an account's row number
+//! is for ever, and whose it is and what it has is looked at when it is moved. A careful batch asks for
+//! all of them by name and locks them. Both move them in the order of their rows, as far as PostgreSQL
+//! keeps to it: two batches that wait for each other are told so, and one of them is done again.
 
 use std::borrow::Cow;
 
@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 
 use crate::domain::money::{AMOUNT_MINOR_MAX, Currency};
 
+use super::known::{Known, Names};
 use super::sql::{self, Fault, broken};
 
 /// Which one of a batch.
@@ -24,7 +25,9 @@ struct Payee<'a> {
     purse: usize,
     owner: Cow<'a, str>,
     row: Option<i64>,
-    /// When it was read, and what the batch adds.
+    /// Its row is remembered from another batch: whose it is has to be looked at.
+    recalled: bool,
+    /// When it was read (nothing where it was recalled), and what the batch adds.
     available_minor: i64,
     added_minor: i64,
     /// What it was paid counts against the limit of an account; what comes back to a sender does not.
@@ -34,8 +37,8 @@ struct Payee<'a> {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Payees<'a> {
+    known: &'a Known,
     /// Tenants and currencies, each with its owners.
     purses: Vec<(String, Currency, HashMap<Cow<'a, str>, PayeeAt>)>,
     all: Vec<Payee<'a>>,
@@ -43,6 +46,15 @@ pub(super) struct Payees<'a> {
 }
 
 impl<'a> Payees<'a> {
+    pub fn new(known: &'a Known) -> Self {
+        Self {
+            known,
+            purses: Vec::new(),
+            all: Vec::new(),
+            at_of_row: HashMap::new(),
+        }
+    }
+
     /// Adds somebody, who may have no account.
     pub fn enter(&mut self, tenant: &str, currency: Currency, owner: Cow<'a, str>) -> PayeeAt {
         let known = |(t, c, _): &(String, Currency, _)| t == tenant && *c == currency;
@@ -58,6 +70,7 @@ impl<'a> Payees<'a> {
                 purse,
                 owner,
                 row: None,
+                recalled: false,
                 available_minor: 0,
                 added_minor: 0,
                 bounded: false,
@@ -67,15 +80,38 @@ impl<'a> Payees<'a> {
         at
     }
 
-    /// Looks the accounts up that there are; opens none: nobody gets an account by asking. A careful
-    /// batch locks them.
+    /// Finds the accounts that there are; opens none: nobody gets an account by asking. A careful batch
+    /// asks for each by name and locks it.
     pub async fn find(&mut self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
-        let question = if careful { LOCK } else { FIND };
+        if careful {
+            return self.ask(tx, LOCK, false).await;
+        }
+        let known = self.known;
+        let mut names = self.names();
+        for (at, payee) in self.all.iter_mut().enumerate() {
+            payee.row = known.row(&mut names[payee.purse], &payee.owner);
+            payee.recalled = payee.row.is_some();
+            if let Some(row) = payee.row {
+                self.at_of_row.insert(row, at);
+            }
+        }
+        self.ask(tx, FIND, true).await
+    }
+
+    /// Asks for those whose row is not known, in the order of their names: neighbours in the index.
+    async fn ask(
+        &mut self,
+        tx: &Transaction<'_>,
+        question: &str,
+        remember: bool,
+    ) -> Result<(), Fault> {
+        let mut names = self.names();
         for purse in self.in_order() {
             let of_it =
                 |(_, payee): &(PayeeAt, &Payee<'_>)| payee.purse == purse && payee.row.is_none();
-            let asked: Vec<(PayeeAt, &Payee<'_>)> =
+            let mut asked: Vec<(PayeeAt, &Payee<'_>)> =
                 self.all.iter().enumerate().filter(of_it).collect();
+            asked.sort_unstable_by(|(_, one), (_, other)| one.owner.cmp(&other.owner));
             let owners: Vec<&str> = asked.iter().map(|(_, payee)| &*payee.owner).collect();
             let at_of: Vec<PayeeAt> = asked.iter().map(|(at, _)| *at).collect();
             if owners.is_empty() {
@@ -91,9 +127,19 @@ impl<'a> Payees<'a> {
                 self.all[at].row = Some(number);
                 self.all[at].available_minor = row.try_get(2)?;
                 self.at_of_row.insert(number, at);
+                if remember {
+                    let owner = &self.all[at].owner;
+                    self.known.note(&mut names[purse], owner, number);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Of each purse.
+    fn names(&self) -> Vec<Names> {
+        let purses = self.purses.iter();
+        purses.map(|(t, c, _)| Names::of(t, *c)).collect()
     }
 
     /// Purses by name: two batches that wait for each other's accounts would be done again.
@@ -161,7 +207,8 @@ impl<'a> Payees<'a> {
         drop(missing);
         // Another process may have opened one: then it is there now, and nobody looked whether it has room.
         let before: Vec<bool> = self.all.iter().map(|payee| payee.row.is_some()).collect();
-        self.find(tx, false).await?;
+        // It is not remembered either: this transaction may not be committed.
+        self.ask(tx, FIND, false).await?;
         for (payee, was_there) in self.all.iter_mut().zip(before) {
             payee.late = !was_there;
         }
@@ -169,33 +216,89 @@ impl<'a> Payees<'a> {
     }
 
     /// Moves what was added, each account once. Again, where an account would have more than the
-    /// limit and the batch did not look at it under a lock.
+    /// limit and the batch did not look at it under a lock, or where a row is not whose it was.
     pub async fn write(&self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
-        let mut moved = Vec::new();
-        for payee in self.all.iter().filter(|payee| payee.added_minor != 0) {
-            let row = payee
-                .row
-                .ok_or_else(|| broken("an account was not opened"))?;
-            let unseen = payee.late || !careful;
-            moved.push((row, payee.added_minor, payee.bounded && unseen));
+        let mut too_much = 0;
+        for purse in self.in_order() {
+            let of_it = self.all.iter().filter(|payee| payee.purse == purse);
+            let (mut moved, mut recalled) = (Moves::default(), Moves::default());
+            let mut sorted: Vec<&Payee<'_>> = of_it.collect();
+            sorted.sort_unstable_by_key(|payee| payee.row);
+            for payee in sorted {
+                match (payee.row, payee.added_minor) {
+                    (None, 0) => {}
+                    (None, _) => return Err(broken("an account was not opened")),
+                    (Some(row), 0) if payee.recalled => recalled.push(row, payee, careful),
+                    (Some(_), 0) => {}
+                    (Some(row), _) => moved.push(row, payee, careful),
+                }
+            }
+            let (tenant, currency, _) = &self.purses[purse];
+            let currency = currency.code();
+            if !moved.rows.is_empty() {
+                let values: sql::Values<'_> = &[
+                    &moved.rows,
+                    &moved.owners,
+                    &moved.added,
+                    &moved.bounded,
+                    &AMOUNT_MINOR_MAX,
+                    &tenant,
+                    &currency,
+                ];
+                let counted = sql::row(tx, ADD, values).await?;
+                let counted = counted.ok_or_else(|| broken("a count has no row"))?;
+                self.all_found(&moved, counted.try_get(0)?)?;
+                too_much += counted.try_get::<_, i64>(1)?;
+            }
+            if !recalled.rows.is_empty() {
+                let values: sql::Values<'_> =
+                    &[&recalled.rows, &recalled.owners, &tenant, &currency];
+                let counted = sql::row(tx, COUNT, values).await?;
+                let counted = counted.ok_or_else(|| broken("a count has no row"))?;
+                self.all_found(&recalled, counted.try_get(0)?)?;
+            }
         }
-        if moved.is_empty() {
-            return Ok(());
-        }
-        moved.sort_unstable();
-        let rows: Vec<i64> = moved.iter().map(|(row, ..)| *row).collect();
-        let added: Vec<i64> = moved.iter().map(|(_, added, _)| *added).collect();
-        let bounded: Vec<bool> = moved.iter().map(|(.., bounded)| *bounded).collect();
-        let values: sql::Values<'_> = &[&rows, &added, &bounded, &AMOUNT_MINOR_MAX];
-        let counted = sql::row(tx, ADD, values).await?;
-        let counted = counted.ok_or_else(|| broken("a count has no row"))?;
-        if counted.try_get::<_, i64>(0)? != i64::try_from(rows.len()).unwrap_or(i64::MAX) {
-            return Err(broken("an account was found and is not there"));
-        }
-        match counted.try_get::<_, i64>(1)? {
+        match too_much {
             0 => Ok(()),
             _ => Err(Fault::Again("an account would have too much".to_owned())),
         }
+    }
+
+    /// Whether each row was whose the batch took it to be.
+    fn all_found(&self, asked: &Moves<'_>, found: i64) -> Result<(), Fault> {
+        if usize::try_from(found) == Ok(asked.rows.len()) {
+            return Ok(());
+        }
+        let mut recalled = self.all.iter().filter(|payee| payee.recalled).peekable();
+        if recalled.peek().is_none() {
+            return Err(broken("an account was found and is not there"));
+        }
+        let mut names = self.names();
+        for payee in recalled {
+            self.known.forget(&mut names[payee.purse], &payee.owner);
+        }
+        tracing::warn!(
+            "accounts are not where they were: were the books restored under this process?"
+        );
+        Err(Fault::Again("accounts are not where they were".to_owned()))
+    }
+}
+
+/// What accounts move by, as the arrays that a statement takes.
+#[derive(Default)]
+struct Moves<'a> {
+    rows: Vec<i64>,
+    owners: Vec<&'a str>,
+    added: Vec<i64>,
+    bounded: Vec<bool>,
+}
+
+impl<'a> Moves<'a> {
+    fn push(&mut self, row: i64, payee: &'a Payee<'_>, careful: bool) {
+        self.rows.push(row);
+        self.owners.push(&payee.owner);
+        self.added.push(payee.added_minor);
+        self.bounded.push(payee.bounded && (payee.late || !careful));
     }
 }
 
@@ -218,7 +321,12 @@ const OPEN: &str = "-- ledger.open_payees
 const ADD: &str = "-- ledger.add_to_payees
     WITH moved AS (
         UPDATE account a SET available_minor = a.available_minor + u.added
-        FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) u (row, added, bounded)
-        WHERE a.row = u.row
-        RETURNING u.bounded AND a.available_minor > $4 AS is_too_much)
+        FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[]) u (row, owner, added, bounded)
+        WHERE a.row = u.row AND a.owner = u.owner AND a.tenant = $6 AND a.currency = $7 AND a.kind = 'owner'
+        RETURNING u.bounded AND a.available_minor > $5 AS is_too_much)
     SELECT count(*), count(*) FILTER (WHERE is_too_much) FROM moved";
+
+const COUNT: &str = "-- ledger.count_payees
+    SELECT count(*) FROM unnest($1::bigint[], $2::text[]) u (row, owner)
+        JOIN account a ON a.row = u.row AND a.owner = u.owner
+            AND a.tenant = $3 AND a.currency = $4 AND a.kind = 'owner'";

@@ -175,7 +175,7 @@ pub(super) async fn settle(
     let careful = care.0.fetch_add(1, Ordering::Relaxed) > 0;
     // ---- read ----
     let records: Vec<&OutboxRecord> = items.iter().map(|item| record_of(item).0).collect();
-    let mut batch = Batch::read(tx, &records, careful).await?;
+    let mut batch = Batch::read(tx, &desk.known, &records, careful).await?;
 
     // ---- decide ----
     let mut verdicts = Vec::with_capacity(items.len());

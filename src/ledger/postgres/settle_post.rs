@@ -22,7 +22,7 @@ use super::payees::PayeeAt;
 use super::post::{Entry, Journal, Posting, Side};
 use super::set_aside;
 use super::settle::{Batch, Best, Escrow, Party, Sum};
-use super::sql::{self, ENTRY_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
+use super::sql::{self, Fault, POSTING_NUMBERS, broken, int};
 
 /// What an envelope's counts of records that were set aside move by.
 #[derive(Clone, Copy, Default)]
@@ -66,24 +66,18 @@ impl Batch<'_> {
         let posting_of = sides.iter().map(|(side, row)| (side.key(), *row)).collect();
         let refunds = sides.iter().filter(|(side, _)| side.declined);
         let entries = sides.len() + refunds.count();
-        // In a history, declined money comes back after what was paid in the same batch: numbers of
-        // entries are drawn after those of claims. Else all is sent at once, and awaited together.
-        let numbered = async {
-            if entries > sides.len() {
-                self.write_claims(tx, &posting_of).await?;
-                return sql::numbers(tx, ENTRY_NUMBERS, entries).await;
-            }
-            let claims = self.write_claims(tx, &posting_of);
-            let numbers = sql::numbers(tx, ENTRY_NUMBERS, entries);
-            Ok(futures_util::try_join!(claims, numbers)?.1)
-        };
+        // In a history, declined money comes back after what was paid in the same batch: the numbers of
+        // claims are before those of entries.
+        let mut numbers = sql::entry_numbers(tx, self.claims.len() + entries).await?;
+        let claim_rows: Vec<i64> = numbers.by_ref().take(self.claims.len()).collect();
+        // All is sent at once, and awaited together.
         let posted = futures_util::try_join!(
-            numbered,
+            self.write_claims(tx, &posting_of, &claim_rows),
             self.write_escrows(tx, counts),
             self.payees.write(tx, careful),
         );
         match posted {
-            Ok((entry_rows, (), ())) => self.journal(&sides, entry_rows)?.write(tx, now).await,
+            Ok(((), (), ())) => self.journal(&sides, numbers)?.write(tx, now).await,
             // All that could be in the way was asked for.
             Err(Fault::Again(why)) if careful && is_claimed(&why) => Err(broken(why)),
             Err(fault) => Err(fault),
@@ -159,6 +153,7 @@ impl Batch<'_> {
         &self,
         tx: &Transaction<'_>,
         posting_of: &PostingOf,
+        claim_rows: &[i64],
     ) -> Result<(), Fault> {
         if self.claims.is_empty() {
             return Ok(());
@@ -166,11 +161,12 @@ impl Batch<'_> {
         let copy = tx.prepare_cached(COPY_CLAIMS).await?;
         let sink = tx.copy_in(&copy).await?;
         let mut writer = pin!(BinaryCopyInWriter::new(sink, &CLAIM_TYPES));
-        for claim in &self.claims {
+        for (claim, claim_row) in self.claims.iter().zip(claim_rows) {
             let record = claim.record;
             let posting_row = posting_of.get(&(claim.escrow, record.declined));
             let account_row = self.payees.row(claim.grabber);
             let values: sql::Values<'_> = &[
+                claim_row,
                 &self.escrows[claim.escrow].row,
                 &int(record.grant.share)?,
                 &posting_row.ok_or_else(|| broken("a claim has no posting"))?,
@@ -213,9 +209,10 @@ fn is_claimed(why: &str) -> bool {
 }
 
 const COPY_CLAIMS: &str = "-- ledger.copy_claims
-    COPY claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    COPY claim (row, envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
     FROM STDIN (FORMAT binary)";
-const CLAIM_TYPES: [Type; 7] = [
+const CLAIM_TYPES: [Type; 8] = [
+    Type::INT8,
     Type::INT8,
     Type::INT4,
     Type::INT8,

@@ -17,6 +17,7 @@ use tokio_postgres::Row;
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::EnvelopeId;
 
+use super::known::Known;
 use super::payees::Payees;
 use super::rows::{count, currency, envelope_id};
 use super::settle::{Batch, Best, Claimed, Escrow, Party, Sum};
@@ -30,11 +31,12 @@ impl<'a> Batch<'a> {
     /// Reads what decides about these records.
     pub async fn read(
         tx: &Transaction<'_>,
+        known: &'a Known,
         records: &[&'a OutboxRecord],
         careful: bool,
     ) -> Result<Self, Fault> {
         let (escrows, escrow_of) = read_escrows(tx, records).await?;
-        let mut payees = Payees::default();
+        let mut payees = Payees::new(known);
         let mut parties = Vec::with_capacity(records.len());
         for record in records {
             let party = escrow_of.get(&record.envelope).map(|at| {

@@ -193,9 +193,24 @@ pub(super) const ENVELOPE_NUMBERS: &str = "-- ledger.envelope_numbers\nSELECT ne
 /// Of a posting.
 pub(super) const POSTING_NUMBERS: &str =
     "-- ledger.posting_numbers\nSELECT nextval('posting_row') FROM generate_series(1, $1::bigint)";
-/// Of an entry. Claims take theirs from the same sequence by themselves.
-pub(super) const ENTRY_NUMBERS: &str =
-    "-- ledger.entry_numbers\nSELECT nextval('entry_row') FROM generate_series(1, $1::bigint)";
+
+/// Numbers that one step of the sequence of entries stands for (migration 0002).
+const ENTRY_BLOCK: usize = 1_024;
+
+/// The numbers of entries and claims that are about to be inserted, ascending. Drawn in blocks: a batch of
+/// thousands would else ask the sequence thousands of times. What is left of a block is not used.
+pub(super) async fn entry_numbers(
+    tx: &Transaction<'_>,
+    count: usize,
+) -> Result<std::vec::IntoIter<i64>, Fault> {
+    let blocks = numbers(tx, ENTRY_BLOCKS, count.div_ceil(ENTRY_BLOCK)).await?;
+    let length = i64::try_from(ENTRY_BLOCK).expect("a block is small");
+    let numbers: Vec<i64> = blocks.flat_map(|first| first..first + length).collect();
+    Ok(numbers.into_iter())
+}
+
+const ENTRY_BLOCKS: &str =
+    "-- ledger.entry_blocks\nSELECT nextval('entry_row') FROM generate_series(1, $1::bigint)";
 
 pub(super) fn broken(why: impl Into<String>) -> Fault {
     Fault::Told(LedgerError::Broken(why.into()))

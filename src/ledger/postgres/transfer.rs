@@ -24,7 +24,7 @@ use super::post::{
     AccountName, Accounts, Entry, Journal, Posting, Side, check_credit, check_debit, check_outside,
 };
 use super::rows::hash;
-use super::sql::{self, ENTRY_NUMBERS, Fault, POSTING_NUMBERS, broken};
+use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 
 /// The key of idempotency.
 #[derive(Clone, Copy)]
@@ -141,7 +141,7 @@ async fn post(
     let number = || broken("there are no more numbers");
     let posting_row = sql::numbers(tx, POSTING_NUMBERS, 1).await?.next();
     let posting_row = posting_row.ok_or_else(number)?;
-    let mut entry_rows = sql::numbers(tx, ENTRY_NUMBERS, 2).await?;
+    let mut entry_rows = sql::entry_numbers(tx, 2).await?;
     let mut journal = Journal::default();
     let posting = Posting {
         tenant: transfer.tenant.as_str().to_owned(),

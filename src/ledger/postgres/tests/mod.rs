@@ -2,6 +2,7 @@
 
 mod against_model;
 mod attacks;
+mod moved;
 mod together;
 
 use std::sync::{Arc, Mutex, Weak};
