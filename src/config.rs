@@ -6,6 +6,7 @@
 //! | `config.default.toml` | the manual and the defaults: the only list of settings |
 //! | `settings` | that list as the program reads it; names of flags and variables follow from it |
 //! | [`Config::load`] | flags > environment > file > default, then one check of everything |
+//! | `role` | what the process does among others |
 //! | `stores` | where envelopes and books are kept, and how safely |
 //! | `folder`, `keys` | the data folder: made, locked, with the keys in it |
 //!
@@ -17,6 +18,7 @@
 
 pub mod folder;
 pub mod keys;
+pub mod role;
 mod settings;
 pub mod stores;
 
@@ -273,6 +275,8 @@ pub struct Config {
     pub admin: Listen,
     /// Probes.
     pub http: Listen,
+    /// Its part of the work.
+    pub process: role::Process,
     /// The data folder.
     pub data: DataDir,
     /// Log lines.
@@ -362,7 +366,7 @@ impl Config {
         self.check_listeners()?;
         self.currencies()?;
         self.hot.check()?;
-        self.ledger.check(&self.hot)?;
+        self.ledger.check(&self.hot, self.process.role)?;
         for (key, value, min, max) in self.ranges() {
             if !(min..=max).contains(&value) {
                 return error(format!("{key} must be between {min} and {max}"));

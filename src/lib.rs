@@ -53,9 +53,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use config::folder::{Folder, Ports};
+use config::role::Role;
 use config::{Config, Transport};
+use domain::ack::AckLevel;
+use futures_util::FutureExt;
+use hot::gate::{Gate, Gated};
 use ledger::Ledger;
-use settle::Settlement;
+use settle::{Drain, Settlement};
 use stores::Stores;
 use telemetry::{metrics, probes};
 
@@ -90,7 +94,7 @@ pub enum ServeError {
 /// The sockets, bound before anything is opened. The caller owns them, so that tests bind port 0.
 #[derive(Debug)]
 pub struct Listeners {
-    grpc: TcpListener,
+    grpc: Option<TcpListener>,
     admin: TcpListener,
     http: TcpListener,
 }
@@ -102,7 +106,10 @@ impl Listeners {
     /// The first that can't be bound, by its setting.
     pub async fn bind(config: &Config) -> Result<Self, ServeError> {
         Ok(Self {
-            grpc: bind("grpc.listen", config.grpc.listen).await?,
+            grpc: match config.process.role.serves() {
+                true => Some(bind("grpc.listen", config.grpc.listen).await?),
+                false => None,
+            },
             admin: bind("admin.listen", config.admin.listen).await?,
             http: bind("http.listen", config.http.listen).await?,
         })
@@ -110,7 +117,10 @@ impl Listeners {
 
     fn ports(&self) -> std::io::Result<Ports> {
         Ok(Ports {
-            grpc: self.grpc.local_addr()?.port(),
+            grpc: match &self.grpc {
+                Some(grpc) => Some(grpc.local_addr()?.port()),
+                None => None,
+            },
             admin: self.admin.local_addr()?.port(),
             http: self.http.local_addr()?.port(),
         })
@@ -158,14 +168,17 @@ pub async fn serve(
     let joined = Joined::new(&config, &stores, pepper, closing.clone())?;
     let settling = CancellationToken::new();
     let mut running = Running {
-        settlement: joined.settle(settling.clone()),
-        grpc: listen(
-            listeners.grpc,
-            "grpc",
-            joined.api.public_routes(),
-            &config.transport,
-            &closing,
-        ),
+        settlement: joined.settle(config.process.role, settling.clone()),
+        grpc: match listeners.grpc {
+            Some(grpc) => listen(
+                grpc,
+                "grpc",
+                joined.api.public_routes(),
+                &config.transport,
+                &closing,
+            ),
+            None => tokio::spawn(closing.clone().cancelled_owned().map(Ok)),
+        },
         admin: listen(
             listeners.admin,
             "admin",
@@ -205,7 +218,8 @@ pub async fn serve(
 fn tell_where(config: &Config, ports: Ports, folder: &Folder) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        grpc = %SocketAddr::new(config.grpc.listen.ip(), ports.grpc),
+        role = ?config.process.role,
+        grpc = ports.grpc.map(|port| SocketAddr::new(config.grpc.listen.ip(), port).to_string()),
         admin = %SocketAddr::new(config.admin.listen.ip(), ports.admin),
         http = %SocketAddr::new(config.http.listen.ip(), ports.http),
         data = %folder.path().display(),
@@ -244,7 +258,12 @@ impl Joined {
         let currencies = config
             .currencies()
             .map_err(|e| ServeError::Ended(e.to_string()))?;
+        let gate = (config.hot.ack.0 == Some(AckLevel::Ledger)).then(|| {
+            let (hot, ledger) = (Arc::clone(&hot), Arc::clone(&ledger));
+            Arc::new(Drain::new(hot, ledger, Arc::clone(&amounts))) as Arc<dyn Gate>
+        });
         let api = api::Services::new(api::Deps {
+            gated: Arc::new(Gated::new(Arc::clone(&hot), gate)),
             hot,
             ledger: Arc::clone(&ledger),
             publisher,
@@ -262,11 +281,18 @@ impl Joined {
         })
     }
 
-    fn settle(&self, shutdown: CancellationToken) -> JoinHandle<Result<(), settle::SettleError>> {
+    fn settle(
+        &self,
+        role: Role,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<Result<(), settle::SettleError>> {
         let settlement = Arc::clone(&self.settlement);
         tokio::spawn(async move {
             let jitter = |max| rand::rng().random_range(0..=max);
-            settlement.run(jitter, shutdown).await
+            match role.settles() {
+                true => settlement.run(jitter, shutdown).await,
+                false => settlement.look_on(jitter, shutdown).await,
+            }
         })
     }
 
@@ -373,7 +399,11 @@ impl Running {
         settling: &CancellationToken,
     ) {
         let drain_max = Duration::from_millis(config.shutdown.drain_max_ms);
-        let finished = tokio::time::timeout(drain_max, self.finish(joined, settling)).await;
+        let finished = tokio::time::timeout(
+            drain_max,
+            self.finish(config.process.role, joined, settling),
+        );
+        let finished = finished.await;
         if finished.is_err() {
             tracing::warn!(
                 "calls or settlements outlived shutdown.drain_max_ms: clients repeat them, the \
@@ -383,11 +413,14 @@ impl Running {
     }
 
     /// Waits for the last calls, then for their money.
-    async fn finish(&mut self, joined: &Joined, settling: &CancellationToken) {
+    async fn finish(&mut self, role: Role, joined: &Joined, settling: &CancellationToken) {
         // A listener that failed now has told its clients by closing their connections.
         let _calls = tokio::join!(&mut self.grpc, &mut self.admin);
         settling.cancel();
         let _loops = (&mut self.settlement).await;
+        if !role.settles() {
+            return;
+        }
         if let Err(error) = joined.settlement.finish().await {
             tracing::warn!(%error, "the last settlement failed: the next start goes on");
         }

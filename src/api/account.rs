@@ -133,7 +133,7 @@ async fn balances(
     tenant: TenantId,
     owner: PersonId,
 ) -> Result<BTreeMap<Currency, Sums>, ApiError> {
-    let pending = api.hot.pending(tenant.clone(), owner.clone()).await?;
+    let pending = api.gated.pending(tenant.clone(), owner.clone()).await?;
     let pairs = pending
         .iter()
         .map(|share| (share.envelope, share.grant.share))

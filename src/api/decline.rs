@@ -65,7 +65,7 @@ async fn decline(
     let mut published = false;
     for _ in 0..ASKS_MAX {
         let reply = api
-            .hot
+            .gated
             .decline(api.epoch(id), terms.tenant.clone(), id, grabber.clone())
             .await;
         match reply {

@@ -143,7 +143,7 @@ impl Api {
     async fn ask(&self, mut grab: Grab) -> Result<Outcome, ApiError> {
         let mut published = false;
         for _ in 0..ASKS_MAX {
-            let replies = self.hot.grab(vec![grab.clone()]).await?;
+            let replies = self.gated.grab(vec![grab.clone()]).await?;
             let reply = replies.first().copied();
             match reply.ok_or_else(|| ApiError::Internal("a grab got no reply".into()))? {
                 GrabReply::Outcome(outcome) => return Ok(outcome),

@@ -164,7 +164,7 @@ impl Session {
             moved = true;
         }
         if !grabs.is_empty() {
-            let hot = Arc::clone(&self.api.hot);
+            let hot = Arc::clone(&self.api.gated);
             self.batches.push(Batch {
                 waiting,
                 call: Box::pin(async move { hot.grab(grabs).await }),

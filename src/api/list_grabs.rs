@@ -72,7 +72,7 @@ pub(super) async fn page_of(
     from: u32,
     size: usize,
 ) -> Result<(Vec<(HeldShare, bool)>, bool), ApiError> {
-    let granted = api.hot.grants(id, from, size).await?;
+    let granted = api.gated.grants(id, from, size).await?;
     let claimed = api.ledger.claims(id, from, size).await?;
     let full = |shares: usize| shares >= size;
     let more = granted.as_ref().is_some_and(|g| full(g.len())) || full(claimed.len());

@@ -196,7 +196,7 @@ impl Api {
         let in_books = ids(|snapshot| snapshot.hot.as_ref().is_none_or(|hot| hot.stale));
         let mut held = HashMap::new();
         if !in_hot.is_empty() {
-            let found = self.hot.held(person.clone(), in_hot.clone()).await?;
+            let found = self.gated.held(person.clone(), in_hot.clone()).await?;
             let pairs = in_hot.into_iter().zip(found);
             held.extend(pairs.filter_map(|(id, share)| Some((id, share?))));
         }

@@ -60,6 +60,7 @@ use crate::domain::audience::Pepper;
 use crate::domain::id::{EnvelopeId, Epoch};
 use crate::domain::money::Currencies;
 use crate::hot::HotStore;
+use crate::hot::gate::Gated;
 use crate::ledger::Ledger;
 use crate::publish::{Amounts, Publisher};
 
@@ -77,6 +78,8 @@ const _: () = assert!(draft::CREATE_BYTES_MAX <= MESSAGE_BYTES_MAX);
 pub struct Deps {
     /// Who may take which share.
     pub hot: Arc<dyn HotStore>,
+    /// The same, for what is told of shares.
+    pub gated: Arc<Gated>,
     /// The books.
     pub ledger: Arc<dyn Ledger>,
     /// Makes funded envelopes live; settlement has the same one.
@@ -98,6 +101,7 @@ pub struct Deps {
 /// What every RPC shares.
 struct Api {
     hot: Arc<dyn HotStore>,
+    gated: Arc<Gated>,
     ledger: Arc<dyn Ledger>,
     publisher: Arc<Publisher>,
     amounts: Arc<Amounts>,
@@ -131,6 +135,7 @@ impl Api {
             previews: Semaphore::new(preview::PREVIEWS_MAX),
             audits: Semaphore::new(admin_audit::AUDITS_MAX),
             hot: deps.hot,
+            gated: deps.gated,
             ledger: deps.ledger,
             publisher: deps.publisher,
             amounts: deps.amounts,

@@ -63,6 +63,7 @@ fn ack_level(api: &Api) -> v1::AckLevel {
         Some(AckLevel::Embedded) => v1::AckLevel::Embedded,
         Some(AckLevel::Memory) => v1::AckLevel::Memory,
         Some(AckLevel::Fsync) => v1::AckLevel::Fsync,
+        Some(AckLevel::Ledger) => v1::AckLevel::Ledger,
     }
 }
 

@@ -399,10 +399,11 @@ pub enum Invocation {
 }
 
 /// Settings that a command line names often, and the shorter flag.
-const SHORT_FLAGS: [(&str, &str); 3] = [
+const SHORT_FLAGS: [(&str, &str); 4] = [
     ("hot.url", "hot"),
     ("hot.ack", "ack"),
     ("ledger.url", "ledger"),
+    ("process.role", "role"),
 ];
 
 fn command() -> clap::Command {

@@ -29,8 +29,8 @@ const PORTS_FILE: &str = "ports.json";
 /// The ports on which a process listens, for whoever started it on port 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Ports {
-    /// Clients.
-    pub grpc: u16,
+    /// Clients; none where they are not served.
+    pub grpc: Option<u16>,
     /// Operators.
     pub admin: u16,
     /// Probes.

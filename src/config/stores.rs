@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::role::Role;
 use super::{ConfigError, error};
 use crate::domain::ack::AckLevel;
 use crate::domain::id::PartitionCount;
@@ -99,17 +100,18 @@ impl Hot {
     /// What can only be judged when all of it is known.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         match (&self.url, self.ack.0) {
-            (HotUrl::Embedded, Some(level @ (AckLevel::Memory | AckLevel::Fsync))) => {
-                error(format!(
-                    "hot.ack is \"{level}\", a level of Redis, but hot.url is \"embedded\", which \
+            (
+                HotUrl::Embedded,
+                Some(level @ (AckLevel::Memory | AckLevel::Fsync | AckLevel::Ledger)),
+            ) => error(format!(
+                "hot.ack is \"{level}\", a level of Redis, but hot.url is \"embedded\", which \
                      has its own level: every grab is synced to disk before it is acknowledged. \
                      Leave hot.ack out, or set hot.url to a redis://… address"
-                ))
-            }
+            )),
             (HotUrl::Redis(_), Some(AckLevel::Embedded)) => error(
                 "hot.ack is \"embedded\", the level of the embedded store, but hot.url is a \
-                 Redis. Leave hot.ack out to have the level found out, or write \"fsync\" or \
-                 \"memory\"",
+                 Redis. Leave hot.ack out to have the level found out, or write \"fsync\", \
+                 \"ledger\" or \"memory\"",
             ),
             _ => Ok(()),
         }
@@ -259,11 +261,16 @@ impl BooksUrl {
 impl Books {
     /// What can only be judged beside the hot store: an embedded one is in one process, and so are
     /// its books.
-    pub(super) fn check(&self, hot: &Hot) -> Result<(), ConfigError> {
+    pub(super) fn check(&self, hot: &Hot, role: Role) -> Result<(), ConfigError> {
         match (&self.url, &hot.url) {
             (BooksUrl::Postgres(_), HotUrl::Embedded) => error(
                 "ledger.url is a PostgreSQL, but hot.url is \"embedded\", whose books are in the \
                  data folder: leave ledger.url out, or set hot.url to a redis://… address",
+            ),
+            (BooksUrl::Sqlite, _) if role != Role::All => error(
+                "process.role divides the work among processes, but ledger.url is \"sqlite\", whose \
+                 books one process has: leave process.role out, or set ledger.url to a \
+                 postgresql://… address",
             ),
             _ => Ok(()),
         }
@@ -323,16 +330,17 @@ impl AskedAck {
             "embedded" => Some(AckLevel::Embedded),
             "memory" => Some(AckLevel::Memory),
             "fsync" => Some(AckLevel::Fsync),
-            "replicated" | "ledger" => {
+            "ledger" => Some(AckLevel::Ledger),
+            "replicated" => {
                 return error(format!(
-                    "hot.ack \"{text}\" is not served yet; write \"fsync\" or \"memory\", or leave \
-                     it out to have the level found out"
+                    "hot.ack \"{text}\" is not served yet; write \"fsync\", \"ledger\" or \"memory\", \
+                     or leave it out to have the level found out"
                 ));
             }
             other => {
                 return error(format!(
-                    "hot.ack must be \"fsync\" or \"memory\", or \"\" to have the level found out, \
-                     not {other:?}"
+                    "hot.ack must be \"fsync\", \"ledger\" or \"memory\", or \"\" to have the level \
+                     found out, not {other:?}"
                 ));
             }
         }))

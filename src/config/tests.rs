@@ -279,7 +279,7 @@ fn the_ports_are_announced_whole_and_forgotten_by_the_next_owner() {
     let path = parent.path().join("data");
     let folder = Folder::claim(&path).unwrap();
     let ports = Ports {
-        grpc: 1,
+        grpc: Some(1),
         admin: 2,
         http: 3,
     };

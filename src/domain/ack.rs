@@ -11,6 +11,8 @@ pub enum AckLevel {
     Memory,
     /// Synced to the disk of one Redis before the answer.
     Fsync,
+    /// In the books before the answer: as safe as their database, whatever Redis loses.
+    Ledger,
 }
 
 impl AckLevel {
@@ -20,6 +22,7 @@ impl AckLevel {
             Self::Embedded => "embedded",
             Self::Memory => "memory",
             Self::Fsync => "fsync",
+            Self::Ledger => "ledger",
         }
     }
 }

@@ -23,6 +23,7 @@
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
 pub mod embedded;
+pub mod gate;
 pub mod redis;
 
 use std::sync::Arc;

@@ -160,6 +160,27 @@ impl Drain {
         under: Under,
         records: &[OutboxRecord],
     ) -> Result<Drained, SettleError> {
+        Ok(self.post_now(under, records).await?.1)
+    }
+
+    /// Posts records that were granted under an epoch, whatever outbox holds them. A verdict for each;
+    /// `None` where the books refused it.
+    ///
+    /// # Errors
+    /// As [`Drain::once`].
+    pub(super) async fn post_each(
+        &self,
+        under: Under,
+        records: &[OutboxRecord],
+    ) -> Result<Vec<Option<Settled>>, SettleError> {
+        Ok(self.post_now(under, records).await?.0)
+    }
+
+    async fn post_now(
+        &self,
+        under: Under,
+        records: &[OutboxRecord],
+    ) -> Result<(Vec<Option<Settled>>, Drained), SettleError> {
         let known = self.known(plan::shares_needed(records)).await?;
         let mut items = plan::plan(records, &known);
         self.give_up_on_the_refused(&mut items);
@@ -167,10 +188,10 @@ impl Drain {
             records: items.len(),
             ..Drained::default()
         };
-        self.post(under, &items, &mut drained).await?;
+        let verdicts = self.post(under, &items, &mut drained).await?;
         metrics::settled(drained.paid);
         metrics::set_aside(drained.dead_letters);
-        Ok(drained)
+        Ok((verdicts, drained))
     }
 
     async fn settle(&self, batch: Batch) -> Result<Drained, SettleError> {

@@ -26,6 +26,7 @@
 
 pub mod close;
 mod drain;
+mod gate;
 mod lease;
 mod marks;
 pub mod plan;
@@ -52,7 +53,7 @@ pub use sweep::{
 };
 pub use vitals::{Seen, Vitals};
 
-use crate::domain::id::{EnvelopeId, Partition};
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::hot::{HotError, HotStore};
 use crate::ledger::{Ledger, LedgerError};
 use crate::publish::marks::MarkError;
@@ -86,6 +87,9 @@ pub const BACKOFF_MS_MAX: u64 = 5_000;
 /// Why a step came to no end. Nothing is lost: the stores know what is still to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SettleError {
+    /// The partition stands in another epoch: what was read is to be read anew.
+    #[error("the partition stands in epoch {0:?}")]
+    Epoch(Epoch),
     /// Out of reach or too busy: repeat the step after a rest.
     #[error("{0}")]
     Unavailable(String),
@@ -102,9 +106,8 @@ impl From<HotError> for SettleError {
         match error {
             HotError::Stopped(_) => Self::Stopped(error.to_string()),
             HotError::Mismatch(_) => Self::Broken(error.to_string()),
-            HotError::Epoch(_) | HotError::Shed | HotError::Unavailable(_) => {
-                Self::Unavailable(error.to_string())
-            }
+            HotError::Epoch(epoch) => Self::Epoch(epoch),
+            HotError::Shed | HotError::Unavailable(_) => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -112,9 +115,8 @@ impl From<HotError> for SettleError {
 impl From<LedgerError> for SettleError {
     fn from(error: LedgerError) -> Self {
         match error {
-            LedgerError::Unavailable(_) | LedgerError::Epoch(_) => {
-                Self::Unavailable(error.to_string())
-            }
+            LedgerError::Epoch(epoch) => Self::Epoch(epoch),
+            LedgerError::Unavailable(_) => Self::Unavailable(error.to_string()),
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge

@@ -90,6 +90,18 @@ impl Settlement {
         Ok(())
     }
 
+    /// Only measures the backlog, until `shutdown`: other processes settle it.
+    ///
+    /// # Errors
+    /// As [`Settlement::run`].
+    pub async fn look_on(
+        &self,
+        jitter: impl Fn(u64) -> u64 + Send + Sync,
+        shutdown: CancellationToken,
+    ) -> Result<(), SettleError> {
+        self.measure_loop(&jitter, &shutdown).await
+    }
+
     async fn drain_loop(
         &self,
         jitter: &(impl Fn(u64) -> u64 + Sync),

@@ -34,7 +34,7 @@ pub async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> Jo
     let promised = Arc::new(Mutex::new(0_usize));
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let mut client = EnvelopeServiceClient::new(channel(world.server.ports.grpc).await);
+        let mut client = EnvelopeServiceClient::new(channel(world.server.grpc()).await);
         let (id, end, promised) = (id.to_owned(), Arc::clone(&end), Arc::clone(&promised));
         let record = world.record.clone();
         callers.spawn(async move {

@@ -100,7 +100,7 @@ async fn a_data_folder_in_use_and_a_port_in_use_say_so() {
     let output = serve(&[("--data-dir", data.to_str().unwrap())]);
     assert_eq!(output.status.code(), Some(64));
     says(&output, &["in use", data.to_str().unwrap()]);
-    let taken = format!("127.0.0.1:{}", world.server.ports.grpc);
+    let taken = format!("127.0.0.1:{}", world.server.grpc());
     let output = serve(&[("--grpc-listen", &taken)]);
     assert_eq!(output.status.code(), Some(64));
     says(&output, &["in use", &taken]);

@@ -176,7 +176,7 @@ async fn nothing_takes_effect_twice(mut world: World, wire: Proxy, (grpc, swallo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_lost_between_clients_and_the_server_change_nothing() {
     let world = World::on(Hot::Redis).await;
-    let wire = Proxy::to(world.server.ports.grpc).await;
+    let wire = Proxy::to(world.server.grpc()).await;
     let port = wire.port();
     nothing_takes_effect_twice(world, wire, (port, 3)).await;
 }
@@ -192,7 +192,7 @@ async fn replies_lost_between_the_server_and_redis_change_nothing() {
         ..Start::default()
     };
     let world = World::beside(redis, start).await;
-    let grpc = world.server.ports.grpc;
+    let grpc = world.server.grpc();
     // The server asks Redis all the time, so a swallowed wire is silent only when it has given up.
     nothing_takes_effect_twice(world, wire, (grpc, 45)).await;
 }

@@ -26,6 +26,7 @@ mod redis_faults;
 mod redis_kills;
 mod redis_level;
 mod redis_power;
+mod roles;
 mod streams;
 mod together;
 mod watching;

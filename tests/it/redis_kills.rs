@@ -113,6 +113,23 @@ async fn at_level_memory_a_server_that_lives_on_tells_redis_again_what_it_acknow
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_level_ledger_a_redis_without_a_disk_loses_no_acknowledged_grab() {
+    let (redis, mut start) = forgetful();
+    start.flags = ["--ack", "ledger"].map(str::to_owned).to_vec();
+    let (mut world, id) = with_an_envelope(World::over(redis, start.clone()).await).await;
+    let mut promises = Promises::new();
+    let victims = [Victim::Both, Victim::Redis, Victim::Server];
+    for (life, victim) in victims.into_iter().cycle().take(2 * ROUNDS).enumerate() {
+        promises.extend(a_life(&mut world, &id, life, |w| strike(w, victim)).await);
+        world = revived(world, victim, start.clone()).await;
+        let lost = broken(&mut world, &id, &promises).await;
+        assert_eq!(lost, 0, "after kill {life} of {victim:?}");
+        assert!(world.audit().await.clean);
+    }
+    the_rest_is_grabbed_and_all_is_paid(world, &id, &promises).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_level_memory_what_both_lost_goes_on_and_nobody_is_paid_twice() {
     let (redis, start) = forgetful();
     let (mut world, id) = with_an_envelope(World::over(redis, start.clone()).await).await;

@@ -44,7 +44,7 @@ async fn readiness(world: &World, status: u16) -> String {
 }
 
 async fn level(world: &World) -> AckLevel {
-    let mut facts = InfoServiceClient::new(channel(world.server.ports.grpc).await);
+    let mut facts = InfoServiceClient::new(channel(world.server.grpc()).await);
     let reply = facts
         .get_service_info(GetServiceInfoRequest::default())
         .await;

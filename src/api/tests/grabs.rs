@@ -144,6 +144,7 @@ async fn an_envelope_is_grabbed_between_its_opening_and_its_expiry() {
 async fn a_sender_grabs_only_what_the_rules_let_a_sender_grab() {
     let strict = World::made(Making {
         sender_may_grab: false,
+        gate: None,
     })
     .await;
     strict.deposit("alice", 1_000).await;

@@ -7,6 +7,7 @@
 mod accounts;
 mod endings;
 mod gated;
+mod gates;
 mod grabs;
 mod operators;
 mod raw;
@@ -42,6 +43,7 @@ use crate::domain::id::{EnvelopeId, Partition};
 use crate::domain::money::Currencies;
 use crate::hot::HotStore;
 use crate::hot::embedded::{EmbeddedStore, Limits};
+use crate::hot::gate::Gate;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CloseProgress, Ledger, SettleItem, Under};
 use crate::publish::{Amounts, Publisher};
@@ -70,12 +72,15 @@ struct World {
 /// What a world is made with.
 struct Making {
     sender_may_grab: bool,
+    /// What is told of shares passes it.
+    gate: Option<Arc<dyn Gate>>,
 }
 
 impl World {
     async fn new() -> Self {
         Self::made(Making {
             sender_may_grab: true,
+            gate: None,
         })
         .await
     }
@@ -101,6 +106,10 @@ impl World {
         );
         let shutdown = CancellationToken::new();
         let services = Services::new(Deps {
+            gated: Arc::new(crate::hot::gate::Gated::new(
+                Arc::clone(&hot_door),
+                making.gate,
+            )),
             hot: hot_door,
             ledger: ledger_door,
             publisher: Arc::new(publisher),

@@ -145,6 +145,7 @@ fn a_level_is_one_that_the_store_can_keep() {
         ("", None),
         ("memory", Some(AckLevel::Memory)),
         ("fsync", Some(AckLevel::Fsync)),
+        ("ledger", Some(AckLevel::Ledger)),
     ] {
         assert_eq!(loaded(&[redis, ("hot.ack", text)]).hot.ack, AskedAck(level));
     }
@@ -158,9 +159,11 @@ fn a_level_is_one_that_the_store_can_keep() {
     }
     assert!(wrong(&[redis, ("hot.ack", "embedded")]).contains("but hot.url is a Redis"));
     assert!(wrong(&[redis, ("hot.ack", "replicated")]).contains("is not served yet"));
-    assert!(wrong(&[redis, ("hot.ack", "ledger")]).contains("is not served yet"));
     let why = wrong(&[redis, ("hot.ack", "always")]);
-    assert!(why.contains("must be \"fsync\" or \"memory\""), "{why}");
+    assert!(
+        why.contains("must be \"fsync\", \"ledger\" or \"memory\""),
+        "{why}"
+    );
 }
 
 #[test]

@@ -99,7 +99,8 @@ pub fn judge(
     reasons.extend(of_memory(facts));
     reasons.extend(of_rights(facts));
     let level = match wanted {
-        Some(AckLevel::Memory) => AckLevel::Memory,
+        // What Redis loses, the books have.
+        Some(level @ (AckLevel::Memory | AckLevel::Ledger)) => level,
         None | Some(AckLevel::Fsync) => {
             reasons.extend(of_fsync(facts, wanted.is_some(), before));
             AckLevel::Fsync

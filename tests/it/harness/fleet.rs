@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fleet {
     /// Each with clients of its own. They end before the stores.
     pub processes: Vec<World>,
+    /// Those that only settle.
+    pub settlers: Vec<Server>,
     /// Who may grab what.
     pub redis: RedisServer,
     /// The books.
@@ -41,6 +43,7 @@ impl Fleet {
         let postgres = postgres.await.unwrap();
         let mut fleet = Self {
             processes: Vec::new(),
+            settlers: Vec::new(),
             redis: RedisServer::start(Flavour::Debian, &[]),
             books: postgres.database(),
             postgres,
@@ -58,6 +61,12 @@ impl Fleet {
         let process = self.around(Server::start(start).await).await;
         process.until_ready().await;
         self.processes.push(process);
+    }
+
+    /// One more process that only settles.
+    pub async fn join_settler(&mut self, start: Start) {
+        let start = self.start(start);
+        self.settlers.push(Server::start(start).await);
     }
 
     /// The process at this place ended, however; another one begins on its folder.
@@ -98,6 +107,9 @@ impl Fleet {
     pub fn set_clock_ms(&self, offset_ms: i64) {
         for process in &self.processes {
             process.server.set_clock_ms(offset_ms);
+        }
+        for settler in &self.settlers {
+            settler.set_clock_ms(offset_ms);
         }
     }
 

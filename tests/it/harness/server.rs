@@ -75,8 +75,8 @@ impl Start {
 /// Where a server listens.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Ports {
-    /// Clients.
-    pub grpc: u16,
+    /// Clients; none where it only settles.
+    pub grpc: Option<u16>,
     /// Operators.
     pub admin: u16,
     /// Probes and metrics.
@@ -126,6 +126,11 @@ impl Server {
         }
         let _ended = child.kill();
         panic!("no ports were announced:\n{}", log_of(folder.path()));
+    }
+
+    /// The port of its clients.
+    pub fn grpc(&self) -> u16 {
+        self.ports.grpc.expect("the server serves clients")
     }
 
     /// kill -9.

@@ -127,7 +127,7 @@ impl World {
 
     /// Clients of a server, in front of this Redis.
     pub async fn around(server: Server, redis: Option<RedisServer>) -> Self {
-        let public = channel(server.ports.grpc).await;
+        let public = channel(server.grpc()).await;
         let admin = channel(server.ports.admin).await;
         Self {
             server,

@@ -1,0 +1,147 @@
+//! What is told of shares while the books are behind a gate: the level `ledger`.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use red_envelope_proto::v1::GrabOutcome as O;
+
+use super::*;
+use crate::domain::grab::OutboxRecord;
+use crate::domain::id::Epoch;
+use crate::hot::HotError;
+
+/// Takes everything, nothing, or is away.
+const TAKES: u8 = 0;
+const REFUSES: u8 = 1;
+const IS_AWAY: u8 = 2;
+
+/// Books of which a test says what they do.
+#[derive(Default)]
+struct Books {
+    mood: AtomicU8,
+    posted: Mutex<Vec<OutboxRecord>>,
+}
+
+impl Books {
+    fn are(&self, mood: u8) {
+        self.mood.store(mood, Ordering::SeqCst);
+    }
+
+    /// Who was posted since the last look, with the share's number.
+    fn posted(&self) -> Vec<(String, u32, bool)> {
+        let posted = std::mem::take(&mut *self.posted.lock());
+        let named = |r: OutboxRecord| (r.grabber.as_str().to_owned(), r.grant.share, r.declined);
+        posted.into_iter().map(named).collect()
+    }
+}
+
+#[async_trait]
+impl Gate for Books {
+    async fn post(
+        &self,
+        _: Partition,
+        _: Epoch,
+        records: Vec<OutboxRecord>,
+    ) -> Result<Vec<bool>, HotError> {
+        let mood = self.mood.load(Ordering::SeqCst);
+        if mood == IS_AWAY {
+            return Err(HotError::Unavailable("the books are away".into()));
+        }
+        let stands = vec![mood == TAKES; records.len()];
+        self.posted.lock().extend(records);
+        Ok(stands)
+    }
+}
+
+async fn world() -> (World, Arc<Books>) {
+    let books = Arc::new(Books::default());
+    let world = World::made(Making {
+        sender_may_grab: true,
+        gate: Some(Arc::clone(&books) as _),
+    })
+    .await;
+    world.deposit("alice", 10_000).await;
+    (world, books)
+}
+
+async fn listed(world: &World, id: &str) -> Result<usize, Status> {
+    let request = v1::ListGrabsRequest {
+        envelope_id: id.into(),
+        viewer: "alice".into(),
+        ..Default::default()
+    };
+    let answer = world.envelopes.clone().list_grabs(request).await?;
+    Ok(answer.into_inner().shares.len())
+}
+
+#[tokio::test]
+async fn a_grab_is_told_after_the_books_have_it_and_posted_once() {
+    let (world, books) = world().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    world.wins(&id, "bob").await;
+    assert_eq!(books.posted(), [("bob".to_owned(), 0, false)]);
+    // What is known to be in the books is not posted again, whoever asks.
+    let again = world.grab(&id, "bob").await.unwrap();
+    assert_eq!(again.outcome(), O::AlreadyGrabbed);
+    assert!(world.get(&id, "bob").await.unwrap().own_share.is_some());
+    assert_eq!(listed(&world, &id).await.unwrap(), 1);
+    assert_eq!(books.posted(), []);
+    // Nothing is pending: all that was told is in the books.
+    assert_eq!(world.balance("bob").await.1, 0);
+}
+
+#[tokio::test]
+async fn what_the_books_do_not_have_is_told_to_nobody_and_stays_the_grabbers() {
+    let (world, books) = world().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    for mood in [IS_AWAY, REFUSES] {
+        books.are(mood);
+        let failed = world.grab(&id, "bob").await.unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable);
+        if mood == IS_AWAY {
+            // Who looks is told to come back, rather than something that may not come true.
+            let looked = world.get(&id, "bob").await.unwrap_err();
+            assert_eq!(looked.code(), Code::Unavailable);
+            let looked = listed(&world, &id).await.unwrap_err();
+            assert_eq!(looked.code(), Code::Unavailable);
+        } else {
+            assert!(world.get(&id, "bob").await.unwrap().own_share.is_none());
+            assert_eq!(listed(&world, &id).await.unwrap(), 0);
+        }
+        assert_eq!(world.balance("bob").await.1, 0);
+    }
+    books.are(TAKES);
+    // Others come and go; the share that was decided stays bob's.
+    world.wins(&id, "carol").await;
+    let told = world.grab(&id, "bob").await.unwrap();
+    assert_eq!(told.outcome(), O::AlreadyGrabbed);
+    assert_eq!(told.share.unwrap().number, 0);
+    assert_eq!(listed(&world, &id).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_declined_share_passes_the_gate_as_the_senders() {
+    let (world, books) = world().await;
+    let id = world
+        .send(exclusive("r1", &[("bob", 10), ("carol", 20)]))
+        .await;
+    let request = v1::DeclineEnvelopeRequest {
+        envelope_id: id.clone(),
+        grabber: "bob".into(),
+        request_id: "x".into(),
+        ..Default::default()
+    };
+    books.are(IS_AWAY);
+    let decline = async || {
+        let mut envelopes = world.envelopes.clone();
+        envelopes.decline_envelope(request.clone()).await
+    };
+    assert_eq!(decline().await.unwrap_err().code(), Code::Unavailable);
+    books.are(REFUSES);
+    assert_eq!(decline().await.unwrap_err().code(), Code::Unavailable);
+    books.are(TAKES);
+    decline().await.unwrap();
+    let last = books.posted().pop();
+    assert_eq!(last, Some(("bob".to_owned(), 0, true)));
+}
