@@ -28,7 +28,7 @@ async fn rush(
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         clients.push(EnvelopeServiceClient::new(
-            channel(world.server.ports.grpc).await,
+            channel(world.server.grpc()).await,
         ));
     }
     let mut crowd = JoinSet::new();

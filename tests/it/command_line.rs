@@ -10,10 +10,7 @@ use crate::harness::server::PROGRAM;
 fn run(world: &World, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
         .args(arguments)
-        .env(
-            "RED_ENVELOPE_SERVER",
-            world.server.url(world.server.ports.grpc),
-        )
+        .env("RED_ENVELOPE_SERVER", world.server.url(world.server.grpc()))
         .env(
             "RED_ENVELOPE_ADMIN",
             world.server.url(world.server.ports.admin),
@@ -129,7 +126,7 @@ async fn a_passphrase_that_is_typed_at_the_prompt_is_not_shown() {
     off(move || {
         said(&run(&world, &["deposit", "alice", "100 CNY"]));
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let public = world.server.url(world.server.ports.grpc);
+        let public = world.server.url(world.server.grpc());
         let output = Command::new(crate::contract::python())
             .arg(here.join("tests/it/prompt.py"))
             .arg(PROGRAM)

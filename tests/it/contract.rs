@@ -15,11 +15,11 @@ pub fn python() -> PathBuf {
 async fn a_client_written_from_the_proto_files_alone_sends_grabs_streams_and_watches() {
     let mut world = World::new().await;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let ports = world.server.ports;
+    let server = &world.server;
     let run = Command::new(python())
         .arg(here.join("tests/it/client.py"))
         .arg(here.join("proto"))
-        .args([ports.grpc.to_string(), ports.admin.to_string()])
+        .args([server.grpc().to_string(), server.ports.admin.to_string()])
         .output()
         .expect("`make test` prepares a Python with grpcio");
     let said = String::from_utf8_lossy(&run.stdout);

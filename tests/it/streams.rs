@@ -145,7 +145,7 @@ async fn a_client_that_does_not_read_stops_its_own_stream_only(hot: Hot) {
         .await
         .envelope_id;
     // Both streams on one connection, each with the window that HTTP/2 gives by default.
-    let connection = Endpoint::from_shared(world.server.url(world.server.ports.grpc))
+    let connection = Endpoint::from_shared(world.server.url(world.server.grpc()))
         .unwrap()
         .initial_stream_window_size(65_535)
         .connect()
