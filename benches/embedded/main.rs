@@ -102,7 +102,7 @@ fn measure() -> anyhow::Result<()> {
         .enable_all()
         .build()?
         .block_on(async {
-            let server = ServerProcess::start(&folder).await?;
+            let server = ServerProcess::start(&folder, &[]).await?;
             let rounds = run_rounds(&server, &folder).await;
             let rounds = rounds.with_context(|| format!("the server's log:\n{}", server.log()))?;
             let audit = server.audit().await?;

@@ -62,8 +62,8 @@ impl Commits {
 }
 
 impl ServerProcess {
-    /// Starts it with its data in `folder`, which must be new.
-    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+    /// Starts it with its data in `folder`, which must be new, and more flags.
+    pub async fn start(folder: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let log = std::fs::File::create(folder.join("server.log"))?;
         let data = folder.join("data");
@@ -74,6 +74,7 @@ impl ServerProcess {
             .args(["--grpc-listen", "127.0.0.1:0"])
             .args(["--admin-listen", "127.0.0.1:0"])
             .args(["--http-listen", "127.0.0.1:0"])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
