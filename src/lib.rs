@@ -35,6 +35,8 @@ pub mod settle;
 pub mod api;
 pub mod cli;
 
+pub mod restored;
+
 pub mod clock;
 pub mod config;
 pub mod telemetry;

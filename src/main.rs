@@ -12,18 +12,21 @@
 //!
 //! A client command goes from the first step to `cli::run`, which has the other codes.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use red_envelope::cli::args::{self, Invocation};
+use red_envelope::cli::args::{self, Invocation, RestoredBooks};
 use red_envelope::cli::{self, EXIT_SOFTWARE, EXIT_USAGE};
 use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
 use red_envelope::config::stores::BooksUrl;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
+use red_envelope::domain::id::PersonId;
 use red_envelope::ledger::postgres;
+use red_envelope::restored::{self, Order, Report, RestoredError};
 use red_envelope::telemetry::{logs, metrics};
 use red_envelope::{Listeners, Place, ServeError, StoresError, serve};
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +75,21 @@ fn main() -> ExitCode {
             Err(error) if error.is::<ConfigError>() => told(&error.to_string(), EXIT_USAGE),
             Err(error) => told(&error.to_string(), EXIT_SOFTWARE),
         },
+        Invocation::Restored(books) => match restored(&books) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let ours = matches!(
+                    error.downcast_ref(),
+                    Some(
+                        RestoredError::Serving
+                            | RestoredError::Store(
+                                StoresError::Layout(_) | StoresError::Setting(_)
+                            )
+                    )
+                );
+                told_why(&error, ours)
+            }
+        },
         Invocation::Serve(sources) => match run(&sources) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -82,9 +100,7 @@ fn main() -> ExitCode {
                             | ServeError::Store(StoresError::Layout(_) | StoresError::Setting(_))
                     )
                 );
-                let usage = ours || error.is::<ConfigError>();
-                let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };
-                told(&error.to_string(), code)
+                told_why(&error, ours)
             }
         },
     }
@@ -93,6 +109,13 @@ fn main() -> ExitCode {
 fn told(sentence: &str, code: u8) -> ExitCode {
     eprintln!("red-envelope: {sentence}");
     ExitCode::from(code)
+}
+
+/// `ours`: a mistake of whoever started this.
+fn told_why(error: &anyhow::Error, ours: bool) -> ExitCode {
+    let usage = ours || error.is::<ConfigError>();
+    let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };
+    told(&error.to_string(), code)
 }
 
 /// Brings the schema of the books in PostgreSQL up to date, and gives a role the rights of a server.
@@ -122,31 +145,15 @@ fn migrate(sources: &Sources, role: Option<&str>) -> anyhow::Result<String> {
 /// Everything that can be refused before a port is bound, then serving.
 fn run(sources: &Sources) -> anyhow::Result<()> {
     let (config, unread) = Config::load(sources)?;
-    let clock = clock(&sources.environment)?;
     #[cfg(feature = "test-hooks")]
     let _crash_points = crash_points(&sources.environment)?;
-    let json = match config.log.format {
-        LogFormat::Auto => !sources.environment.terminal,
-        LogFormat::Human => false,
-        LogFormat::Json => true,
-    };
-    logs::install(&config.log.level, json)?;
+    tell_by_log(&config, &sources.environment)?;
     metrics::install();
     for name in unread {
         tracing::warn!(variable = name, "this environment variable has no effect");
     }
-    let folder = Folder::claim(&config.data.dir)?;
-    let keys = folder.keys(config.data.keys(), |buffer| rand::rng().fill_bytes(buffer))?;
-    let place = Place {
-        folder,
-        keys,
-        clock,
-        entropy: Box::new(rand::make_rng::<rand::rngs::StdRng>()),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers(&config))
-        .enable_all()
-        .build()?;
+    let place = claim(&config, &sources.environment)?;
+    let runtime = threads(&config)?;
     let served = runtime.block_on(async {
         let listeners = Listeners::bind(&config).await?;
         serve(config, place, listeners, signalled()?).await?;
@@ -154,6 +161,67 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(LEFTOVERS_MAX);
     served
+}
+
+/// Begins anew after a restore. The list is written out before anything leaves the hot store.
+fn restored(books: &RestoredBooks) -> anyhow::Result<()> {
+    let wrong = |why: &str| {
+        ConfigError(format!(
+            "{why} must be 1 to 64 bytes without control characters"
+        ))
+    };
+    let operator = PersonId::parse(&books.operator).map_err(|_| wrong("--operator"))?;
+    let (config, _) = Config::load(&books.sources)?;
+    #[cfg(feature = "test-hooks")]
+    let _crash_points = crash_points(&books.sources.environment)?;
+    tell_by_log(&config, &books.sources.environment)?;
+    let currencies = config.currencies()?;
+    let place = claim(&config, &books.sources.environment)?;
+    let order = Order {
+        operator,
+        reason: books.reason.clone(),
+    };
+    let tell = |report: &Report| {
+        let mut out = std::io::stdout().lock();
+        match books.json {
+            true => writeln!(out, "{}", report.json())?,
+            false => write!(out, "{}", report.words(&currencies))?,
+        }
+        out.flush()
+    };
+    let runtime = threads(&config)?;
+    let taken = runtime.block_on(restored::restored(place, &config, order, tell))?;
+    eprintln!("red-envelope: unknown envelopes taken out of the hot store: {taken}");
+    Ok(())
+}
+
+fn tell_by_log(config: &Config, environment: &Environment) -> anyhow::Result<()> {
+    let json = match config.log.format {
+        LogFormat::Auto => !environment.terminal,
+        LogFormat::Human => false,
+        LogFormat::Json => true,
+    };
+    Ok(logs::install(&config.log.level, json)?)
+}
+
+/// The data folder with its keys, and the sources of time and chance.
+fn claim(config: &Config, environment: &Environment) -> Result<Place, ConfigError> {
+    let clock = clock(environment)?;
+    let folder = Folder::claim(&config.data.dir)?;
+    let keys = folder.keys(config.data.keys(), |buffer| rand::rng().fill_bytes(buffer))?;
+    Ok(Place {
+        folder,
+        keys,
+        clock,
+        entropy: Box::new(rand::make_rng::<rand::rngs::StdRng>()),
+    })
+}
+
+fn threads(config: &Config) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers(config))
+        .enable_all()
+        .build()
 }
 
 /// What FAILPOINTS orders, and an abort at the point that RED_ENVELOPE_TEST_ABORT_AT names: the

@@ -181,6 +181,21 @@ impl Stores {
         Ok((stores, folder, keys.pepper))
     }
 
+    /// That there are books in the folder, where they are kept in one: to restore them is not to found them.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn expect_books(place: &Place, config: &Config) -> Result<(), StoresError> {
+        let path = place.folder.path().join(LEDGER_FILE);
+        if config.ledger.url != BooksUrl::Sqlite || path.exists() {
+            return Ok(());
+        }
+        Err(StoresError::Setting(format!(
+            "there are no books in {}: restore the folder first, or name it with --data-dir",
+            place.folder.path().display()
+        )))
+    }
+
     /// The door to the hot store.
     pub fn hot(&self) -> Arc<dyn HotStore> {
         match &self.hot {

@@ -7,6 +7,11 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 
 use super::EXIT_USAGE;
 use crate::config::{self, Environment, Sources};
+use once::{MIGRATE_EXAMPLE, Migrate, RESTORED_EXAMPLES, Restored, SETTINGS_OF_STORES};
+
+pub use once::RestoredBooks;
+
+mod once;
 
 /// Hands out red envelopes (lucky money) under burst load, to the last minor unit.
 ///
@@ -32,6 +37,9 @@ enum Command {
     /// Bring the schema of the books in PostgreSQL up to date, and end
     #[command(after_help = MIGRATE_EXAMPLE)]
     Migrate(Migrate),
+    /// After books were restored from a backup: begin anew, before anything is served
+    #[command(after_help = RESTORED_EXAMPLES)]
+    Restored(Restored),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -46,22 +54,6 @@ struct Serve {
     #[arg(long)]
     print_default_config: bool,
 }
-
-/// `migrate`, besides where the books are.
-#[derive(Debug, Args)]
-struct Migrate {
-    /// A file with settings
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The role under which servers run: it is given the rights that they need, and no other
-    #[arg(long, value_name = "ROLE")]
-    grant_to: Option<String>,
-}
-
-const MIGRATE_EXAMPLE: &str = "\
-Example:
-  red-envelope migrate --ledger postgresql://owner@db.internal:5432/books --grant-to red_envelope
-A server that may change the schema does the same when it starts.";
 
 /// The client commands.
 #[derive(Debug, Subcommand)]
@@ -390,6 +382,8 @@ pub enum Invocation {
     Serve(Sources),
     /// Bring the schema of the books up to date, and give this role the rights of a server.
     Migrate(Sources, Option<String>),
+    /// Begin anew after a restore.
+    Restored(RestoredBooks),
     /// Print the manual.
     PrintDefaultConfig,
     /// Ask a server.
@@ -413,6 +407,13 @@ fn command() -> clap::Command {
         .mut_subcommand("migrate", |migrate| {
             let of_the_books = all().filter(|setting| setting.key == "ledger.url");
             migrate.args(of_the_books.map(flag_of))
+        })
+        .mut_subcommand("restored", |restored| {
+            let is_of_stores = |setting: &&config::Setting| {
+                let mut begin = SETTINGS_OF_STORES.iter();
+                begin.any(|prefix| setting.key.starts_with(prefix))
+            };
+            restored.args(all().filter(is_of_stores).map(flag_of))
         })
 }
 
@@ -457,6 +458,16 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: &Environmen
             },
             migrate.grant_to,
         ),
+        Some(Command::Restored(restored)) => Invocation::Restored(RestoredBooks {
+            sources: Sources {
+                flags: flags(&matches, "restored"),
+                file: restored.config,
+                environment: environment.clone(),
+            },
+            operator: restored.operator,
+            reason: restored.reason,
+            json: restored.json,
+        }),
         None => Invocation::Serve(Sources {
             environment: environment.clone(),
             ..Sources::default()

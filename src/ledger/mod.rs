@@ -9,6 +9,7 @@
 //! | who settles | `lease` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
+//! | after a restore | `restored` | one |
 //! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
@@ -263,6 +264,15 @@ pub trait Ledger: Send + Sync + 'static {
         from: Vec<(Partition, Epoch)>,
         server: String,
     ) -> Result<Vec<PartitionRow>, LedgerError>;
+
+    /// These books were restored to an earlier moment. Begins the leaves of every tenant anew, takes
+    /// every partition beyond its epoch and beyond that of `past` (what a hot store that went on stands
+    /// in), and records the act, in one transaction. Repeating it begins anew once more.
+    async fn restored(
+        &self,
+        past: Vec<(Partition, Epoch)>,
+        act: AdminAct,
+    ) -> Result<BegunAnew, LedgerError>;
 
     // ---- operators ----
 

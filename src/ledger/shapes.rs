@@ -1,7 +1,9 @@
 //! What goes through the door of the books: requests, rows, verdicts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::LedgerError;
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
 use crate::domain::envelope::{BookState, Draft, Kind, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
@@ -146,6 +148,43 @@ pub struct PartitionRow {
     pub server: String,
 }
 
+/// The server of a partition that was left behind by a restore: no process of a hot store is called so, so
+/// whichever comes next is registered for another epoch.
+pub(super) const SERVER_OF_A_RESTORE: &str = "none since a restore";
+/// How many epochs a hot store that went on may be ahead of restored books: each is a failover.
+pub(super) const RESTORE_EPOCHS_MAX: u64 = 10_000;
+
+/// What a restore has begun anew in the books.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BegunAnew {
+    /// By tenant: the first leaf that is used from now on.
+    pub first_leaves: Vec<(TenantId, u64)>,
+    /// Partitions that stand in an epoch in which nothing was read or granted.
+    pub partitions: usize,
+}
+
+/// PURE: beyond which epoch each partition has to be after a restore, as its column has it: its own, and
+/// the one of `past`, in which a hot store went on.
+pub(super) fn epochs_beyond(
+    rows: Vec<PartitionRow>,
+    past: &[(Partition, Epoch)],
+) -> Result<BTreeMap<u16, i64>, LedgerError> {
+    let own: BTreeMap<_, _> = rows.into_iter().map(|r| (r.partition, r.epoch)).collect();
+    let mut beyond = BTreeMap::new();
+    for (partition, epoch) in own.iter().chain(past.iter().map(|(p, epoch)| (p, epoch))) {
+        let stands = own.get(partition).copied().unwrap_or(Epoch::FIRST);
+        if epoch.0.saturating_sub(stands.0) >= RESTORE_EPOCHS_MAX {
+            let why = format!("the hot store stands in {epoch:?}, far ahead of {stands:?}");
+            return Err(LedgerError::Broken(why));
+        }
+        let next = i64::try_from(epoch.0 + 1);
+        let next = next.map_err(|_| LedgerError::Broken("the epochs are used up".to_owned()))?;
+        let wanted = beyond.entry(partition.index()).or_insert(next);
+        *wanted = next.max(*wanted);
+    }
+    Ok(beyond)
+}
+
 /// Which partitions a process settles among several: those whose number, divided by `of`, leaves
 /// `rank`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +283,7 @@ pub struct ReceivedRow {
 /// A published batch of seed leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafBatch {
-    /// Consecutive per tenant.
+    /// Consecutive per tenant, until a restore begins one far above.
     pub batch_number: u64,
     /// The Merkle root.
     pub batch_root: [u8; 32],
@@ -255,7 +294,8 @@ pub struct LeafBatch {
 /// An act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
-    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`, `audit`, `list_dead_letters`.
+    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`, `audit`, `list_dead_letters`, `restored`,
+    /// `give_up`.
     pub act: String,
     /// Which envelope.
     pub envelope: Option<EnvelopeId>,

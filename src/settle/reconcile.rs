@@ -168,44 +168,60 @@ impl Reconcile {
         if self.hot.owes(id).await? {
             return Ok(0);
         }
-        let claimed = self.claimed(id).await?;
-        let (mut from, mut posted) = (0, 0);
-        // Each page moves `from`, and an envelope has no more shares than a u32 counts.
-        while let Some(page) = self.hot.grants(id, from, GRANTS_PER_PAGE_MAX).await? {
-            let Some(last) = page.last() else { break };
-            from = last.grant.share + 1;
-            let missing = page
-                .iter()
-                .filter(|held| !claimed.contains(&held.grant.share));
-            let records: Vec<_> = missing
-                .map(|held| OutboxRecord {
-                    envelope: id,
-                    grabber: held.grabber.clone(),
-                    grant: held.grant,
-                    declined: held.declined,
-                })
-                .collect();
-            for some in records.chunks(SETTLE_BATCH_MAX) {
-                posted += drain.post_records(under, some).await?.paid;
-            }
-            if page.len() < GRANTS_PER_PAGE_MAX {
-                break;
-            }
-        }
+        let posted = post_missing(&*self.hot, &*self.ledger, drain, under, id).await?;
         self.behind.lock().remove(&id);
         Ok(posted)
     }
+}
 
-    /// The numbers of shares with a claim.
-    async fn claimed(&self, id: EnvelopeId) -> Result<BTreeSet<u32>, SettleError> {
-        let (mut claimed, mut from) = (BTreeSet::new(), 0);
-        loop {
-            let page = self.ledger.claims(id, from, PAGE_ROWS_MAX).await?;
-            claimed.extend(page.iter().map(|held| held.grant.share));
-            match page.last() {
-                Some(last) if page.len() >= PAGE_ROWS_MAX => from = last.grant.share + 1,
-                _ => return Ok(claimed),
-            }
+/// Posts what the hot store granted of an envelope and the books have no claim of, under an epoch that
+/// was looked up before. Answers how many records were paid.
+///
+/// # Errors
+/// A store is out of reach: what was posted stands, and repeating goes on.
+pub async fn post_missing(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    drain: &Drain,
+    under: Under,
+    id: EnvelopeId,
+) -> Result<usize, SettleError> {
+    let claimed = claimed(ledger, id).await?;
+    let (mut from, mut posted) = (0, 0);
+    // Each page moves `from`, and an envelope has no more shares than a u32 counts.
+    while let Some(page) = hot.grants(id, from, GRANTS_PER_PAGE_MAX).await? {
+        let Some(last) = page.last() else { break };
+        from = last.grant.share + 1;
+        let missing = page
+            .iter()
+            .filter(|held| !claimed.contains(&held.grant.share));
+        let records: Vec<_> = missing
+            .map(|held| OutboxRecord {
+                envelope: id,
+                grabber: held.grabber.clone(),
+                grant: held.grant,
+                declined: held.declined,
+            })
+            .collect();
+        for some in records.chunks(SETTLE_BATCH_MAX) {
+            posted += drain.post_records(under, some).await?.paid;
+        }
+        if page.len() < GRANTS_PER_PAGE_MAX {
+            break;
+        }
+    }
+    Ok(posted)
+}
+
+/// The numbers of shares with a claim.
+async fn claimed(ledger: &dyn Ledger, id: EnvelopeId) -> Result<BTreeSet<u32>, SettleError> {
+    let (mut claimed, mut from) = (BTreeSet::new(), 0);
+    loop {
+        let page = ledger.claims(id, from, PAGE_ROWS_MAX).await?;
+        claimed.extend(page.iter().map(|held| held.grant.share));
+        match page.last() {
+            Some(last) if page.len() >= PAGE_ROWS_MAX => from = last.grant.share + 1,
+            _ => return Ok(claimed),
         }
     }
 }

@@ -26,6 +26,8 @@ mod redis_faults;
 mod redis_kills;
 mod redis_level;
 mod redis_power;
+mod restored;
+mod restored_folder;
 mod roles;
 mod streams;
 mod together;

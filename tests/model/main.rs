@@ -8,6 +8,7 @@
 //! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
 //! | `crossings` | steps that are crossed in the middle by others |
+//! | `dropped` | Redis and PostgreSQL: a runtime that is dropped anywhere, and another one that goes on |
 //! | `audits` | planted wrongs, each named by the audit; none where there is none |
 //! | `ops`, `random` | `enum Op`: random days, and the promises after each operation |
 //!
@@ -19,6 +20,7 @@
 mod audits;
 mod crashes;
 mod crossings;
+mod dropped;
 mod flows;
 mod frozen;
 mod ops;

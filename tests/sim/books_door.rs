@@ -7,9 +7,10 @@ use red_envelope::domain::grab::HeldShare;
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use red_envelope::domain::money::Currency;
 use red_envelope::ledger::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, EntryRow,
-    EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger, LedgerError,
-    PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer, Transferred, Under,
+    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
+    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
+    LedgerError, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer, Transferred,
+    Under,
 };
 
 use crate::net::{Net, To};
@@ -262,6 +263,14 @@ impl Ledger for BooksDoor {
         _: Vec<(Partition, Epoch)>,
         _: String,
     ) -> Result<Vec<PartitionRow>, LedgerError> {
+        nobody_asks()
+    }
+
+    async fn restored(
+        &self,
+        _: Vec<(Partition, Epoch)>,
+        _: AdminAct,
+    ) -> Result<BegunAnew, LedgerError> {
         nobody_asks()
     }
 

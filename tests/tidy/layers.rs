@@ -51,6 +51,11 @@ const ROOMS: &[Room] = &[
         name: "stores",
         knows: &["domain", "hot", "ledger", "publish"],
     },
+    // What an operator does once, before restored books are served: it uses the rooms that serve them.
+    Room {
+        name: "restored",
+        knows: &["domain", "hot", "ledger", "publish", "settle", "stores"],
+    },
     // A client like any other; the domain only to verify a proof offline.
     Room {
         name: "cli",

@@ -11,6 +11,7 @@ pub mod model;
 pub mod money;
 pub mod operators;
 pub mod partitions;
+pub mod restored;
 pub mod settle;
 pub mod sheet;
 
@@ -296,6 +297,10 @@ macro_rules! ledger_conformance {
             partitions::a_partition_that_stands_elsewhere_stays_and_the_others_advance,
             partitions::more_partitions_than_there_can_be_are_not_begun,
             partitions::the_layout_is_recorded_once,
+            restored::leaves_begin_anew_in_every_tenant_and_go_on_from_there,
+            restored::a_second_restore_begins_behind_the_first_and_old_proofs_still_verify,
+            restored::what_was_read_before_a_restore_is_not_posted_after_it,
+            restored::a_store_that_is_absurdly_far_ahead_changes_nothing,
             listings::entries_tell_the_whole_history_of_an_account,
             listings::sent_and_received_page_from_the_newest,
             listings::pending_shares_are_those_without_a_claim,

@@ -1,7 +1,8 @@
 //! Commitments to seeds: batches of leaves, each with a published root and a sealed secret.
 //!
 //! *Ordering.* A batch is committed to before its first leaf is used: the first one when the books
-//! are founded or with the tenant's first deposit, each later one when the batch before it is begun.
+//! are founded or with the tenant's first deposit, each later one when the batch before it is begun, or
+//! when the books were restored: then the leaves before it are left out.
 //! Who is about to use leaves of a tenant holds its lock until the end of the transaction, so leaves
 //! are used one after the other, by whichever process.
 //!
@@ -11,7 +12,8 @@ use deadpool_postgres::{GenericClient, Transaction};
 
 use crate::domain::envelope::LeafRef;
 use crate::domain::fairness::{
-    BatchSecret, SealContext, ServerSeed, batch_of, batch_root, index_in_batch, leaf_hash,
+    BatchSecret, SealContext, ServerSeed, batch_after_restore, batch_of, batch_root,
+    index_in_batch, leaf_after, leaf_hash,
 };
 use crate::domain::id::TenantId;
 use crate::ledger::LeafBatch;
@@ -37,18 +39,46 @@ pub(super) async fn next_number(tx: &Transaction<'_>, tenant: &TenantId) -> Resu
         &[&LOCK_OF_TENANT, &tenant.as_str()],
     )
     .await?;
-    let next = sql::row(
+    let found = sql::row(
         tx,
         "-- ledger.next_leaf
-         SELECT coalesce(max(leaf_number) + 1, 0) FROM envelope WHERE tenant = $1",
+         SELECT (SELECT max(leaf_number) FROM envelope WHERE tenant = $1),
+             (SELECT coalesce(max(batch_number), 0) FROM leaf_batch WHERE tenant = $1)",
         &[&tenant.as_str()],
     )
     .await?;
-    let next: i64 = match next {
-        Some(row) => row.try_get(0)?,
-        None => 0,
-    };
-    u64::try_from(next).map_err(|_| broken("a leaf number is negative"))
+    let row = found.ok_or_else(|| broken("the leaves have no end"))?;
+    let (last, newest): (Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let unsigned = |n: i64| u64::try_from(n).map_err(|_| broken("a leaf number is negative"));
+    Ok(leaf_after(
+        last.map(unsigned).transpose()?,
+        unsigned(newest)?,
+    ))
+}
+
+/// Begins the leaves of every tenant anew, after the books were restored to an earlier moment. Answers
+/// the first leaf of each.
+pub(super) async fn begin_anew(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+) -> Result<Vec<(TenantId, u64)>, Fault> {
+    let found = sql::rows(
+        tx,
+        "-- ledger.newest_batch_of_each
+         SELECT tenant, max(batch_number) FROM leaf_batch GROUP BY tenant ORDER BY tenant",
+        &[],
+    )
+    .await?;
+    let mut begun = Vec::with_capacity(found.len());
+    for row in found {
+        let (name, newest): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let tenant = TenantId::parse(name).map_err(|error| broken(error.to_string()))?;
+        let batch_number = batch_after_restore(newest.unsigned_abs(), desk.now());
+        commit_to(tx, desk, &tenant, batch_number).await?;
+        let first = next_number(tx, &tenant).await?;
+        begun.push((tenant, first));
+    }
+    Ok(begun)
 }
 
 /// The leaf of a number: its batch, and the next one where it is the first of its batch, are

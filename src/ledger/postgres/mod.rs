@@ -67,8 +67,8 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs
 use crate::domain::money::Currency;
 
 use super::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, Entropy,
-    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
+    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
+    Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
     Settled, Transfer, Transferred, Under,
 };
@@ -368,6 +368,15 @@ impl Ledger for PostgresLedger {
         server: String,
     ) -> Result<Vec<PartitionRow>, LedgerError> {
         write!(self.books, |tx| partitions::advance(&tx, &from, &server))
+    }
+
+    async fn restored(
+        &self,
+        past: Vec<(Partition, Epoch)>,
+        act: AdminAct,
+    ) -> Result<BegunAnew, LedgerError> {
+        let desk = &self.books.desk;
+        write!(self.books, |tx| operators::restored(&tx, desk, &past, &act))
     }
 
     async fn record_act(&self, act: AdminAct) -> Result<(), LedgerError> {

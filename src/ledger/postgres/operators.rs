@@ -1,14 +1,15 @@
-//! What operators do: freeze and unfreeze, and the record of every act.
+//! What operators do: freeze and unfreeze, begin anew after a restore, and the record of every act.
 
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Row;
 
 use crate::domain::envelope::BookState;
-use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::ledger::{AdminAct, EnvelopePosting, LedgerError};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
+use crate::ledger::{AdminAct, BegunAnew, EnvelopePosting, LedgerError};
 
 use super::rows::{at, count, envelope_id, kind, lock_envelope, page, person};
 use super::sql::{self, Fault};
+use super::{Desk, leaves, partitions};
 
 pub(super) async fn record_act(
     db: &impl GenericClient,
@@ -32,6 +33,22 @@ pub(super) async fn record_act(
     )
     .await?;
     Ok(())
+}
+
+/// Begins anew after a restore: epochs, leaves, the act. Locks in their order: partitions, tenants.
+pub(super) async fn restored(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    past: &[(Partition, Epoch)],
+    act: &AdminAct,
+) -> Result<BegunAnew, Fault> {
+    let partitions = partitions::leave_behind(tx, past).await?;
+    let first_leaves = leaves::begin_anew(tx, desk).await?;
+    record_act(tx, desk.now(), act).await?;
+    Ok(BegunAnew {
+        first_leaves,
+        partitions,
+    })
 }
 
 /// Sets the mark, or takes it off. Answers whether it was so before.

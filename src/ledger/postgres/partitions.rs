@@ -16,7 +16,10 @@ use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Row;
 
 use crate::domain::id::{Epoch, Partition, PartitionCount};
-use crate::ledger::{HotLayout, LedgerError, PartitionRow, Portion, Under};
+use crate::ledger::{
+    HotLayout, LedgerError, PartitionRow, Portion, RESTORE_EPOCHS_MAX, SERVER_OF_A_RESTORE, Under,
+    epochs_beyond,
+};
 
 use super::sql::{self, Fault, broken};
 
@@ -84,13 +87,7 @@ pub(super) async fn advance(
     // In their order, so that two processes don't wait for each other.
     let wanted: BTreeMap<u16, Epoch> = from.iter().map(|(p, epoch)| (p.index(), *epoch)).collect();
     let indices: Vec<i32> = wanted.keys().map(|index| i32::from(*index)).collect();
-    sql::rows(
-        tx,
-        "-- ledger.lock_partitions_alone
-         SELECT pg_advisory_xact_lock($1, p) FROM unnest($2::integer[]) p ORDER BY p",
-        &[&LOCK_OF_PARTITION, &indices],
-    )
-    .await?;
+    hold_alone(tx, &indices).await?;
     let stand: BTreeMap<u16, PartitionRow> = find(tx, &indices)
         .await?
         .into_iter()
@@ -104,6 +101,54 @@ pub(super) async fn advance(
     }
     // A partition that has no row after this stands in the first epoch, on nobody's process.
     find(tx, &indices).await
+}
+
+/// Takes every partition that was registered beyond its epoch, and those of `past` beyond theirs, on
+/// nobody's process. Answers how many.
+pub(super) async fn leave_behind(
+    tx: &Transaction<'_>,
+    past: &[(Partition, Epoch)],
+) -> Result<usize, Fault> {
+    let rows = partitions(tx).await?;
+    let beyond = epochs_beyond(rows, past)?;
+    let indices: Vec<i32> = beyond.keys().map(|index| i32::from(*index)).collect();
+    hold_alone(tx, &indices).await?;
+    let epochs: Vec<i64> = beyond.values().copied().collect();
+    sql::run(
+        tx,
+        "-- ledger.register_for_nobody
+         INSERT INTO hot_partition (partition, epoch, server)
+         SELECT p, 2, $2 FROM unnest($1::integer[]) p ON CONFLICT DO NOTHING",
+        &[&indices, &SERVER_OF_A_RESTORE],
+    )
+    .await?;
+    // An epoch advances by one: the schema refuses more.
+    for _ in 0..=RESTORE_EPOCHS_MAX {
+        let advanced = sql::run(
+            tx,
+            "-- ledger.leave_epochs_behind
+             UPDATE hot_partition h SET epoch = h.epoch + 1, server = $3
+             FROM unnest($1::integer[], $2::bigint[]) b (partition, epoch)
+             WHERE h.partition = b.partition AND h.epoch < b.epoch",
+            &[&indices, &epochs, &SERVER_OF_A_RESTORE],
+        )
+        .await?;
+        if advanced == 0 {
+            return Ok(indices.len());
+        }
+    }
+    Err(broken("the epochs don't advance"))
+}
+
+async fn hold_alone(tx: &Transaction<'_>, indices: &[i32]) -> Result<(), Fault> {
+    sql::rows(
+        tx,
+        "-- ledger.lock_partitions_alone
+         SELECT pg_advisory_xact_lock($1, p) FROM unnest($2::integer[]) p ORDER BY p",
+        &[&LOCK_OF_PARTITION, &indices],
+    )
+    .await?;
+    Ok(())
 }
 
 /// In which epochs these partitions stand, until this transaction ends.

@@ -179,6 +179,30 @@ impl PostgresServer {
         }
     }
 
+    /// A backup of a database, as an operator makes one. It lies in the server's folder.
+    ///
+    /// # Panics
+    /// It can't be made.
+    pub fn dump(&self, database: &str) -> PathBuf {
+        let file = self.folder.join(format!("{database}.dump"));
+        let mut dump = Command::new(self.programs.join("pg_dump"));
+        dump.args(["--format=custom", "--file"]).arg(&file);
+        done(dump.arg("--dbname").arg(self.url(database)));
+        file
+    }
+
+    /// Puts the database of a backup in the place of the one that there is. Nobody may be connected.
+    ///
+    /// # Panics
+    /// It can't be done.
+    pub fn restore(&self, database: &str, file: &Path) {
+        self.sql("postgres", &format!("DROP DATABASE {database}"));
+        self.sql("postgres", &format!("CREATE DATABASE {database}"));
+        let mut restore = Command::new(self.programs.join("pg_restore"));
+        restore.args(["--exit-on-error", "--dbname"]);
+        done(restore.arg(self.url(database)).arg(file));
+    }
+
     /// The SQLSTATE with which the server refuses a statement of the superuser.
     ///
     /// # Panics
@@ -297,6 +321,14 @@ impl Drop for PostgresServer {
             let _left = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+fn done(command: &mut Command) {
+    let ended = command
+        .output()
+        .expect("PostgreSQL's programs can be started");
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.success(), "{command:?}: {told}");
 }
 
 /// Where a sync costs nothing, if there is room: tests of what survives kill -9 prove nothing of disks.

@@ -2,7 +2,8 @@
 //!
 //! *Ordering.* A batch is committed to before its first leaf is used: the first one when the books
 //! are founded or with the tenant's first deposit, each later one when the batch before it is begun, so
-//! that its root can be published `LEAVES_PER_BATCH` envelopes ahead.
+//! that its root can be published `LEAVES_PER_BATCH` envelopes ahead. A batch that a restore begins comes
+//! out of turn, and the leaves before it are left out.
 //!
 //! *Not here.* How a secret makes seeds: `domain::fairness`.
 
@@ -10,7 +11,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::envelope::LeafRef;
 use crate::domain::fairness::{
-    BatchSecret, SealContext, SealKeys, ServerSeed, batch_of, batch_root, index_in_batch, leaf_hash,
+    BatchSecret, SealContext, SealKeys, ServerSeed, batch_after_restore, batch_of, batch_root,
+    index_in_batch, leaf_after, leaf_hash,
 };
 use crate::domain::id::TenantId;
 use crate::ledger::{LeafBatch, LedgerError};
@@ -27,16 +29,7 @@ pub(super) struct Leaf {
 /// The next leaf of a tenant. It is used by inserting the envelope that names it; the unique
 /// (tenant, leaf number) keeps two from using the same.
 pub(super) fn next_leaf(books: &mut Books<'_>, tenant: &TenantId) -> Result<Leaf, LedgerError> {
-    let leaf_number: i64 = books
-        .db
-        .prepare_cached(
-            "-- ledger.next_leaf
-             SELECT coalesce(max(leaf_number) + 1, 0) FROM envelope WHERE tenant = ?1",
-        )
-        .and_then(|mut next| next.query_row([tenant.as_str()], |row| row.get(0)))
-        .sql()?;
-    let leaf_number =
-        u64::try_from(leaf_number).map_err(|_| broken("a leaf number is negative"))?;
+    let leaf_number = next_number(books.db, tenant)?;
     let batch_number = batch_of(leaf_number);
     commit_to(books, tenant, batch_number)?;
     if index_in_batch(leaf_number) == 0 {
@@ -51,6 +44,50 @@ pub(super) fn next_leaf(books: &mut Books<'_>, tenant: &TenantId) -> Result<Leaf
         batch_root: root,
     };
     Ok(Leaf { seed, reference })
+}
+
+/// Where a tenant's leaves go on.
+fn next_number(db: &Connection, tenant: &TenantId) -> Result<u64, LedgerError> {
+    let (last, newest): (Option<i64>, i64) = db
+        .prepare_cached(
+            "-- ledger.next_leaf
+             SELECT (SELECT max(leaf_number) FROM envelope WHERE tenant = ?1),
+                 (SELECT coalesce(max(batch_number), 0) FROM leaf_batch WHERE tenant = ?1)",
+        )
+        .and_then(|mut next| {
+            next.query_row([tenant.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        })
+        .sql()?;
+    let unsigned = |n: i64| u64::try_from(n).map_err(|_| broken("a leaf number is negative"));
+    Ok(leaf_after(
+        last.map(unsigned).transpose()?,
+        unsigned(newest)?,
+    ))
+}
+
+/// Begins the leaves of every tenant anew, after the books were restored to an earlier moment. Answers
+/// the first leaf of each.
+pub(super) fn begin_anew(books: &mut Books<'_>) -> Result<Vec<(TenantId, u64)>, LedgerError> {
+    let newest: Vec<(String, i64)> = books
+        .db
+        .prepare_cached(
+            "-- ledger.newest_batch_of_each
+             SELECT tenant, max(batch_number) FROM leaf_batch GROUP BY tenant ORDER BY tenant",
+        )
+        .and_then(|mut find| {
+            find.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+        .sql()?;
+    let mut begun = Vec::with_capacity(newest.len());
+    for (name, newest) in newest {
+        let tenant = TenantId::parse(&name).map_err(|error| broken(&error.to_string()))?;
+        let batch_number = batch_after_restore(newest.unsigned_abs(), books.now);
+        commit_to(books, &tenant, batch_number)?;
+        let first = next_number(books.db, &tenant)?;
+        begun.push((tenant, first));
+    }
+    Ok(begun)
 }
 
 /// Commits to a batch, unless it stands.

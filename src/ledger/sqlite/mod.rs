@@ -58,8 +58,8 @@ use crate::domain::id::{
 use crate::domain::money::Currency;
 
 use super::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, CloseProgress, DeadLetterRow, Due, Entropy,
-    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
+    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
+    Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
     Transferred, Under,
 };
@@ -401,6 +401,15 @@ impl Ledger for SqliteLedger {
         server: String,
     ) -> Result<Vec<PartitionRow>, LedgerError> {
         self.write(move |books| partitions::advance(books, &from, &server))
+            .await
+    }
+
+    async fn restored(
+        &self,
+        past: Vec<(Partition, Epoch)>,
+        act: AdminAct,
+    ) -> Result<BegunAnew, LedgerError> {
+        self.write(move |books| operators::restored(books, &past, &act))
             .await
     }
 

@@ -1,13 +1,14 @@
-//! What operators do: freeze and unfreeze, and the record of every act.
+//! What operators do: freeze and unfreeze, begin anew after a restore, and the record of every act.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::envelope::BookState;
-use crate::domain::id::EnvelopeId;
-use crate::ledger::{AdminAct, EnvelopePosting, LedgerError};
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::ledger::{AdminAct, BegunAnew, EnvelopePosting, LedgerError};
 
 use super::rows::{Sql, at, envelope_id, kind, known_envelope, page, person};
 use super::writer::Books;
+use super::{leaves, partitions};
 
 pub(super) fn record_act(books: &Books<'_>, act: &AdminAct) -> Result<(), LedgerError> {
     books
@@ -29,6 +30,21 @@ pub(super) fn record_act(books: &Books<'_>, act: &AdminAct) -> Result<(), Ledger
         })
         .sql()?;
     Ok(())
+}
+
+/// Begins anew after a restore: epochs, leaves, the act.
+pub(super) fn restored(
+    books: &mut Books<'_>,
+    past: &[(Partition, Epoch)],
+    act: &AdminAct,
+) -> Result<BegunAnew, LedgerError> {
+    let partitions = partitions::leave_behind(books, past)?;
+    let first_leaves = leaves::begin_anew(books)?;
+    record_act(books, act)?;
+    Ok(BegunAnew {
+        first_leaves,
+        partitions,
+    })
 }
 
 /// Sets the mark, or takes it off. Answers whether it was so before.

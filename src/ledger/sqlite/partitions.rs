@@ -11,7 +11,9 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::id::{Epoch, Partition, PartitionCount};
-use crate::ledger::{HotLayout, LedgerError, PartitionRow, Under};
+use crate::ledger::{
+    HotLayout, LedgerError, PartitionRow, SERVER_OF_A_RESTORE, Under, epochs_beyond,
+};
 
 use super::rows::{Sql, strange};
 use super::writer::Books;
@@ -76,6 +78,26 @@ pub(super) fn advance(
         rows.extend(find(books.db, *partition)?);
     }
     Ok(rows)
+}
+
+/// Takes every partition that was registered beyond its epoch, and those of `past` beyond theirs, on
+/// nobody's process. Answers how many.
+pub(super) fn leave_behind(
+    books: &Books<'_>,
+    past: &[(Partition, Epoch)],
+) -> Result<usize, LedgerError> {
+    let beyond = epochs_beyond(partitions(books.db)?, past)?;
+    for (index, epoch) in &beyond {
+        let partition = Partition::new(*index);
+        let partition = partition.ok_or_else(|| LedgerError::Broken("no partition".to_owned()))?;
+        let stands = stands_in(books.db, partition)?;
+        let wanted = Epoch(epoch.unsigned_abs());
+        // An epoch advances by one: the schema refuses more.
+        for next in stands.0 + 1..=wanted.0 {
+            set(books.db, partition, Epoch(next), SERVER_OF_A_RESTORE)?;
+        }
+    }
+    Ok(beyond.len())
 }
 
 /// That a batch was read in the epoch in which its partition stands.

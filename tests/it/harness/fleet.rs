@@ -84,6 +84,16 @@ impl Fleet {
         }
     }
 
+    /// The flags by which a process finds the stores, and the keys of the first one.
+    pub fn flags(&self) -> Vec<String> {
+        self.start(Start::default()).flags
+    }
+
+    /// The name of the database of the books.
+    pub fn database(&self) -> &str {
+        self.books.rsplit('/').next().unwrap_or_default()
+    }
+
     /// How a process finds the stores, and the keys of the first one.
     fn start(&self, start: Start) -> Start {
         let mut start = Start {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,6 +163,31 @@ impl Server {
     /// Whether it died of a signal (a crash point aborts the process).
     pub async fn crashed(&mut self) -> bool {
         self.ended().await.signal().is_some()
+    }
+
+    /// Runs `red-envelope restored` on its folder, as an operator does.
+    pub fn restored(&self, flags: &[String]) -> Output {
+        self.restored_under(&Start::default(), flags)
+    }
+
+    /// The same, until it dies at a crash point.
+    pub fn restored_until(&self, point: &str, flags: &[String]) -> Output {
+        let start = Start {
+            abort_at: Some(point.to_owned()),
+            ..Start::default()
+        };
+        self.restored_under(&start, flags)
+    }
+
+    fn restored_under(&self, start: &Start, flags: &[String]) -> Output {
+        Command::new(PROGRAM)
+            .arg("restored")
+            .args(["--operator", "olga", "--reason", "a lost disk", "--json"])
+            .args(["--data-dir".as_ref(), self.data_folder().as_os_str()])
+            .args(flags)
+            .envs(circumstances(self.folder.path(), start))
+            .output()
+            .unwrap()
     }
 
     /// kill -9, then the disk loses what was not synced. Answers how many changes were unsynced.

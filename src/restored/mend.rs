@@ -1,0 +1,227 @@
+//! Brings books and hot store together again, as far as the books know; what they don't know leaves the
+//! hot store.
+//!
+//! *Ordering.* An entry of an outbox is deleted after the books gave a verdict on the records of envelopes
+//! that they know; those of strangers were told to the operator. A stranger's debts leave before the
+//! envelope, which has its grants as well.
+//!
+//! *Bounds.* [`MENDS_IN_FLIGHT_MAX`] envelopes at once; pages of the doors.
+//!
+//! *If it crashes here.* What is posted is a duplicate the next time; a stranger that is still there is told
+//! again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+
+use super::gather::Found;
+use super::report::{Left, Mended, Stranger};
+use super::{Order, RestoredError};
+use crate::domain::envelope::{BookState, CloseReason, HotState, Terms};
+use crate::domain::grab::OutboxEntry;
+use crate::domain::id::{EnvelopeId, Partition};
+use crate::hot::{CloseReply, HotStore, Mark, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX};
+use crate::ledger::{EnvelopeRow, Ledger, Under};
+use crate::publish::{Amounts, Publisher};
+use crate::settle::{Drain, post_missing};
+
+/// Envelopes that are mended at once: they share round trips and the ledger's transactions.
+const MENDS_IN_FLIGHT_MAX: usize = 16;
+
+/// Between the two stores.
+pub(super) struct Mender {
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    publisher: Publisher,
+    drain: Drain,
+    order: Order,
+}
+
+impl Mender {
+    pub(super) fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>, order: Order) -> Self {
+        let amounts = Arc::new(Amounts::new(Arc::clone(&ledger)));
+        let (to_publish, to_drain) = (Arc::clone(&amounts), amounts);
+        Self {
+            publisher: Publisher::new(Arc::clone(&hot), Arc::clone(&ledger), to_publish),
+            drain: Drain::new(Arc::clone(&hot), Arc::clone(&ledger), to_drain),
+            hot,
+            ledger,
+            order,
+        }
+    }
+
+    fn under(&self, id: EnvelopeId) -> Under {
+        self.under_of(id.partition(self.hot.partitions()))
+    }
+
+    fn under_of(&self, partition: Partition) -> Under {
+        let epoch = self.hot.epoch(partition);
+        Under { partition, epoch }
+    }
+
+    /// Brings each of these envelopes into the epoch, posts what was granted and begins what has ended.
+    /// One that can't be mended is left as it is.
+    pub(super) async fn mend_all(&self, ids: &BTreeSet<EnvelopeId>) -> (Vec<Mended>, Vec<Left>) {
+        let (mut mended, mut left) = (Vec::new(), Vec::new());
+        let mut steps = stream::iter(ids)
+            .map(|id| async { (*id, self.mend(*id).await) }.boxed())
+            .buffered(MENDS_IN_FLIGHT_MAX);
+        while let Some((id, done)) = steps.next().await {
+            match done {
+                Ok(done) => mended.push(done),
+                Err(why) => left.push(Left { id, why }),
+            }
+        }
+        (mended, left)
+    }
+
+    async fn mend(&self, id: EnvelopeId) -> Result<Mended, String> {
+        let under = self.under(id);
+        let state = self.publisher.publish(id).await.map_err(told)?;
+        let ends = match state {
+            HotState::Over(reason) => {
+                let begun = self.ledger.begin_close(id, reason).await;
+                Some(begun.map(|_| reason).map_err(told)?)
+            }
+            HotState::Funding | HotState::Live => None,
+        };
+        let (hot, ledger) = (&*self.hot, &*self.ledger);
+        let posted = post_missing(hot, ledger, &self.drain, under, id);
+        let posted = posted.await.map_err(told)?;
+        Ok(Mended { id, posted, ends })
+    }
+
+    /// Freezes the open envelopes of the books that a hot store which went on does not hold: it forgets
+    /// only what is closed, so they were closed after the backup, and what they paid until then nobody
+    /// knows any more. To publish them again would give shares away a second time. One whose shares are
+    /// all claimed has nothing to give, and closes by itself.
+    pub(super) async fn freeze_missing(
+        &self,
+        found: &Found,
+    ) -> Result<Vec<EnvelopeId>, RestoredError> {
+        let strangers: BTreeSet<_> = found.strangers.iter().map(|s| s.id).collect();
+        let mut missing = Vec::new();
+        let mut after = i64::MIN;
+        loop {
+            let page = self
+                .ledger
+                .audit_envelopes(None, after, VIEWS_PER_CALL_MAX)
+                .await?;
+            let Some(last) = page.last() else {
+                return Ok(missing);
+            };
+            after = last.envelope.row;
+            let open = page.iter().map(|audited| &audited.envelope);
+            let open = open.filter(|row| !row.frozen && may_grant(row));
+            let ids: Vec<_> = open.map(|row| row.id).collect();
+            let views = self.hot.view(ids.clone()).await?;
+            for (id, view) in ids.into_iter().zip(views) {
+                let is_held =
+                    view.is_some() || strangers.contains(&id) || found.behind.contains(&id);
+                if !is_held {
+                    let act = self.order.act("freeze", Some(id), "done".to_owned());
+                    self.ledger.freeze(id, act).await?;
+                    missing.push(id);
+                }
+            }
+        }
+    }
+
+    /// Takes strangers out of the hot store, each on record. Answers how many.
+    pub(super) async fn take_out(&self, strangers: &[Stranger]) -> Result<usize, RestoredError> {
+        for stranger in strangers {
+            let act = self.order.act(
+                "give_up",
+                Some(stranger.id),
+                format!("not in the restored books: {}", stranger.sum()),
+            );
+            self.ledger.record_act(act).await?;
+        }
+        let ids: BTreeSet<_> = strangers.iter().map(|stranger| stranger.id).collect();
+        for partition in self.hot.partitions().all() {
+            self.forget_debts(partition, &ids).await?;
+        }
+        let mut taken = 0;
+        for stranger in strangers {
+            if let Some(terms) = &stranger.terms {
+                self.remove(stranger.id, Arc::clone(terms)).await?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Deletes the entries of an outbox that owe something of strangers; what else they owe is posted.
+    async fn forget_debts(
+        &self,
+        partition: Partition,
+        strangers: &BTreeSet<EnvelopeId>,
+    ) -> Result<(), RestoredError> {
+        let mut after = None;
+        loop {
+            let limit = OUTBOX_RECORDS_PER_CALL_MAX;
+            let entries = self.hot.outbox(partition, after, limit).await?;
+            let Some(last) = entries.last() else {
+                return Ok(());
+            };
+            after = Some(last.id);
+            let is_owed = |entry: &OutboxEntry| {
+                let mut records = entry.records.iter();
+                records.any(|record| strangers.contains(&record.envelope))
+            };
+            for entry in entries.into_iter().filter(is_owed) {
+                self.forget_entry(partition, entry, strangers).await?;
+            }
+        }
+    }
+
+    async fn forget_entry(
+        &self,
+        partition: Partition,
+        entry: OutboxEntry,
+        strangers: &BTreeSet<EnvelopeId>,
+    ) -> Result<(), RestoredError> {
+        let under = self.under_of(partition);
+        let (id, nonce) = (entry.id, entry.nonce);
+        let records = entry.records.into_iter();
+        let known: Vec<_> = records
+            .filter(|record| !strangers.contains(&record.envelope))
+            .collect();
+        let posted = self.drain.post_records(under, &known).await?;
+        if let Some(why) = posted.refusal {
+            return Err(RestoredError::Away(why));
+        }
+        self.hot
+            .settled(under.epoch, partition, vec![(id, nonce)])
+            .await?;
+        Ok(())
+    }
+
+    async fn remove(&self, id: EnvelopeId, terms: Arc<Terms>) -> Result<(), RestoredError> {
+        let epoch = self.under(id).epoch;
+        self.hot.unfreeze(epoch, id, Mark::Broken).await?;
+        let reason = CloseReason::Recalled;
+        let reply = self.hot.close(epoch, id, terms, reason).await?;
+        if matches!(reply, CloseReply::Over { .. }) {
+            self.hot.remove(epoch, vec![id]).await?;
+        }
+        match self.hot.view(vec![id]).await?.pop().flatten() {
+            None => Ok(()),
+            Some(_) => Err(RestoredError::Away(format!(
+                "the envelope {id} can't be taken out of the hot store"
+            ))),
+        }
+    }
+}
+
+/// Whether a share of it may be given to somebody.
+fn may_grant(row: &EnvelopeRow) -> bool {
+    let claimed = row.settled_count + row.declined_count;
+    !matches!(row.state, BookState::Closed(_)) && claimed < row.terms.share_count
+}
+
+fn told(error: impl ToString) -> String {
+    error.to_string()
+}

@@ -1,0 +1,215 @@
+//! What must be done before restored books are served: books of an earlier moment must not use again what
+//! was used since then, nor believe a hot store that went on.
+//!
+//! # Shape
+//! | step | door | file |
+//! |---|---|---|
+//! | 1. nobody serves these books | the folder's lock, then `ledger.lease` | here |
+//! | 2. in which epochs the hot store went on | `hot.standing` | here |
+//! | 3. leaves and epochs begin anew, on record | `ledger.restored` | here |
+//! | 4. the hot store is registered in the new epochs | `publish::Registrar` | here |
+//! | 5. which envelopes the books don't know, or know less of | `hot.envelopes`, `hot.grants`, `hot.outbox` | `gather` |
+//! | 6. what the books know is brought up to what was told | `publish::Publisher`, `settle::post_missing`, `ledger.begin_close` | `mend` |
+//! | 7. what the hot store has forgotten stands still | `ledger.freeze` | `mend` |
+//! | 8. the operator is told | the caller's | `report` |
+//! | 9. what the books don't know leaves the hot store, on record | `ledger.record_act`, `hot.settled`, `hot.close`, `hot.remove` | `mend` |
+//!
+//! # Bounds
+//! It holds all that is told in memory: a hundred bytes a grant of envelopes that the books don't know.
+//!
+//! # Ordering
+//! Nothing leaves the hot store (9) before the operator was told of it (8). From 3 on nothing that was
+//! read before can be posted, from 4 on no process that was overlooked grants.
+//!
+//! # If it crashes here
+//! Every step may be repeated, and the whole as well: leaves and epochs begin anew once more, and what is
+//! still in the hot store is told again.
+//!
+//! # Not here
+//! The restore itself: the tools of PostgreSQL and of the file system do it. Money that was paid or brought
+//! in after the backup and is in no store.
+
+mod gather;
+mod mend;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use report::{Left, Mended, Report, Stranger};
+
+use crate::config::Config;
+use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
+use crate::hot::{HotError, HotStore};
+use crate::ledger::{AdminAct, Ledger, LedgerError};
+use crate::publish::{Registered, Registrar, RegistrarError};
+use crate::settle::{LEASE_MS, LEASE_RENEW_MS, SettleError};
+use crate::stores::{Place, Stores, StoresError};
+use mend::Mender;
+
+/// How this is called among the processes that settle.
+const HOLDER: &str = "restored";
+/// Looks at the leases, one a renewal: a process that died is counted until its lease has run out, one
+/// that lives is still there at the last look.
+const LEASE_LOOKS_MAX: u64 = LEASE_MS.unsigned_abs() / LEASE_RENEW_MS + 2;
+
+/// Who says that the books were restored, and why.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Who.
+    pub operator: PersonId,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why it came to no end. Repeat it from the beginning.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoredError {
+    /// The stores can't be opened, or don't belong together.
+    #[error(transparent)]
+    Store(#[from] StoresError),
+    /// A process serves these books. Nothing was done.
+    #[error(
+        "a process serves these books: stop every one, and whatever starts them again, then repeat \
+         this. Nothing was done"
+    )]
+    Serving,
+    /// The operator was not told, so nothing left the hot store.
+    #[error("the list can't be written ({0}): nothing was taken out of the hot store. Repeat this")]
+    Untold(std::io::Error),
+    /// A store is out of reach.
+    #[error("{0}. Repeat this until it ends well")]
+    Away(String),
+}
+
+impl From<LedgerError> for RestoredError {
+    fn from(error: LedgerError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl From<HotError> for RestoredError {
+    fn from(error: HotError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl From<SettleError> for RestoredError {
+    fn from(error: SettleError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl From<RegistrarError> for RestoredError {
+    fn from(error: RegistrarError) -> Self {
+        Self::Away(error.to_string())
+    }
+}
+
+impl Order {
+    /// An act of this operator, as the books keep it.
+    fn act(&self, act: &str, envelope: Option<EnvelopeId>, result: String) -> AdminAct {
+        AdminAct {
+            act: act.to_owned(),
+            envelope,
+            operator: self.operator.clone(),
+            reason: self.reason.clone(),
+            at: UnixMs(0),
+            result,
+        }
+    }
+}
+
+/// Does all of it. `tell` is called once, before anything leaves the hot store; where it fails, nothing
+/// does. Answers how many envelopes left it.
+///
+/// # Errors
+/// See [`RestoredError`].
+pub async fn restored(
+    place: Place,
+    config: &Config,
+    order: Order,
+    tell: impl FnOnce(&Report) -> std::io::Result<()>,
+) -> Result<usize, RestoredError> {
+    Stores::expect_books(&place, config)?;
+    let (stores, _locked, _pepper) = Stores::open(place, config).await?;
+    let done = begin_anew(stores.hot(), stores.ledger(), order, tell).await;
+    stores.shutdown().await;
+    done
+}
+
+async fn begin_anew(
+    hot: Arc<dyn HotStore>,
+    ledger: Arc<dyn Ledger>,
+    order: Order,
+    tell: impl FnOnce(&Report) -> std::io::Result<()>,
+) -> Result<usize, RestoredError> {
+    // 1. nobody serves
+    nobody_serves(&*ledger).await?;
+    // 2. where the hot store went on
+    let past: BTreeMap<_, _> = match hot.standing().await? {
+        None => BTreeMap::new(),
+        Some(standing) => {
+            let found = hot.partitions().all().zip(standing.epochs);
+            found.filter_map(|(p, epoch)| Some((p, epoch?))).collect()
+        }
+    };
+    let went_on = !past.is_empty();
+    // 3. leaves and epochs
+    let act = order.act("restored", None, "done".to_owned());
+    let begun = ledger.restored(past.into_iter().collect(), act).await?;
+    crash("restored::after_books")?;
+    // 4. register
+    let registrar = Registrar::new(Arc::clone(&hot), Arc::clone(&ledger));
+    let registered = registrar.once().await?;
+    let replaceable = registered != Registered::NotNeeded;
+    // 5. gather
+    let found = gather::gather(&*hot, &*ledger).await?;
+    // 6. mend, 7. what was forgotten
+    let mender = Mender::new(hot, ledger, order);
+    let (mended, left) = mender.mend_all(&found.behind).await;
+    let missing = match went_on && replaceable {
+        true => mender.freeze_missing(&found).await?,
+        false => Vec::new(),
+    };
+    // 8. tell
+    let report = Report {
+        begun,
+        strangers: found.strangers,
+        mended,
+        missing,
+        left,
+    };
+    tell(&report).map_err(RestoredError::Untold)?;
+    crash("restored::after_telling")?;
+    // 9. take out
+    mender.take_out(&report.strangers).await
+}
+
+/// Waits until no lease but this one's runs, as long as one of a process that died may run.
+async fn nobody_serves(ledger: &dyn Ledger) -> Result<(), RestoredError> {
+    for look in 0..LEASE_LOOKS_MAX {
+        if look > 0 {
+            tokio::time::sleep(Duration::from_millis(LEASE_RENEW_MS)).await;
+        }
+        let portion = ledger.lease(HOLDER.to_owned(), LEASE_MS).await?;
+        if portion.of <= 1 {
+            ledger.lease(HOLDER.to_owned(), 0).await?;
+            return Ok(());
+        }
+    }
+    ledger.lease(HOLDER.to_owned(), 0).await?;
+    Err(RestoredError::Serving)
+}
+
+/// A place where a test may stop this. Nothing in a release build.
+fn crash(point: &str) -> Result<(), RestoredError> {
+    fail::fail_point!(point, |_| Err(RestoredError::Away(format!(
+        "stopped at {point}"
+    ))));
+    let _ = point;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Two books in front of one embedded store: what the other ones put there these don't know.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::{Order, Report, RestoredError, begin_anew};
+use crate::clock::ManualClock;
+use crate::domain::fairness::{SealKey, SealKeys};
+use crate::domain::grab::{Grab, GrabReply, Outcome};
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::hot::HotStore;
+use crate::hot::embedded::{EmbeddedStore, Limits};
+use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::publish::{Amounts, Publisher};
+
+struct Scene {
+    folder: tempfile::TempDir,
+    clock: ManualClock,
+    hot: Arc<dyn HotStore>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(NOON_MS);
+        let path = folder.path().join("hot.sqlite");
+        let hot = EmbeddedStore::open(&path, Arc::new(clock.clone()), Limits::default());
+        let hot = Arc::new(hot.unwrap());
+        Self { folder, clock, hot }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Books whose secrets follow from `seed`.
+    fn books(&self, path: &Path, seed: u64) -> World {
+        let keys = SealKeys::new(vec![SealKey::new(1, [7; 32])]).unwrap();
+        let rng = Box::new(StdRng::seed_from_u64(seed));
+        let ledger = SqliteLedger::open(path, Arc::new(self.clock.clone()), keys, rng).unwrap();
+        World {
+            ledger: Arc::new(ledger),
+            clock: self.clock.clone(),
+        }
+    }
+
+    fn publisher(&self, books: &World) -> Publisher {
+        let amounts = Arc::new(Amounts::new(Arc::clone(&books.ledger)));
+        Publisher::new(Arc::clone(&self.hot), Arc::clone(&books.ledger), amounts)
+    }
+
+    /// An envelope of four shares in these books and in the store.
+    async fn sent(&self, books: &World, total_minor: i64) -> EnvelopeId {
+        books.deposit("alice", total_minor, "d1").await;
+        let id = books.fund(draft("alice", total_minor, 4), "e1").await.id;
+        self.publisher(books).publish(id).await.unwrap();
+        id
+    }
+
+    /// One call of the store: its wins and their debt are one entry.
+    async fn grab(&self, grabs: &[(EnvelopeId, &str)]) -> Vec<i64> {
+        let grab = |(id, grabber): &(EnvelopeId, &str)| Grab {
+            epoch: Epoch::FIRST,
+            tenant: tenant(),
+            envelope: *id,
+            grabber: person(grabber),
+            phrase: None,
+        };
+        let replies = self.hot.grab(grabs.iter().map(grab).collect()).await;
+        let won = |reply| match reply {
+            GrabReply::Outcome(Outcome::Won(grant)) => grant.amount_minor,
+            other => panic!("{other:?}"),
+        };
+        replies.unwrap().into_iter().map(won).collect()
+    }
+
+    async fn restored(&self, books: &World, told: bool) -> (Result<usize, RestoredError>, Report) {
+        let order = Order {
+            operator: person("olga"),
+            reason: "a lost disk".to_owned(),
+        };
+        let said = Mutex::new(None);
+        let tell = |report: &Report| {
+            *said.lock() = Some(report.clone());
+            match told {
+                true => Ok(()),
+                false => Err(std::io::Error::other("no space left")),
+            }
+        };
+        let (hot, ledger) = (Arc::clone(&self.hot), Arc::clone(&books.ledger));
+        let done = begin_anew(hot, ledger, order, tell).await;
+        (done, said.into_inner().unwrap())
+    }
+
+    async fn owed(&self) -> usize {
+        let entries = self.hot.outbox(Partition::ZERO, None, 100).await.unwrap();
+        entries.iter().map(|entry| entry.records.len()).sum()
+    }
+
+    async fn holds(&self, id: EnvelopeId) -> bool {
+        self.hot.view(vec![id]).await.unwrap()[0].is_some()
+    }
+}
+
+fn grabbers(report: &Report) -> Vec<(EnvelopeId, Vec<String>)> {
+    let named = report.strangers.iter().map(|stranger| {
+        let held = stranger.grants.values();
+        (stranger.id, held.map(|h| h.grabber.to_string()).collect())
+    });
+    named.collect()
+}
+
+#[tokio::test]
+async fn an_entry_that_owes_known_and_unknown_grants_pays_the_known_ones() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    let won = scene.grab(&[(known, "bob"), (unknown, "gus")]).await;
+
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(grabbers(&report), [(unknown, vec!["gus".to_owned()])]);
+    assert_eq!(ours.has("bob").await, (won[0], 0));
+    assert_eq!(scene.owed().await, 0);
+    assert!(scene.holds(known).await && !scene.holds(unknown).await);
+    let letters = ours.ledger.dead_letters(None, 0, 10).await.unwrap();
+    assert!(letters.is_empty(), "{letters:?}");
+    let acts = ours.ledger.acts(Some(unknown), 10).await.unwrap();
+    assert_eq!(acts[0].act, "give_up");
+    let sum = format!("not in the restored books: 1 grants of {} CNY", won[1]);
+    assert_eq!(acts[0].result, sum);
+    ours.audit().await;
+}
+
+#[tokio::test]
+async fn a_grant_of_a_frozen_envelope_beside_an_unknown_one_is_parked() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    let won = scene.grab(&[(known, "bob"), (unknown, "gus")]).await;
+    ours.ledger
+        .freeze(known, act("freeze", known))
+        .await
+        .unwrap();
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(report.left.len(), 1, "{:?}", report.left);
+    assert_eq!((ours.has("bob").await, scene.owed().await), ((0, 0), 0));
+    ours.ledger
+        .unfreeze(known, act("unfreeze", known))
+        .await
+        .unwrap();
+    assert_eq!(ours.ledger.settle_parked(10).await.unwrap(), 1);
+    assert_eq!(ours.has("bob").await, (won[0], 0));
+    ours.audit().await;
+}
+
+#[tokio::test]
+async fn what_the_operator_was_not_told_of_stays() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    let unknown = scene.sent(&theirs, 200).await;
+    scene.grab(&[(unknown, "gus"), (unknown, "hana")]).await;
+    let (done, report) = scene.restored(&ours, false).await;
+    assert!(matches!(done, Err(RestoredError::Untold(_))), "{done:?}");
+    assert_eq!((scene.owed().await, scene.holds(unknown).await), (2, true));
+    // The same list again, and now it is heard.
+    let (done, again) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(grabbers(&again), grabbers(&report));
+    assert_eq!((scene.owed().await, scene.holds(unknown).await), (0, false));
+}
+
+#[tokio::test]
+async fn an_envelope_under_the_id_of_another_one_is_not_paid_with_its_money() {
+    let scene = Scene::new();
+    // The same secrets, since the first leaf of a copy is used by both.
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 1);
+    let lost = scene.sent(&theirs, 200).await;
+    let won = scene.grab(&[(lost, "gus")]).await;
+    ours.deposit("alice", 100, "d1").await;
+    let ours_id = ours.fund(draft("alice", 100, 4), "e1").await.id;
+    assert_eq!(ours_id, lost, "the leaf was used twice");
+
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(grabbers(&report), [(lost, vec!["gus".to_owned()])]);
+    assert_eq!(
+        report.strangers[0].sum(),
+        format!("1 grants of {} CNY", won[0])
+    );
+    assert_eq!((ours.has("gus").await, scene.owed().await), ((0, 0), 0));
+    // Ours is published as if nothing had been there.
+    scene.publisher(&ours).publish(ours_id).await.unwrap();
+    let view = scene.hot.view(vec![ours_id]).await.unwrap().pop().flatten();
+    let view = view.unwrap();
+    assert_eq!((view.taken_count, view.terms.total_minor), (0, 100));
+}
