@@ -24,7 +24,7 @@
 
 mod peers;
 #[path = "../embedded/server.rs"]
-#[allow(dead_code, reason = "the other benchmark asks more of it")]
+#[expect(dead_code, reason = "the other benchmark asks more of it")]
 mod server;
 mod stage;
 mod whole;

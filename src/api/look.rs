@@ -150,8 +150,12 @@ impl Api {
         // Of a closed envelope an older incarnation knows no more than the books.
         let closed = matches!(row.state, BookState::Closed(_));
         let hot = hot.filter(|view| !(closed && view.stale));
+        let in_books = row.settled_count + row.declined_count;
+        let told = hot
+            .as_ref()
+            .filter(|hot| self.gated.has_passed(hot, in_books));
         let mut snapshot = Snapshot {
-            best: hot.as_ref().and_then(|hot| hot.best.clone()),
+            best: told.and_then(|hot| hot.best.clone()),
             declined_minor: 0,
             row,
             hot,

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use futures_util::future;
 use quick_cache::sync::Cache;
 
-use super::{DeclineReply, HotError, HotStore, PendingShare};
+use super::{DeclineReply, HotError, HotStore, HotView, PendingShare};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxRecord, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 
@@ -210,6 +210,12 @@ impl Gated {
             None => self.hot.pending(tenant, grabber).await,
             Some(_) => Ok(Vec::new()),
         }
+    }
+
+    /// Whether all that was taken of an envelope may be told of, where so many of its shares are in the
+    /// books.
+    pub fn has_passed(&self, view: &HotView, in_books: u32) -> bool {
+        self.gate.is_none() || in_books >= view.taken_count
     }
 
     /// Those of these shares that stand in the books, in their order.
