@@ -20,7 +20,8 @@
 //! in the transaction that is measured, so the clock stops with the last commit.
 //!
 //! **Bounds**: [`ROUNDS`] rounds of [`GRABS`] grabs a figure. Names of figures after `--` measure these
-//! alone, for a profile: `cargo bench --bench settle -- settle_per_s`.
+//! alone, for a profile: `cargo bench --bench settle -- settle_per_s`. A ratio is told where both of its
+//! figures were measured; `create_per_s` measures the way of a grab into the books, too.
 
 mod peers;
 #[path = "../embedded/server.rs"]
@@ -32,7 +33,7 @@ mod whole;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use stage::{Crowd, Stage};
 
 /// Rounds; medians are told.
@@ -74,12 +75,11 @@ type Figures = BTreeMap<&'static str, f64>;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let asked = Asked(
-        std::env::args()
-            .skip(1)
-            .filter(|a| a != "--bench")
-            .collect(),
-    );
+    let names = std::env::args().skip(1).filter(|name| name != "--bench");
+    let asked = Asked(names.collect());
+    if let Some(unknown) = asked.0.iter().find(|name| !is_a_figure(name)) {
+        bail!("{unknown} is no figure that can be measured alone");
+    }
     let mut rounds = Vec::new();
     for number in 1..=ROUNDS {
         let round = round(&asked).await?;
@@ -96,6 +96,14 @@ async fn main() -> anyhow::Result<()> {
         summary.insert((*name).to_owned(), median.into());
     }
     write(summary)
+}
+
+fn is_a_figure(name: &str) -> bool {
+    let others = ["settle_per_s_2m_accounts", "create_per_s"];
+    ON_THE_STAGE
+        .iter()
+        .chain(&others)
+        .any(|figure| *figure == name)
 }
 
 /// The figures to measure; none named: all.

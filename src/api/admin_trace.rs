@@ -16,6 +16,7 @@ use super::sight::{Snapshot, Viewer};
 use super::status::ApiError;
 use super::wire;
 use crate::domain::id::EnvelopeId;
+use crate::hot::gate::where_to_go_on;
 use crate::ledger::{AdminAct, EnvelopePosting};
 
 /// Postings and shares that a trace holds: a page of either.
@@ -57,7 +58,11 @@ async fn traced(
         own: None,
     };
     let postings = api.ledger.postings(id, TRACED_MAX).await?;
-    let (held, more) = page_of(api, id, 0, TRACED_MAX).await?;
+    // What is there, told to anybody or not.
+    let granted = api.hot.grants(id, 0, TRACED_MAX).await?.unwrap_or_default();
+    let granted_next = where_to_go_on(&granted, TRACED_MAX);
+    let (held, next) = page_of(api, id, (0, TRACED_MAX), (granted, granted_next)).await?;
+    let more = next.is_some();
     let acts = api.ledger.acts(Some(id), ACTS_MAX).await?;
     let cut = postings.len() == TRACED_MAX || acts.len() == ACTS_MAX;
     let all_taken = held.len() == usize::try_from(snapshot.terms().share_count).unwrap_or(0);

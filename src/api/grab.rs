@@ -41,6 +41,9 @@ use crate::telemetry::metrics;
 /// after the envelope was published.
 pub const ASKS_MAX: usize = 3;
 
+/// Why a grab that was decided is not told at level `ledger`.
+pub(super) const UNSETTLED: &str = "the books don't have the grab yet: repeat it";
+
 /// Bytes of a passphrase as it is sent: normalising shrinks text by a factor of 3 at the most, and
 /// hashing more would be work for nothing.
 const SENT_PASSPHRASE_BYTES_MAX: usize = 3 * PASSPHRASE_BYTES_MAX;
@@ -149,6 +152,7 @@ impl Api {
                 GrabReply::Outcome(outcome) => return Ok(outcome),
                 GrabReply::Funding => return Err(ApiError::Funding),
                 GrabReply::Frozen => return Err(ApiError::Frozen),
+                GrabReply::Unsettled => return Err(ApiError::Unavailable(UNSETTLED.into())),
                 GrabReply::Epoch(epoch) => grab.epoch = epoch,
                 GrabReply::Missing => {
                     if let Some(outcome) = self.books_say(&grab, published).await? {

@@ -46,7 +46,7 @@ use tonic::{Status, Streaming};
 
 use super::Api;
 use super::details::detailed;
-use super::grab::{Asked, Prepared};
+use super::grab::{Asked, Prepared, UNSETTLED};
 use super::grab_codec::Arrived;
 use super::status::{ApiError, code_name};
 use super::wire;
@@ -276,6 +276,7 @@ impl Session {
             }
             GrabReply::Funding => self.fail(tag, &ApiError::Funding),
             GrabReply::Frozen => self.fail(tag, &ApiError::Frozen),
+            GrabReply::Unsettled => self.fail(tag, &ApiError::Unavailable(UNSETTLED.into())),
             // Neither had an effect: the unary path asks again.
             GrabReply::Missing | GrabReply::Epoch(_) => {
                 self.go_alone(tag, waiting.deadline, waiting.asked);

@@ -46,10 +46,10 @@ pub(super) async fn list_grabs(
     let (tenant, (id, viewer)) = a.admit(tenant.zip(id.zip(viewer)))?;
     let (snapshot, viewer) = looked_at(api, &tenant, id, viewer, &request.group_id).await?;
     let from = from.map_or(0, |Cursor(from)| u32::try_from(from).unwrap_or(u32::MAX));
-    let (held, more) = page_of(api, id, from, size).await?;
-    let next = held.last().filter(|_| more);
+    let granted = api.gated.grants(id, from, size).await?;
+    let (held, next) = page_of(api, id, (from, size), granted).await?;
     let next_page_token = next
-        .map(|(last, _)| page.token(Cursor(i64::from(last.grant.share) + 1)))
+        .map(|next| page.token(Cursor(i64::from(next))))
         .unwrap_or_default();
     let shares = held
         .iter()
@@ -65,19 +65,21 @@ pub(super) async fn list_grabs(
     })
 }
 
-/// Shares with numbers ≥ `from` and whether each is paid; and whether there may be more.
+/// Shares with numbers ≥ `from` and whether each is paid, from what the hot store granted and where that
+/// may go on; and where the next page begins, if there may be one.
 pub(super) async fn page_of(
     api: &Api,
     id: EnvelopeId,
-    from: u32,
-    size: usize,
-) -> Result<(Vec<(HeldShare, bool)>, bool), ApiError> {
-    let granted = api.gated.grants(id, from, size).await?;
+    (from, size): (u32, usize),
+    (granted, granted_next): (Vec<HeldShare>, Option<u32>),
+) -> Result<(Vec<(HeldShare, bool)>, Option<u32>), ApiError> {
     let claimed = api.ledger.claims(id, from, size).await?;
-    let full = |shares: usize| shares >= size;
-    let more = granted.as_ref().is_some_and(|g| full(g.len())) || full(claimed.len());
+    let last_claimed = claimed.last().filter(|_| claimed.len() >= size);
+    let claimed_next = last_claimed.map(|held| held.grant.share + 1);
+    // Below this both stores have told all that they have.
+    let mut next = granted_next.into_iter().chain(claimed_next).min();
     let mut merged: BTreeMap<u32, (HeldShare, bool)> = BTreeMap::new();
-    for share in granted.into_iter().flatten() {
+    for share in granted {
         merged.insert(share.grant.share, (share, false));
     }
     for share in claimed {
@@ -85,6 +87,13 @@ pub(super) async fn page_of(
         let paid = !share.declined;
         merged.insert(share.grant.share, (share, paid));
     }
-    let dropped = merged.len() > size;
-    Ok((merged.into_values().take(size).collect(), more || dropped))
+    let below = merged
+        .into_iter()
+        .take_while(|(number, _)| next.is_none_or(|next| *number < next));
+    let mut shares: Vec<(HeldShare, bool)> = below.map(|(_, share)| share).collect();
+    if shares.len() > size {
+        next = Some(shares[size].0.grant.share);
+        shares.truncate(size);
+    }
+    Ok((shares, next))
 }

@@ -88,6 +88,8 @@ pub enum GrabReply {
     Funding,
     /// An operator's act or a broken invariant stopped it: try again later.
     Frozen,
+    /// It is decided, and the books don't have it yet: told to nobody, try again.
+    Unsettled,
     /// The store stands in another epoch than the caller believes.
     Epoch(Epoch),
 }

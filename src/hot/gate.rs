@@ -18,8 +18,8 @@
 //! The drain posts what the outbox owes; a repeated grab is told what became of it.
 //!
 //! # Not here
-//! How records are posted: the settle room, in the same process. Counts of taken shares, which are a
-//! hint at every level.
+//! How records are posted: the settle room, in the same process. Counts and sums of taken shares, which
+//! are a hint at this level.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,13 +54,13 @@ pub trait Gate: Send + Sync + 'static {
 /// See the module.
 pub struct Gated {
     hot: Arc<dyn HotStore>,
-    gate: Option<Closed>,
+    gate: Option<Shut>,
 }
 
-/// The gate, and what has passed it.
-struct Closed {
+/// The gate, and who has passed it with which share in which epoch.
+struct Shut {
     gate: Arc<dyn Gate>,
-    posted: Cache<(EnvelopeId, u32), ()>,
+    posted: Cache<(EnvelopeId, u32, Epoch), PersonId>,
 }
 
 /// Records of one partition and epoch, each with its place among the answers of a call.
@@ -70,22 +70,22 @@ impl Gated {
     /// Before this store; a gate where the level in force is `ledger`.
     pub fn new(hot: Arc<dyn HotStore>, gate: Option<Arc<dyn Gate>>) -> Self {
         let posted = || Cache::new(POSTED_KEPT_MAX);
-        let closed = |gate| Closed {
+        let shut = |gate| Shut {
             gate,
             posted: posted(),
         };
         Self {
             hot,
-            gate: gate.map(closed),
+            gate: gate.map(shut),
         }
     }
 
     /// [`HotStore::grab`].
     ///
     /// # Errors
-    /// Those of the store; `Unavailable` where the books can't be asked. A repetition resolves both.
+    /// Those of the store. What the books did not take is `Unsettled`, each by itself.
     pub async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
-        let Some(closed) = &self.gate else {
+        let Some(shut) = &self.gate else {
             return self.hot.grab(grabs).await;
         };
         let mut replies = self.hot.grab(grabs.clone()).await?;
@@ -100,15 +100,15 @@ impl Gated {
                     declined: false,
                 };
                 let partition = grab.envelope.partition(self.hot.partitions());
-                closed.owe(&mut owed, (partition, grab.epoch), place, record);
+                shut.owe(&mut owed, (partition, grab.epoch), place, record);
             }
         }
-        for (place, posted) in closed.post(owed).await? {
+        for (place, posted) in shut.post(owed).await {
             match posted {
                 Ok(true) => {}
-                // It stands still for everybody until somebody has looked at what the books refuse.
-                Ok(false) => replies[place] = GrabReply::Frozen,
-                Err(epoch) => replies[place] = GrabReply::Epoch(epoch),
+                Err(HotError::Epoch(epoch)) => replies[place] = GrabReply::Epoch(epoch),
+                // The others of the call are answered: they are of other partitions, or need no books.
+                Ok(false) | Err(_) => replies[place] = GrabReply::Unsettled,
             }
         }
         Ok(replies)
@@ -117,7 +117,7 @@ impl Gated {
     /// [`HotStore::decline`].
     ///
     /// # Errors
-    /// As [`Gated::grab`].
+    /// As [`Gated::held`]; `Unavailable` where the books don't take it.
     pub async fn decline(
         &self,
         epoch: Epoch,
@@ -127,7 +127,7 @@ impl Gated {
     ) -> Result<DeclineReply, HotError> {
         let declined = self.hot.decline(epoch, tenant, envelope, grabber.clone());
         let declined = declined.await?;
-        let (Some(closed), DeclineReply::Declined { grant, .. }) = (&self.gate, &declined) else {
+        let (Some(shut), DeclineReply::Declined { grant, .. }) = (&self.gate, &declined) else {
             return Ok(declined);
         };
         let held = HeldShare {
@@ -135,23 +135,27 @@ impl Gated {
             grant: *grant,
             declined: true,
         };
-        let stands = self.stand(closed, epoch, envelope, vec![held]).await?;
-        Ok(match stands.is_empty() {
-            false => declined,
-            true => DeclineReply::Frozen,
-        })
+        let stands = self.stand(shut, epoch, envelope, vec![held]).await?;
+        match stands.is_empty() {
+            false => Ok(declined),
+            true => {
+                let why = "the books don't take the declined share as it stands";
+                Err(HotError::Unavailable(why.to_owned()))
+            }
+        }
     }
 
     /// [`HotStore::held`].
     ///
     /// # Errors
-    /// As [`Gated::grab`].
+    /// Those of the store, also where the books stand in another epoch; `Unavailable` where they can't be
+    /// asked.
     pub async fn held(
         &self,
         grabber: PersonId,
         envelopes: Vec<EnvelopeId>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        let Some(closed) = &self.gate else {
+        let Some(shut) = &self.gate else {
             return self.hot.held(grabber, envelopes).await;
         };
         // The epochs first: looked up afterwards, they could be those of a store that has lost what is
@@ -166,35 +170,36 @@ impl Gated {
         let asked = envelopes.into_iter().zip(unders);
         for (place, ((envelope, under), held)) in asked.zip(&found).enumerate() {
             if let Some(held) = held {
-                closed.owe(&mut owed, under, place, record(envelope, held));
+                shut.owe(&mut owed, under, place, record(envelope, held));
             }
         }
-        for (place, posted) in closed.post(owed).await? {
-            if posted != Ok(true) {
+        for (place, posted) in shut.post(owed).await {
+            if !posted? {
                 found[place] = None;
             }
         }
         Ok(found)
     }
 
-    /// [`HotStore::grants`].
+    /// [`HotStore::grants`], and the number from which there may be more.
     ///
     /// # Errors
-    /// As [`Gated::grab`].
+    /// Those of the store; `Unavailable` where the books can't be asked.
     pub async fn grants(
         &self,
         envelope: EnvelopeId,
         from: u32,
         limit: usize,
-    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+    ) -> Result<(Vec<HeldShare>, Option<u32>), HotError> {
         let epoch = self.hot.epoch(envelope.partition(self.hot.partitions()));
         let granted = self.hot.grants(envelope, from, limit).await?;
-        Ok(match (&self.gate, granted) {
-            (Some(closed), Some(granted)) => {
-                Some(self.stand(closed, epoch, envelope, granted).await?)
-            }
-            (_, granted) => granted,
-        })
+        let granted = granted.unwrap_or_default();
+        let next = where_to_go_on(&granted, limit);
+        let shown = match &self.gate {
+            Some(shut) => self.stand(shut, epoch, envelope, granted).await?,
+            None => granted,
+        };
+        Ok((shown, next))
     }
 
     /// [`HotStore::pending`]: nothing at level `ledger`, where what is not in the books was told to nobody.
@@ -221,7 +226,7 @@ impl Gated {
     /// Those of these shares that stand in the books, in their order.
     async fn stand(
         &self,
-        closed: &Closed,
+        shut: &Shut,
         epoch: Epoch,
         envelope: EnvelopeId,
         held: Vec<HeldShare>,
@@ -229,17 +234,23 @@ impl Gated {
         let under = (envelope.partition(self.hot.partitions()), epoch);
         let mut owed = Owed::new();
         for (place, held) in held.iter().enumerate() {
-            closed.owe(&mut owed, under, place, record(envelope, held));
+            shut.owe(&mut owed, under, place, record(envelope, held));
         }
         let mut stands = vec![true; held.len()];
-        for (place, posted) in closed.post(owed).await? {
-            stands[place] = posted == Ok(true);
+        for (place, posted) in shut.post(owed).await {
+            stands[place] = posted?;
         }
         let pairs = held.into_iter().zip(stands);
         Ok(pairs
             .filter_map(|(held, stands)| stands.then_some(held))
             .collect())
     }
+}
+
+/// Behind the last of so many grants, where all were asked for and there may be more.
+pub fn where_to_go_on(granted: &[HeldShare], limit: usize) -> Option<u32> {
+    let last = granted.last().filter(|_| granted.len() >= limit);
+    last.map(|held| held.grant.share + 1)
 }
 
 fn record(envelope: EnvelopeId, held: &HeldShare) -> OutboxRecord {
@@ -251,38 +262,44 @@ fn record(envelope: EnvelopeId, held: &HeldShare) -> OutboxRecord {
     }
 }
 
-impl Closed {
+impl Shut {
     /// Notes what is to be posted, unless it is known to be in the books.
     fn owe(&self, owed: &mut Owed, under: (Partition, Epoch), place: usize, record: OutboxRecord) {
-        let share = (record.envelope, record.grant.share);
-        if self.posted.get(&share).is_none() {
+        let share = (record.envelope, record.grant.share, under.1);
+        if self.posted.get(&share).as_ref() != Some(&record.grabber) {
             owed.entry(under).or_default().push((place, record));
         }
     }
 
-    /// By place: whether it stands in the books, or the epoch in which its partition does.
-    async fn post(&self, owed: Owed) -> Result<Vec<(usize, Result<bool, Epoch>)>, HotError> {
+    /// By place: whether it stands in the books, or why that is not known.
+    async fn post(&self, owed: Owed) -> Vec<(usize, Result<bool, HotError>)> {
         let posts = owed
             .into_iter()
             .map(|((partition, epoch), of_it)| async move {
                 let (places, records): (Vec<usize>, Vec<OutboxRecord>) = of_it.into_iter().unzip();
-                let shares: Vec<_> = records
-                    .iter()
-                    .map(|r| (r.envelope, r.grant.share))
-                    .collect();
-                let stands = match self.gate.post(partition, epoch, records).await {
-                    Ok(stands) => stands.into_iter().map(Ok).collect(),
-                    Err(HotError::Epoch(stands)) => vec![Err(stands); places.len()],
-                    Err(error) => return Err(error),
-                };
-                for (share, stands) in shares.into_iter().zip(&stands) {
-                    if *stands == Ok(true) {
-                        self.posted.insert(share, ());
+                let passing = records.iter().map(|record| {
+                    let share = (record.envelope, record.grant.share, epoch);
+                    (share, record.grabber.clone())
+                });
+                let passing: Vec<_> = passing.collect();
+                let posted = self.gate.post(partition, epoch, records).await;
+                let mut answers = Vec::with_capacity(places.len());
+                for (at, (place, (share, grabber))) in places.into_iter().zip(passing).enumerate() {
+                    let stands = match &posted {
+                        Ok(stands) => Ok(stands.get(at).copied().unwrap_or(false)),
+                        Err(error) => Err(error.clone()),
+                    };
+                    if matches!(stands, Ok(true)) {
+                        self.posted.insert(share, grabber);
                     }
+                    answers.push((place, stands));
                 }
-                Ok(places.into_iter().zip(stands).collect::<Vec<_>>())
+                answers
             });
-        let posted = future::try_join_all(posts).await?;
-        Ok(posted.into_iter().flatten().collect())
+        future::join_all(posts)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }

@@ -198,7 +198,7 @@ impl Stack {
             match replies[0] {
                 GrabReply::Outcome(outcome) => return history.told(grabber, outcome),
                 GrabReply::Missing => drop(self.publisher.publish(id).await.unwrap()),
-                GrabReply::Epoch(_) | GrabReply::Funding => {}
+                GrabReply::Epoch(_) | GrabReply::Funding | GrabReply::Unsettled => {}
                 GrabReply::Frozen => panic!("{grabber}: nobody froze {id}"),
             }
         }

@@ -224,7 +224,9 @@ async fn grab(process: &Process, id: EnvelopeId, who: usize) -> Option<Answer> {
     for _ in 0..ASKS_MAX {
         match process.hot.grab(vec![grab.clone()]).await.ok()?.pop()? {
             GrabReply::Outcome(outcome) => return answer(outcome),
-            GrabReply::Funding | GrabReply::Frozen | GrabReply::Epoch(_) => return None,
+            GrabReply::Funding | GrabReply::Frozen | GrabReply::Unsettled | GrabReply::Epoch(_) => {
+                return None;
+            }
             GrabReply::Missing => {}
         }
         let row = process.ledger.envelopes(vec![id]).await.ok()?.pop()??;

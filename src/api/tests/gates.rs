@@ -11,10 +11,11 @@ use crate::domain::grab::OutboxRecord;
 use crate::domain::id::Epoch;
 use crate::hot::HotError;
 
-/// Takes everything, nothing, or is away.
+/// Takes everything, nothing, is away, or stands in another epoch.
 const TAKES: u8 = 0;
 const REFUSES: u8 = 1;
 const IS_AWAY: u8 = 2;
+const MOVED: u8 = 3;
 
 /// Books of which a test says what they do.
 #[derive(Default)]
@@ -40,11 +41,16 @@ impl Books {
 impl Gate for Books {
     async fn post(
         &self,
-        _: Partition,
-        _: Epoch,
+        partition: Partition,
+        epoch: Epoch,
         records: Vec<OutboxRecord>,
     ) -> Result<Vec<bool>, HotError> {
         let mood = self.mood.load(Ordering::SeqCst);
+        // What the embedded store decides it decides in these.
+        assert_eq!((partition, epoch), (Partition::ZERO, Epoch::FIRST));
+        if mood == MOVED {
+            return Err(HotError::Epoch(Epoch(7)));
+        }
         if mood == IS_AWAY {
             return Err(HotError::Unavailable("the books are away".into()));
         }
@@ -95,11 +101,11 @@ async fn a_grab_is_told_after_the_books_have_it_and_posted_once() {
 async fn what_the_books_do_not_have_is_told_to_nobody_and_stays_the_grabbers() {
     let (world, books) = world().await;
     let id = world.send(lucky("r1", 1_000, 4)).await;
-    for mood in [IS_AWAY, REFUSES] {
+    for mood in [IS_AWAY, MOVED, REFUSES] {
         books.are(mood);
         let failed = world.grab(&id, "bob").await.unwrap_err();
         assert_eq!(failed.code(), Code::Unavailable);
-        if mood == IS_AWAY {
+        if mood != REFUSES {
             // Who looks is told to come back, rather than something that may not come true.
             let looked = world.get(&id, "bob").await.unwrap_err();
             assert_eq!(looked.code(), Code::Unavailable);
@@ -138,10 +144,57 @@ async fn a_declined_share_passes_the_gate_as_the_senders() {
         envelopes.decline_envelope(request.clone()).await
     };
     assert_eq!(decline().await.unwrap_err().code(), Code::Unavailable);
-    books.are(REFUSES);
-    assert_eq!(decline().await.unwrap_err().code(), Code::Unavailable);
+    for mood in [REFUSES, MOVED] {
+        books.are(mood);
+        assert_eq!(decline().await.unwrap_err().code(), Code::Unavailable);
+    }
     books.are(TAKES);
     decline().await.unwrap();
     let last = books.posted().pop();
     assert_eq!(last, Some(("bob".to_owned(), 0, true)));
+}
+
+#[tokio::test]
+async fn the_best_share_is_shown_when_all_are_in_the_books() {
+    let (world, books) = world().await;
+    let id = world.send(lucky("r1", 1_000, 1)).await;
+    books.are(REFUSES);
+    world.grab(&id, "bob").await.unwrap_err();
+    let shown = world.get(&id, "alice").await.unwrap();
+    let shown = shown.envelope.unwrap();
+    assert_eq!(shown.state(), v1::EnvelopeState::Empty);
+    assert!(shown.best_luck.is_none(), "{shown:?}");
+    world.settle().await;
+    let shown = world.get(&id, "alice").await.unwrap();
+    assert!(shown.envelope.unwrap().best_luck.is_some());
+}
+
+#[tokio::test]
+async fn a_page_that_the_gate_thins_out_has_another_one_behind_it() {
+    let (world, books) = world().await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    books.are(REFUSES);
+    world.grab(&id, "bob").await.unwrap_err();
+    books.are(TAKES);
+    for grabber in ["carol", "dave"] {
+        world.wins(&id, grabber).await;
+    }
+    books.are(REFUSES);
+    let mut request = v1::ListGrabsRequest {
+        envelope_id: id.clone(),
+        viewer: "alice".into(),
+        page_size: 1,
+        ..Default::default()
+    };
+    let mut shown = 0;
+    for _ in 0..4 {
+        let page = world.envelopes.clone().list_grabs(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        shown += page.shares.len();
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(shown, 2);
 }

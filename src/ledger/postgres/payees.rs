@@ -84,7 +84,8 @@ impl<'a> Payees<'a> {
     /// asks for each by name and locks it.
     pub async fn find(&mut self, tx: &Transaction<'_>, careful: bool) -> Result<(), Fault> {
         if careful {
-            return self.ask(tx, LOCK, false).await;
+            // Also what was remembered wrongly is remembered rightly from now on.
+            return self.ask(tx, LOCK, true).await;
         }
         let known = self.known;
         let mut names = self.names();
