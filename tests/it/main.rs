@@ -19,6 +19,7 @@ mod contract;
 mod crash;
 mod create_dies;
 mod endings;
+mod fleet_faults;
 mod ledger_faults;
 mod listeners;
 mod lost_replies;

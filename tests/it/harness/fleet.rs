@@ -94,6 +94,20 @@ impl Fleet {
         start
     }
 
+    /// Waits until the partitions are divided among these processes.
+    pub async fn until_divided(&self) {
+        for process in &self.processes {
+            let divided = async || process.server.log().contains("settlement is divided anew");
+            until("the partitions were divided", divided).await;
+        }
+    }
+
+    /// What the books answer to a statement.
+    pub fn ask_the_books(&self, statement: &str) -> String {
+        let (_, name) = self.books.rsplit_once('/').unwrap();
+        self.postgres.sql(name, statement)
+    }
+
     /// Everybody's clocks beside the true time.
     pub fn set_clock_ms(&self, offset_ms: i64) {
         for process in &self.processes {
@@ -151,6 +165,15 @@ pub async fn rush(
         });
     }
     crowd.join_all().await
+}
+
+/// Waits until a condition is met: a minute, the bound that the promises name.
+pub async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !met().await {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Between two looks, or two people.
