@@ -78,8 +78,75 @@ async fn answers_stay(fleet: &Fleet, id: &str, told: &BTreeMap<String, i64>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_grabs_astride_the_expiry_are_paid_as_told_by_books_that_stood_still() {
+/// What keeps settlement from its work.
+#[derive(Clone, Copy)]
+enum Stall {
+    /// PostgreSQL is stopped, with whatever is under way.
+    Stopped,
+    /// The disk of the claims is full: nothing is paid, and the sweepers go on.
+    Full,
+}
+
+/// Books whose claims have no room, and those that have it again.
+const NO_ROOM: &str = "
+    CREATE FUNCTION red_envelope.no_room() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE disk_full; END $$;
+    CREATE TRIGGER no_room BEFORE INSERT ON red_envelope.claim
+        FOR EACH STATEMENT EXECUTE FUNCTION red_envelope.no_room()";
+const ROOM: &str = "DROP TRIGGER no_room ON red_envelope.claim";
+/// How many envelopes the books are about to close.
+const CLOSING: &str = "SELECT count(*) FROM red_envelope.envelope WHERE state = 'closing'";
+
+impl Stall {
+    fn begins(self, fleet: &Fleet) {
+        tokio::task::block_in_place(|| match self {
+            Self::Stopped => fleet.postgres.pause(),
+            Self::Full => drop(fleet.ask_the_books(NO_ROOM)),
+        });
+    }
+
+    /// Ends it. What was due meanwhile had its turn, where the books let it.
+    async fn ends(self, fleet: &Fleet) {
+        match self {
+            Self::Stopped => fleet.postgres.resume(),
+            Self::Full => {
+                let all = async || fleet.ask_the_books(CLOSING) == EXPIRING.to_string();
+                until("every envelope is about to close", all).await;
+                fleet.ask_the_books(ROOM);
+            }
+        }
+    }
+}
+
+/// A thousand grabs by turns of both processes while settlement stands still and the time runs out; what
+/// each grabber of each envelope was told, once it had stood still for so long.
+async fn told_astride_the_expiry(
+    fleet: &Fleet,
+    ids: &[String],
+    stall: Stall,
+) -> Vec<BTreeMap<String, i64>> {
+    let answered = AtomicUsize::new(0);
+    let so_many = async |count| answered.load(Ordering::SeqCst) >= count;
+    let crowd = ids.iter().map(|id| grabbed_in_turn(fleet, id, &answered));
+    let strike = async {
+        until("some have grabbed", || so_many(STALLED_AFTER)).await;
+        stall.begins(fleet);
+        until("more have grabbed", || so_many(EXPIRED_AFTER)).await;
+        fleet.set_clock_ms(AFTER_THE_EXPIRY_MS);
+    };
+    let (told, ()) = tokio::join!(futures_util::future::join_all(crowd), strike);
+    let began = Instant::now();
+    for (id, told) in ids.iter().zip(&told) {
+        answers_stay(fleet, id, told).await;
+    }
+    while began.elapsed() < STALL {
+        a_moment().await;
+    }
+    stall.ends(fleet).await;
+    told
+}
+
+async fn each_is_paid_as_told(stall: Stall) {
     let mut fleet = Fleet::of(2).await;
     fleet.until_divided().await;
     fleet.processes[0].fund("alice", cny(FUNDS)).await;
@@ -93,25 +160,7 @@ async fn a_thousand_grabs_astride_the_expiry_are_paid_as_told_by_books_that_stoo
         });
         ids.push(fleet.processes[0].send(asked).await.envelope_id);
     }
-    let answered = AtomicUsize::new(0);
-    let so_many = async |count| answered.load(Ordering::SeqCst) >= count;
-    let crowd = ids.iter().map(|id| grabbed_in_turn(&fleet, id, &answered));
-    let strike = async {
-        until("some have grabbed", || so_many(STALLED_AFTER)).await;
-        tokio::task::block_in_place(|| fleet.postgres.pause());
-        until("more have grabbed", || so_many(EXPIRED_AFTER)).await;
-        fleet.set_clock_ms(AFTER_THE_EXPIRY_MS);
-    };
-    let (told, ()) = tokio::join!(futures_util::future::join_all(crowd), strike);
-    let began = Instant::now();
-    for (id, told) in ids.iter().zip(&told) {
-        answers_stay(&fleet, id, told).await;
-    }
-    while began.elapsed() < STALL {
-        a_moment().await;
-    }
-    fleet.postgres.resume();
-
+    let told = told_astride_the_expiry(&fleet, &ids, stall).await;
     let won: usize = told.iter().map(BTreeMap::len).sum();
     assert!((EXPIRED_AFTER..EXPIRING * GRABBERS).contains(&won), "{won}");
     let mut paid = BTreeMap::<&String, i64>::new();
@@ -137,6 +186,16 @@ async fn a_thousand_grabs_astride_the_expiry_are_paid_as_told_by_books_that_stoo
         let report = process.audit_when_quiet().await;
         assert!(report.totals.iter().all(|sums| sums.made_good_minor == 0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_grabs_astride_the_expiry_are_paid_as_told_by_books_that_stood_still() {
+    each_is_paid_as_told(Stall::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_that_is_due_while_nothing_can_be_paid_waits_for_who_won_before() {
+    each_is_paid_as_told(Stall::Full).await;
 }
 
 /// Books that pay mallory nothing. They count how often she is tried alone, whatever becomes of the
@@ -165,6 +224,8 @@ const TRIED_ALONE: &str =
 /// Envelopes that are sent at the most until two are of one partition and one is of another: by chance
 /// that takes more once in 10^11 times.
 const SENT_MAX: usize = 200;
+/// What an entry promises that nobody granted: another amount than the share's.
+const WRONG_AMOUNT: u16 = 7;
 /// A time at which every envelope here has expired.
 const A_DAY_LATER_MS: i64 = 25 * 3_600_000;
 
@@ -227,7 +288,7 @@ async fn rang(process: &World) -> bool {
 /// that set it aside, and the other one.
 async fn one_finds_poison(fleet: &mut Fleet, id: &str) -> (usize, usize) {
     let outbox = the_outbox_of(&fleet.redis, id);
-    let entry = forged(id, SHARES - 1, 7, "eve");
+    let entry = forged(id, SHARES - 1, WRONG_AMOUNT, "eve");
     let added = fleet
         .redis
         .command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);
@@ -294,6 +355,8 @@ async fn poison_is_set_aside_by_whoever_is_left_and_stands_in_the_way_until_an_o
     assert!(tried <= 2 * SETTLE_TRIES_MAX, "{tried} tries");
 
     fleet.set_clock_ms(A_DAY_LATER_MS);
+    let both = async || fleet.ask_the_books(CLOSING) == ids.len().to_string();
+    until("both are about to close", both).await;
     let process = &mut fleet.processes[heir];
     both_wait_for_an_operator(process, &ids, &other).await;
     // The share was paid to who won it; mallory's can be paid by now.
