@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::proxy::Proxy;
 use super::record::Record;
 use super::server::{Hot, Server, Start};
 use super::world::{World, grab_of};
@@ -32,11 +33,23 @@ pub struct Fleet {
     pub books: String,
     /// Of every grab, through whatever process.
     pub record: Record,
+    /// Between each process and the books, by its place, in a fleet that is on wires.
+    pub wires: Vec<Proxy>,
+    on_wires: bool,
 }
 
 impl Fleet {
     /// So many processes on new stores.
     pub async fn of(count: usize) -> Self {
+        Self::new(count, false).await
+    }
+
+    /// The same, with a wire between each of them and the books.
+    pub async fn on_wires(count: usize) -> Self {
+        Self::new(count, true).await
+    }
+
+    async fn new(count: usize, on_wires: bool) -> Self {
         let postgres = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
         let postgres = postgres.await.unwrap();
         let mut fleet = Self {
@@ -45,6 +58,8 @@ impl Fleet {
             books: postgres.database(),
             postgres,
             record: Record::default(),
+            wires: Vec::new(),
+            on_wires,
         };
         for _ in 0..count {
             fleet.join(Start::default()).await;
@@ -54,7 +69,11 @@ impl Fleet {
 
     /// One more process, under these circumstances.
     pub async fn join(&mut self, start: Start) {
-        let start = self.start(start);
+        if self.on_wires {
+            let (_, port, _) = parts(&self.books);
+            self.wires.push(Proxy::to(port).await);
+        }
+        let start = self.start(start, self.processes.len());
         let process = self.around(Server::start(start).await).await;
         process.until_ready().await;
         self.processes.push(process);
@@ -62,7 +81,7 @@ impl Fleet {
 
     /// The process at this place ended, however; another one begins on its folder.
     pub async fn again(&mut self, place: usize, start: Start) {
-        let start = self.start(start);
+        let start = self.start(start, place);
         let before = self.processes.remove(place);
         let process = self.around(before.server.again(start).await).await;
         self.processes.insert(place, process);
@@ -75,16 +94,21 @@ impl Fleet {
         }
     }
 
-    /// How a process finds the stores, and the keys of the first one.
-    fn start(&self, start: Start) -> Start {
+    /// How the process at this place finds the stores, and the keys of the first one.
+    fn start(&self, start: Start, place: usize) -> Start {
         let mut start = Start {
             hot: Hot::Redis,
             ..start
         }
         .reaching(Some(&self.redis));
-        start
-            .flags
-            .extend(["--ledger".to_owned(), self.books.clone()]);
+        let books = match self.wires.get(place) {
+            None => self.books.clone(),
+            Some(wire) => {
+                let (host, _, name) = parts(&self.books);
+                format!("{host}:{}/{name}", wire.port())
+            }
+        };
+        start.flags.extend(["--ledger".to_owned(), books]);
         if let Some(first) = self.processes.first() {
             let keys = first.server.data_folder().join("seal.key");
             start
@@ -128,6 +152,13 @@ impl Fleet {
     ) -> Vec<(String, GrabResponse)> {
         rush(&self.record, &self.clients(), id, grabbers).await
     }
+}
+
+/// An address of books up to the port, the port, and the database.
+fn parts(books: &str) -> (&str, u16, &str) {
+    let (host, rest) = books.rsplit_once(':').unwrap();
+    let (port, name) = rest.split_once('/').unwrap();
+    (host, port.parse().unwrap(), name)
 }
 
 /// The client of a process.
