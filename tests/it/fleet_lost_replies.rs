@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::harness::fleet::{Client, Fleet};
+use crate::harness::fleet::{Client, Fleet, a_moment};
 use crate::harness::proxy::Proxy;
 use crate::harness::world::grab_of;
 use crate::harness::{cny, equal};
@@ -44,6 +44,8 @@ const SILENT_BEATS: std::ops::Range<usize> = 70..72;
 const CUT_AT: usize = 90;
 /// Shares of an envelope, one of which is grabbed.
 const SHARES: u32 = 3;
+/// Why a Create is turned away until settlement has caught up: asking at once is of no use.
+const BEHIND: &str = "SETTLEMENT_BEHIND";
 /// How the order to commit looks on the wire.
 const COMMIT: &[u8] = b"COMMIT\0";
 
@@ -111,8 +113,12 @@ impl Caller {
                     let told = status.get_error_details();
                     assert_eq!(status.code(), Code::Unavailable, "{status}");
                     assert!(told.retry_info().is_some(), "{status}");
+                    let behind = told.error_info().is_some_and(|i| i.reason == BEHIND);
                     last = Some(status);
-                    tokio::task::yield_now().await;
+                    match behind {
+                        true => a_moment().await,
+                        false => tokio::task::yield_now().await,
+                    }
                 }
             }
         }
