@@ -19,6 +19,8 @@ mod contract;
 mod crash;
 mod create_dies;
 mod endings;
+mod fleet_faults;
+mod fleet_lost_replies;
 mod ledger_faults;
 mod listeners;
 mod lost_replies;

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use red_envelope_proto::v1::{
-    EnvelopeState, GrabOutcome, ListDeadLettersRequest, RecallEnvelopeRequest,
-};
+use red_envelope::hot::redis::server_under_test::RedisServer;
+use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, RecallEnvelopeRequest};
 
 use crate::harness::server::Server;
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
@@ -173,7 +172,11 @@ async fn ten_more(world: &mut World, id: &str, from: u32) -> BTreeMap<String, i6
 }
 
 fn keys_like(world: &mut World, pattern: &str) -> Vec<Vec<u8>> {
-    let redis::Value::Array(keys) = world.redis().command(&[b"KEYS", pattern.as_bytes()]) else {
+    keys_on(world.redis(), pattern)
+}
+
+fn keys_on(redis: &RedisServer, pattern: &str) -> Vec<Vec<u8>> {
+    let redis::Value::Array(keys) = redis.command(&[b"KEYS", pattern.as_bytes()]) else {
         panic!("KEYS answers a list");
     };
     let bytes = |key| match key {
@@ -275,7 +278,7 @@ async fn recall(world: &mut World, id: &str) -> Result<(), tonic::Status> {
 async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     let (mut world, id, held) = with_twenty_winners().await;
     world.audit_when_quiet().await;
-    let outbox = the_outbox_of(&mut world, &id);
+    let outbox = the_outbox_of(world.redis(), &id);
     // Bytes that nobody wrote, and an entry of the right form that promises the wrong amount.
     let redis = world.redis();
     redis.command(&[b"XADD", &outbox, b"9-*", b"r", b"garbage"]);
@@ -297,15 +300,16 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     );
 }
 
-fn the_outbox_of(world: &mut World, id: &str) -> Vec<u8> {
-    let keys = keys_like(world, &format!("re1:*:g:{id}"));
+/// The key of the outbox of an envelope that Redis holds.
+pub fn the_outbox_of(redis: &RedisServer, id: &str) -> Vec<u8> {
+    let keys = keys_on(redis, &format!("re1:*:g:{id}"));
     let key = keys.first().expect("the envelope is in Redis");
     let tag_end = key.iter().position(|byte| *byte == b'}').unwrap();
     [&key[..=tag_end], b":outbox"].concat()
 }
 
 /// An outbox entry as the library would write it.
-fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
+pub fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
     let id: red_envelope::domain::id::EnvelopeId = id.parse().unwrap();
     let mut entry = vec![1];
     entry.extend_from_slice(&1_700_000_000_000_u64.to_le_bytes()[..6]);
@@ -324,13 +328,7 @@ async fn until_set_aside(world: &mut World) -> Vec<String> {
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..1_200 {
         looks.tick().await;
-        let request = ListDeadLettersRequest {
-            operator: "olga".to_owned(),
-            reason: "a test".to_owned(),
-            ..ListDeadLettersRequest::default()
-        };
-        let reply = world.admin.list_dead_letters(request).await.unwrap();
-        let letters = reply.into_inner().dead_letters;
+        let letters = world.dead_letters().await;
         if !letters.is_empty() {
             return letters.into_iter().map(|letter| letter.reason).collect();
         }

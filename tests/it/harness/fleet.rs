@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::proxy::Proxy;
 use super::record::Record;
 use super::server::{Hot, Server, Start};
 use super::world::{World, grab_of};
@@ -34,11 +35,23 @@ pub struct Fleet {
     pub books: String,
     /// Of every grab, through whatever process.
     pub record: Record,
+    /// Between each process and the books, by its place, in a fleet that is on wires.
+    pub wires: Vec<Proxy>,
+    on_wires: bool,
 }
 
 impl Fleet {
     /// So many processes on new stores.
     pub async fn of(count: usize) -> Self {
+        Self::new(count, false).await
+    }
+
+    /// The same, with a wire between each of them and the books.
+    pub async fn on_wires(count: usize) -> Self {
+        Self::new(count, true).await
+    }
+
+    async fn new(count: usize, on_wires: bool) -> Self {
         let postgres = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
         let postgres = postgres.await.unwrap();
         let mut fleet = Self {
@@ -48,6 +61,8 @@ impl Fleet {
             books: postgres.database(),
             postgres,
             record: Record::default(),
+            wires: Vec::new(),
+            on_wires,
         };
         for _ in 0..count {
             fleet.join(Start::default()).await;
@@ -57,7 +72,11 @@ impl Fleet {
 
     /// One more process, under these circumstances.
     pub async fn join(&mut self, start: Start) {
-        let start = self.start(start);
+        if self.on_wires {
+            let (_, port, _) = parts(&self.books);
+            self.wires.push(Proxy::to(port).await);
+        }
+        let start = self.start(start, self.processes.len());
         let process = self.around(Server::start(start).await).await;
         process.until_ready().await;
         self.processes.push(process);
@@ -65,13 +84,13 @@ impl Fleet {
 
     /// One more process that only settles.
     pub async fn join_settler(&mut self, start: Start) {
-        let start = self.start(start);
+        let start = self.start(start, self.processes.len());
         self.settlers.push(Server::start(start).await);
     }
 
     /// The process at this place ended, however; another one begins on its folder.
     pub async fn again(&mut self, place: usize, start: Start) {
-        let start = self.start(start);
+        let start = self.start(start, place);
         let before = self.processes.remove(place);
         let process = self.around(before.server.again(start).await).await;
         self.processes.insert(place, process);
@@ -86,7 +105,7 @@ impl Fleet {
 
     /// The flags by which a process finds the stores, and the keys of the first one.
     pub fn flags(&self) -> Vec<String> {
-        self.start(Start::default()).flags
+        self.start(Start::default(), self.processes.len()).flags
     }
 
     /// The name of the database of the books.
@@ -94,16 +113,21 @@ impl Fleet {
         self.books.rsplit('/').next().unwrap_or_default()
     }
 
-    /// How a process finds the stores, and the keys of the first one.
-    fn start(&self, start: Start) -> Start {
+    /// How the process at this place finds the stores, and the keys of the first one.
+    fn start(&self, start: Start, place: usize) -> Start {
         let mut start = Start {
             hot: Hot::Redis,
             ..start
         }
         .reaching(Some(&self.redis));
-        start
-            .flags
-            .extend(["--ledger".to_owned(), self.books.clone()]);
+        let books = match self.wires.get(place) {
+            None => self.books.clone(),
+            Some(wire) => {
+                let (host, _, name) = parts(&self.books);
+                format!("{host}:{}/{name}", wire.port())
+            }
+        };
+        start.flags.extend(["--ledger".to_owned(), books]);
         if let Some(first) = self.processes.first() {
             let keys = first.server.data_folder().join("seal.key");
             start
@@ -111,6 +135,20 @@ impl Fleet {
                 .extend(["--data-keys".to_owned(), keys.display().to_string()]);
         }
         start
+    }
+
+    /// Waits until the partitions are divided among these processes.
+    pub async fn until_divided(&self) {
+        for process in &self.processes {
+            let divided = async || process.server.log().contains("settlement is divided anew");
+            until("the partitions were divided", divided).await;
+        }
+    }
+
+    /// What the books answer to a statement.
+    pub fn ask_the_books(&self, statement: &str) -> String {
+        let (_, name) = self.books.rsplit_once('/').unwrap();
+        self.postgres.sql(name, statement)
     }
 
     /// Everybody's clocks beside the true time.
@@ -136,6 +174,13 @@ impl Fleet {
     ) -> Vec<(String, GrabResponse)> {
         rush(&self.record, &self.clients(), id, grabbers).await
     }
+}
+
+/// An address of books up to the port, the port, and the database.
+fn parts(books: &str) -> (&str, u16, &str) {
+    let (host, rest) = books.rsplit_once(':').unwrap();
+    let (port, name) = rest.split_once('/').unwrap();
+    (host, port.parse().unwrap(), name)
 }
 
 /// The client of a process.
@@ -173,6 +218,15 @@ pub async fn rush(
         });
     }
     crowd.join_all().await
+}
+
+/// Waits until a condition is met: a minute, the bound that the promises name.
+pub async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !met().await {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Between two looks, or two people.

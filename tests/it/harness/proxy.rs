@@ -7,6 +7,7 @@
 //! | `stall` | taken | wait | wait |
 //! | `refuse` | reset | forwarded | forwarded |
 //! | `swallow_replies` | taken | forwarded | dropped; then the client is cut off |
+//! | `swallow_replies_to` | taken | forwarded | forwarded; dropped from a request on that holds these bytes |
 //! | `cut`, once | taken | both sides are reset | both sides are reset |
 //!
 //! # Bounds
@@ -17,7 +18,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,6 +40,8 @@ struct Orders {
     stall: bool,
     refuse: bool,
     swallow: bool,
+    /// Whoever sends these bytes hears no answer.
+    unanswered: Option<&'static [u8]>,
     /// Connections that were made under a smaller number are reset.
     cuts: u64,
 }
@@ -53,11 +56,19 @@ enum End {
     Swallowed,
 }
 
+/// Clients whose reply was dropped.
+#[derive(Default)]
+struct Swallowed {
+    all: AtomicU64,
+    /// Of them, those that had sent the bytes which nobody answers.
+    unanswered: AtomicU64,
+}
+
 /// The wire, until it is dropped.
 pub struct Proxy {
     port: u16,
     orders: watch::Sender<Orders>,
-    swallowed: Arc<AtomicU64>,
+    swallowed: Arc<Swallowed>,
     accepting: JoinHandle<()>,
 }
 
@@ -67,7 +78,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let orders = watch::Sender::new(Orders::default());
-        let swallowed = Arc::new(AtomicU64::new(0));
+        let swallowed = Arc::<Swallowed>::default();
         let accepting = accept(
             listener,
             server_port,
@@ -97,6 +108,12 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.swallow = on);
     }
 
+    /// Lets a request that holds these bytes through and drops the reply to it; the client that misses
+    /// one is cut off. `None`: no such request any more.
+    pub fn swallow_replies_to(&self, bytes: Option<&'static [u8]>) {
+        self.orders.send_modify(|orders| orders.unanswered = bytes);
+    }
+
     /// Resets new connections.
     pub fn refuse(&self, on: bool) {
         self.orders.send_modify(|orders| orders.refuse = on);
@@ -109,7 +126,12 @@ impl Proxy {
 
     /// Clients whose reply was dropped.
     pub fn swallowed(&self) -> u64 {
-        self.swallowed.load(Ordering::Acquire)
+        self.swallowed.all.load(Ordering::Acquire)
+    }
+
+    /// Those of them that had sent what [`Proxy::swallow_replies_to`] names.
+    pub fn unanswered(&self) -> u64 {
+        self.swallowed.unanswered.load(Ordering::Acquire)
     }
 }
 
@@ -124,7 +146,7 @@ async fn accept(
     listener: TcpListener,
     server_port: u16,
     orders: watch::Receiver<Orders>,
-    swallowed: Arc<AtomicU64>,
+    swallowed: Arc<Swallowed>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -154,16 +176,17 @@ async fn join(
     client: TcpStream,
     server: TcpStream,
     orders: watch::Receiver<Orders>,
-    swallowed: &AtomicU64,
+    swallowed: &Swallowed,
 ) {
     let _nodelay = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let mut cuts = orders.clone();
     let made_under = orders.borrow().cuts;
+    let asked = AtomicBool::new(false);
     let end = tokio::select! {
-        () = requests(&mut from_client, &mut to_server, orders.clone()) => End::Closed,
-        end = replies(&mut from_server, &mut to_client, orders, swallowed) => end,
+        () = requests(&mut from_client, &mut to_server, orders.clone(), &asked) => End::Closed,
+        end = replies(&mut from_server, &mut to_client, orders, (swallowed, &asked)) => end,
         _ = cuts.wait_for(|orders| orders.cuts > made_under) => End::Cut,
     };
     if !matches!(end, End::Closed) {
@@ -186,6 +209,7 @@ async fn requests(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut orders: watch::Receiver<Orders>,
+    asked: &AtomicBool,
 ) {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -193,6 +217,11 @@ async fn requests(
             return;
         };
         flow(&mut orders).await;
+        let unanswered = orders.borrow().unanswered;
+        let holds = |bytes: &[u8]| chunk[..read].windows(bytes.len()).any(|some| some == bytes);
+        if unanswered.is_some_and(holds) {
+            asked.store(true, Ordering::Release);
+        }
         if to.write_all(&chunk[..read]).await.is_err() {
             return;
         }
@@ -203,7 +232,7 @@ async fn replies(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     mut orders: watch::Receiver<Orders>,
-    swallowed: &AtomicU64,
+    (swallowed, asked): (&Swallowed, &AtomicBool),
 ) -> End {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -211,8 +240,11 @@ async fn replies(
             return End::Closed;
         };
         flow(&mut orders).await;
-        if orders.borrow().swallow {
-            swallowed.fetch_add(1, Ordering::AcqRel);
+        let unanswered = asked.load(Ordering::Acquire);
+        if unanswered || orders.borrow().swallow {
+            swallowed.all.fetch_add(1, Ordering::AcqRel);
+            let more = u64::from(unanswered);
+            swallowed.unanswered.fetch_add(more, Ordering::AcqRel);
             drop_the_rest(from, &mut chunk).await;
             return End::Swallowed;
         }
@@ -294,6 +326,20 @@ mod tests {
         assert_eq!(proxy.swallowed(), 1);
         proxy.swallow_replies(false);
         assert_eq!(asked(&mut client_of(&proxy).await, 7).await.unwrap(), 8);
+    }
+
+    #[tokio::test]
+    async fn only_a_request_that_holds_the_bytes_is_not_answered() {
+        let (port, mut saw) = counting_server().await;
+        let proxy = Proxy::to(port).await;
+        proxy.swallow_replies_to(Some(&[5]));
+        let mut client = client_of(&proxy).await;
+        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
+        assert!(asked(&mut client, 5).await.is_err());
+        saw.wait_for(|bytes| *bytes == [1, 5]).await.unwrap();
+        assert_eq!((proxy.swallowed(), proxy.unanswered()), (1, 1));
+        proxy.swallow_replies_to(None);
+        assert_eq!(asked(&mut client_of(&proxy).await, 5).await.unwrap(), 6);
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(10);
 const POLLS_MAX: u32 = 3_000;
 
 /// Partitions of a Redis: enough that envelopes lie in different ones.
-const REDIS_PARTITIONS: u16 = 8;
+pub const REDIS_PARTITIONS: u16 = 8;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_red-envelope");
@@ -47,6 +47,8 @@ pub struct Start {
     pub no_sync: bool,
     /// The crash point at which it dies, such as `publish::before_open`.
     pub abort_at: Option<String>,
+    /// What it does at other points, such as `settle::before_post=1*sleep(1000)`.
+    pub points: Option<String>,
     /// More flags.
     pub flags: Vec<String>,
 }
@@ -141,8 +143,7 @@ impl Server {
 
     /// SIGTERM, as an operator stops it; answers how it ended.
     pub async fn stop(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        self.signal("-TERM");
         self.ended().await
     }
 
@@ -211,18 +212,53 @@ impl Server {
         set_clock(self.folder.path(), offset_ms);
     }
 
+    /// SIGSTOP: it does nothing, and its connections stay.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Whether it is ready, and what it says about that.
     pub async fn readiness(&self) -> (bool, String) {
+        let (head, body) = self.get("/readyz").await;
+        (head.starts_with("HTTP/1.1 200"), body)
+    }
+
+    /// What it has counted under a name, all labels together; 0 before the first.
+    pub async fn counted(&self, metric: &str) -> f64 {
+        let (_, metrics) = self.get("/metrics").await;
+        let of_it = |line: &str| {
+            let rest = line.strip_prefix(metric)?;
+            let value = rest
+                .starts_with([' ', '{'])
+                .then(|| rest.rsplit(' ').next());
+            value.flatten()?.parse::<f64>().ok()
+        };
+        metrics.lines().filter_map(of_it).sum()
+    }
+
+    /// Head and body of a page of its HTTP listener.
+    async fn get(&self, path: &str) -> (String, String) {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.ports.http))
             .await
             .unwrap();
-        let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let ready = answer.starts_with("HTTP/1.1 200");
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (ready, body.to_owned())
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        (head.to_owned(), body.to_owned())
     }
 
     /// Holds the books: nothing is posted until what this answers is dropped.
@@ -317,6 +353,9 @@ fn circumstances(folder: &Path, start: &Start) -> BTreeMap<String, String> {
     }
     if let Some(point) = &start.abort_at {
         variables.insert("RED_ENVELOPE_TEST_ABORT_AT".to_owned(), point.clone());
+    }
+    if let Some(points) = &start.points {
+        variables.insert("FAILPOINTS".to_owned(), points.clone());
     }
     variables
 }

@@ -8,9 +8,10 @@ use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
 use red_envelope_proto::v1::create_envelope_request::Amount;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{
-    AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DepositRequest, Envelope,
-    EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
-    GrabOutcome, GrabRequest, GrabResponse, ListGrabsRequest, ListGrabsResponse, Money, Share,
+    AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DeadLetter, DepositRequest,
+    Envelope, EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
+    GrabOutcome, GrabRequest, GrabResponse, ListDeadLettersRequest, ListGrabsRequest,
+    ListGrabsResponse, Money, Share,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -279,6 +280,17 @@ impl World {
         };
         let reply = self.admin.audit(request).await.unwrap();
         reply.into_inner()
+    }
+
+    /// What was set aside, and why.
+    pub async fn dead_letters(&mut self) -> Vec<DeadLetter> {
+        let request = ListDeadLettersRequest {
+            operator: "olga".to_owned(),
+            reason: "a test".to_owned(),
+            ..ListDeadLettersRequest::default()
+        };
+        let reply = self.admin.list_dead_letters(request).await.unwrap();
+        reply.into_inner().dead_letters
     }
 
     /// Waits until nothing is in flight; then the books must be clean, and the answers such as
