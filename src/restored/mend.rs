@@ -5,7 +5,8 @@
 //! that they know; those of strangers were told to the operator. A stranger's debts leave before the
 //! envelope, which has its grants as well.
 //!
-//! *Bounds.* [`MENDS_IN_FLIGHT_MAX`] envelopes at once; pages of the doors.
+//! *Bounds.* [`MENDS_IN_FLIGHT_MAX`] envelopes at once; pages of the doors. To look for what is missing
+//! reads every envelope of the books, the closed ones too, [`PAGE_ROWS_MAX`] at a time: minutes for millions.
 //!
 //! *If it crashes here.* What is posted is a duplicate the next time; a stranger that is still there is told
 //! again.
@@ -23,12 +24,21 @@ use crate::domain::envelope::{BookState, CloseReason, HotState, Terms};
 use crate::domain::grab::OutboxEntry;
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{CloseReply, HotStore, Mark, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX};
-use crate::ledger::{EnvelopeRow, Ledger, Under};
+use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, Under};
 use crate::publish::{Amounts, Publisher};
 use crate::settle::{Drain, post_missing};
 
 /// Envelopes that are mended at once: they share round trips and the ledger's transactions.
 const MENDS_IN_FLIGHT_MAX: usize = 16;
+
+/// Open envelopes of the books that the hot store has forgotten.
+#[derive(Default)]
+pub(super) struct Missing {
+    /// All of them: frozen ones are told again, in case the list that named them is lost.
+    pub ids: Vec<EnvelopeId>,
+    /// Those that are not frozen yet.
+    pub moving: Vec<EnvelopeId>,
+}
 
 /// Between the two stores.
 pub(super) struct Mender {
@@ -93,40 +103,46 @@ impl Mender {
         Ok(Mended { id, posted, ends })
     }
 
-    /// Freezes the open envelopes of the books that a hot store which went on does not hold: it forgets
-    /// only what is closed, so they were closed after the backup, and what they paid until then nobody
-    /// knows any more. To publish them again would give shares away a second time. One whose shares are
-    /// all claimed has nothing to give, and closes by itself.
-    pub(super) async fn freeze_missing(
-        &self,
-        found: &Found,
-    ) -> Result<Vec<EnvelopeId>, RestoredError> {
+    /// Which open envelopes of the books the hot store does not hold. One that went on forgets only what is
+    /// closed, so they were closed after the backup, and what they paid until then nobody knows any more.
+    /// To publish them again would give shares away a second time. One whose shares are all claimed has
+    /// nothing to give, and closes by itself.
+    pub(super) async fn missing(&self, found: &Found) -> Result<Missing, RestoredError> {
         let strangers: BTreeSet<_> = found.strangers.iter().map(|s| s.id).collect();
-        let mut missing = Vec::new();
+        let mut missing = Missing::default();
         let mut after = i64::MIN;
         loop {
-            let page = self
-                .ledger
-                .audit_envelopes(None, after, VIEWS_PER_CALL_MAX)
-                .await?;
+            let page = self.ledger.audit_envelopes(None, after, PAGE_ROWS_MAX);
+            let page = page.await?;
             let Some(last) = page.last() else {
                 return Ok(missing);
             };
             after = last.envelope.row;
             let open = page.iter().map(|audited| &audited.envelope);
-            let open = open.filter(|row| !row.frozen && may_grant(row));
-            let ids: Vec<_> = open.map(|row| row.id).collect();
-            let views = self.hot.view(ids.clone()).await?;
-            for (id, view) in ids.into_iter().zip(views) {
-                let is_held =
-                    view.is_some() || strangers.contains(&id) || found.behind.contains(&id);
-                if !is_held {
-                    let act = self.order.act("freeze", Some(id), "done".to_owned());
-                    self.ledger.freeze(id, act).await?;
-                    missing.push(id);
+            let open: Vec<_> = open.filter(|row| may_grant(row)).collect();
+            for some in open.chunks(VIEWS_PER_CALL_MAX) {
+                let views = self.hot.view(some.iter().map(|row| row.id).collect());
+                for (row, view) in some.iter().zip(views.await?) {
+                    let id = row.id;
+                    if view.is_some() || strangers.contains(&id) || found.behind.contains(&id) {
+                        continue;
+                    }
+                    missing.ids.push(id);
+                    if !row.frozen {
+                        missing.moving.push(id);
+                    }
                 }
             }
         }
+    }
+
+    /// Lets envelopes stand still, each on record.
+    pub(super) async fn freeze(&self, ids: Vec<EnvelopeId>) -> Result<(), RestoredError> {
+        for id in ids {
+            let act = self.order.act("freeze", Some(id), "done".to_owned());
+            self.ledger.freeze(id, act).await?;
+        }
+        Ok(())
     }
 
     /// Takes strangers out of the hot store, each on record. Answers how many.
@@ -138,6 +154,9 @@ impl Mender {
                 format!("not in the restored books: {}", stranger.sum()),
             );
             self.ledger.record_act(act).await?;
+        }
+        if strangers.is_empty() {
+            return Ok(0);
         }
         let ids: BTreeSet<_> = strangers.iter().map(|stranger| stranger.id).collect();
         for partition in self.hot.partitions().all() {

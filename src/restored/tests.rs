@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 
 use super::{Order, Report, RestoredError, begin_anew};
 use crate::clock::ManualClock;
+use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
@@ -16,7 +17,7 @@ use crate::hot::HotStore;
 use crate::hot::embedded::{EmbeddedStore, Limits};
 use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::publish::{Amounts, Publisher};
+use crate::publish::{Amounts, PublishError, Publisher};
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -100,6 +101,21 @@ impl Scene {
     async fn owed(&self) -> usize {
         let entries = self.hot.outbox(Partition::ZERO, None, 100).await.unwrap();
         entries.iter().map(|entry| entry.records.len()).sum()
+    }
+
+    /// What it owes is paid by books that are lost, it ends, and ten minutes pass.
+    async fn forget(&self, books: &World, id: EnvelopeId) {
+        let owed = self.hot.outbox(Partition::ZERO, None, 100).await.unwrap();
+        let owed = owed.iter().map(|entry| (entry.id, entry.nonce)).collect();
+        let paid = self.hot.settled(Epoch::FIRST, Partition::ZERO, owed);
+        paid.await.unwrap();
+        let terms = books.envelope(id).await.terms;
+        let closed = self
+            .hot
+            .close(Epoch::FIRST, id, terms, CloseReason::Recalled);
+        closed.await.unwrap();
+        self.hot.remove(Epoch::FIRST, vec![id]).await.unwrap();
+        assert!(!self.holds(id).await);
     }
 
     async fn holds(&self, id: EnvelopeId) -> bool {
@@ -206,4 +222,28 @@ async fn an_envelope_under_the_id_of_another_one_is_not_paid_with_its_money() {
     let view = scene.hot.view(vec![ours_id]).await.unwrap().pop().flatten();
     let view = view.unwrap();
     assert_eq!((view.taken_count, view.terms.total_minor), (0, 100));
+}
+
+#[tokio::test]
+async fn what_the_embedded_store_forgot_stands_still_once_it_was_told_and_is_told_again() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let forgotten = scene.sent(&ours, 100).await;
+    scene.grab(&[(forgotten, "bob")]).await;
+    scene.forget(&ours, forgotten).await;
+    let (done, report) = scene.restored(&ours, false).await;
+    assert!(matches!(done, Err(RestoredError::Untold(_))), "{done:?}");
+    assert_eq!(report.missing, [forgotten]);
+    assert!(!ours.envelope(forgotten).await.frozen);
+    // However often: a list may be lost.
+    for _ in 0..2 {
+        let (done, report) = scene.restored(&ours, true).await;
+        done.unwrap();
+        assert_eq!(report.missing, [forgotten]);
+        assert!(ours.envelope(forgotten).await.frozen);
+    }
+    let acts = ours.ledger.acts(Some(forgotten), 10).await.unwrap();
+    assert_eq!(acts.len(), 1, "{acts:?}");
+    let published = scene.publisher(&ours).publish(forgotten).await;
+    assert!(matches!(published, Err(PublishError::Frozen)));
 }

@@ -369,6 +369,40 @@ async fn an_act_that_dies_is_repeated_and_tells_the_same() {
     world.audit_when_quiet().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_redis_did_not_go_on_however_often_the_act_is_repeated() {
+    let mut fleet = Fleet::of(1).await;
+    let world = &mut fleet.processes[0];
+    world.fund("alice", cny(10_000)).await;
+    let known = world.send(equal("alice", cny(100), 4)).await;
+    won(world, &known, "bob").await;
+    world.audit_when_quiet().await;
+    let database = fleet.database().to_owned();
+    let backup = tokio::task::block_in_place(|| fleet.postgres.dump(&database));
+    fleet.processes[0].server.stop().await;
+    tokio::task::block_in_place(|| {
+        restore(&fleet, &backup);
+        fleet.redis.command(&[b"FLUSHALL"]);
+        fleet.redis.command(&[b"FUNCTION", b"FLUSH"]);
+        let server = &fleet.processes[0].server;
+        let died = server.restored_until("restored::after_telling", &fleet.flags());
+        assert!(died.status.signal().is_some(), "{}", died.status);
+        for _ in 0..2 {
+            let report = told(&server.restored(&fleet.flags()));
+            for nothing in ["unknown", "repaired", "frozen", "left"] {
+                assert_eq!(report[nothing], json!([]), "{report:#}");
+            }
+        }
+    });
+    fleet.record.replaced();
+    fleet.again(0, Start::default()).await;
+    let world = &mut fleet.processes[0];
+    world.until_ready().await;
+    won(world, &known, "carol").await;
+    world.until_available("carol", 100).await;
+    world.audit_when_quiet().await;
+}
+
 /// Takes every key of an envelope out of Redis, and its place among the others.
 fn lose(fleet: &Fleet, envelope: &Envelope) {
     let id: EnvelopeId = envelope.envelope_id.parse().unwrap();
