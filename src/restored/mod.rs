@@ -71,7 +71,7 @@ pub struct Order {
     pub reason: String,
 }
 
-/// Why it came to no end. Repeat it from the beginning.
+/// Why it came to no end. Unless it says otherwise, repeat it from the beginning.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoredError {
     /// The stores can't be opened, or don't belong together.
@@ -89,29 +89,50 @@ pub enum RestoredError {
     /// A store is out of reach.
     #[error("{0}. Repeat this until it ends well")]
     Away(String),
+    /// A store is not as it must be, or they don't belong together.
+    #[error("{0}. Repeating this does not help before that is mended")]
+    Broken(String),
 }
 
 impl From<LedgerError> for RestoredError {
     fn from(error: LedgerError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            LedgerError::Unavailable(_) | LedgerError::Epoch(_) => Self::Away(error.to_string()),
+            LedgerError::Broken(why) => Self::Broken(why),
+            other => Self::Broken(other.to_string()),
+        }
     }
 }
 
 impl From<HotError> for RestoredError {
     fn from(error: HotError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            HotError::Mismatch(_) => Self::Broken(error.to_string()),
+            HotError::Epoch(_)
+            | HotError::Shed
+            | HotError::Unavailable(_)
+            | HotError::Stopped(_) => Self::Away(error.to_string()),
+        }
     }
 }
 
 impl From<SettleError> for RestoredError {
     fn from(error: SettleError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            SettleError::Broken(why) => Self::Broken(why),
+            other => Self::Away(other.to_string()),
+        }
     }
 }
 
 impl From<RegistrarError> for RestoredError {
     fn from(error: RegistrarError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            RegistrarError::Hot(error) => error.into(),
+            RegistrarError::Ledger(error) => error.into(),
+            RegistrarError::Layout(why) => Self::Broken(why),
+            RegistrarError::Contended | RegistrarError::Stopped(_) => Self::Away(error.to_string()),
+        }
     }
 }
 

@@ -13,11 +13,26 @@ use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
-use crate::hot::HotStore;
 use crate::hot::embedded::{EmbeddedStore, Limits};
+use crate::hot::{HotError, HotStore};
+use crate::ledger::LedgerError;
 use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::publish::{Amounts, PublishError, Publisher};
+use crate::publish::{Amounts, PublishError, Publisher, RegistrarError};
+use crate::settle::SettleError;
+
+/// The books refuse every claim of mallory.
+const NO_CLAIMS: &str = "CREATE TRIGGER claims BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
+    BEGIN SELECT RAISE(ABORT, 'poison'); END";
+/// And can't set it aside.
+const NO_LETTERS: &str = "CREATE TRIGGER letters BEFORE INSERT ON dead_letter
+    BEGIN SELECT RAISE(ABORT, 'no letters'); END";
+
+/// Does something to the file of books.
+fn damage(path: &Path, sql: &str) {
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.execute_batch(sql).unwrap();
+}
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -246,4 +261,109 @@ async fn what_the_embedded_store_forgot_stands_still_once_it_was_told_and_is_tol
     assert_eq!(acts.len(), 1, "{acts:?}");
     let published = scene.publisher(&ours).publish(forgotten).await;
     assert!(matches!(published, Err(PublishError::Frozen)));
+}
+
+#[tokio::test]
+async fn what_the_books_refuse_to_pay_is_told_and_what_they_pay_as_well() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
+    let both = scene.sent(&ours, 100).await;
+    let won = scene.grab(&[(both, "bob"), (both, "mallory")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 0);
+    assert_eq!(report.mended.len(), 1);
+    assert_eq!((report.mended[0].id, report.mended[0].posted), (both, 1));
+    assert_eq!(report.left.len(), 1);
+    let left = &report.left[0];
+    assert_eq!(left.id, both);
+    let why = "grants that were not paid: 1 refused by the books (";
+    assert!(left.why.starts_with(why), "{}", left.why);
+    assert!(left.why.contains("poison"), "{}", left.why);
+    assert_eq!(ours.has("bob").await, (won[0], 0));
+}
+
+#[tokio::test]
+async fn a_grant_that_the_books_refuse_beside_an_unknown_one_is_set_aside_in_one_run() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    scene.grab(&[(known, "mallory"), (unknown, "gus")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(report.left.len(), 1, "{:?}", report.left);
+    assert_eq!(report.left[0].id, known);
+    assert_eq!(report.mended, []);
+    assert_eq!((scene.owed().await, scene.holds(unknown).await), (0, false));
+    let letters = ours.ledger.dead_letters(None, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].record.grabber, person("mallory"));
+    assert_eq!(letters[0].reason, "refused_by_the_books");
+    ours.audit().await;
+}
+
+#[tokio::test]
+async fn an_unknown_envelope_that_has_to_stay_does_not_keep_the_others() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
+    damage(&scene.path("ours.sqlite"), NO_LETTERS);
+    let known = scene.sent(&ours, 100).await;
+    theirs.deposit("alice", 200, "d2").await;
+    let mut unknown = Vec::new();
+    for request in ["f1", "f2"] {
+        let id = theirs.fund(draft("alice", 100, 4), request).await.id;
+        scene.publisher(&theirs).publish(id).await.unwrap();
+        unknown.push(id);
+    }
+    // The embedded store keeps an envelope as long as an earlier entry stays.
+    scene.grab(&[(unknown[1], "hana")]).await;
+    scene.grab(&[(known, "mallory"), (unknown[0], "gus")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(report.strangers.len(), 2);
+    let Err(RestoredError::Broken(why)) = done else {
+        panic!("{done:?}");
+    };
+    assert!(
+        why.contains("taken out of the hot store: 1, but not all: 1 can't"),
+        "{why}"
+    );
+    assert_eq!(scene.owed().await, 2);
+    assert!(scene.holds(unknown[0]).await && !scene.holds(unknown[1]).await);
+}
+
+#[tokio::test]
+async fn what_is_owed_before_it_does_not_keep_an_unknown_envelope() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    let won = scene.grab(&[(known, "bob")]).await;
+    scene.grab(&[(unknown, "gus")]).await;
+    let (done, _) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert!(scene.holds(known).await && !scene.holds(unknown).await);
+    assert_eq!(
+        (ours.has("bob").await, scene.owed().await),
+        ((won[0], 0), 0)
+    );
+    let letters = ours.ledger.dead_letters(None, 0, 10).await.unwrap();
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[test]
+fn only_what_repeating_can_help_is_to_be_repeated() {
+    let again = |error: RestoredError| error.to_string().contains("until it ends well");
+    assert!(again(LedgerError::Unavailable("away".to_owned()).into()));
+    assert!(again(HotError::Shed.into()));
+    assert!(!again(LedgerError::Broken("damaged".to_owned()).into()));
+    assert!(!again(HotError::Mismatch("damaged".to_owned()).into()));
+    assert!(!again(SettleError::Broken("damaged".to_owned()).into()));
+    let registrar = RegistrarError::Hot(HotError::Mismatch("damaged".to_owned()));
+    assert!(!again(registrar.into()));
 }
