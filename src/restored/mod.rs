@@ -62,6 +62,9 @@ const HOLDER: &str = "restored";
 /// that lives is still there at the last look.
 const LEASE_LOOKS_MAX: u64 = LEASE_MS.unsigned_abs() / LEASE_RENEW_MS + 2;
 
+/// The longest reason, as operators' calls have it.
+pub const REASON_BYTES_MAX: usize = 256;
+
 /// Who says that the books were restored, and why.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -137,6 +140,32 @@ impl From<RegistrarError> for RestoredError {
 }
 
 impl Order {
+    /// Checks who and why, as operators' calls do.
+    ///
+    /// # Errors
+    /// What is wrong with which flag.
+    pub fn parse(operator: &str, reason: &str) -> Result<Self, String> {
+        let operator = PersonId::parse(operator);
+        let operator = operator.map_err(|_| {
+            "--operator must be 1 to 64 bytes without control characters".to_owned()
+        })?;
+        // Those that turn the reading direction around could show a reason that is not there.
+        let misleads = |c: char| {
+            c.is_control()
+                || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        if reason.is_empty() || reason.len() > REASON_BYTES_MAX || reason.chars().any(misleads) {
+            return Err(format!(
+                "--reason must be 1 to {REASON_BYTES_MAX} bytes without control or bidirectional \
+                 formatting characters"
+            ));
+        }
+        Ok(Self {
+            operator,
+            reason: reason.to_owned(),
+        })
+    }
+
     /// An act of this operator, as the books keep it.
     fn act(&self, act: &str, envelope: Option<EnvelopeId>, result: String) -> AdminAct {
         AdminAct {
@@ -161,7 +190,7 @@ pub async fn restored(
     order: Order,
     tell: impl FnOnce(&Report) -> std::io::Result<()>,
 ) -> Result<usize, RestoredError> {
-    Stores::expect_books(&place, config)?;
+    Stores::expect_books(&place, config).await?;
     let (stores, _locked, _pepper) = Stores::open(place, config).await?;
     let done = begin_anew(stores.hot(), stores.ledger(), order, tell).await;
     stores.shutdown().await;

@@ -18,21 +18,18 @@ use crate::hot::{HotError, HotStore};
 use crate::ledger::LedgerError;
 use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
 use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::sqlite::hooks::damage;
 use crate::publish::{Amounts, PublishError, Publisher, RegistrarError};
 use crate::settle::SettleError;
 
 /// The books refuse every claim of mallory.
-const NO_CLAIMS: &str = "CREATE TRIGGER claims BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
+const NO_CLAIMS: &str = "-- ledger.no_claims
+    CREATE TRIGGER claims BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
     BEGIN SELECT RAISE(ABORT, 'poison'); END";
 /// And can't set it aside.
-const NO_LETTERS: &str = "CREATE TRIGGER letters BEFORE INSERT ON dead_letter
+const NO_LETTERS: &str = "-- ledger.no_letters
+    CREATE TRIGGER letters BEFORE INSERT ON dead_letter
     BEGIN SELECT RAISE(ABORT, 'no letters'); END";
-
-/// Does something to the file of books.
-fn damage(path: &Path, sql: &str) {
-    let file = rusqlite::Connection::open(path).unwrap();
-    file.execute_batch(sql).unwrap();
-}
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -267,7 +264,7 @@ async fn what_the_embedded_store_forgot_stands_still_once_it_was_told_and_is_tol
 async fn what_the_books_refuse_to_pay_is_told_and_what_they_pay_as_well() {
     let scene = Scene::new();
     let ours = scene.books(&scene.path("ours.sqlite"), 1);
-    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
     let both = scene.sent(&ours, 100).await;
     let won = scene.grab(&[(both, "bob"), (both, "mallory")]).await;
     let (done, report) = scene.restored(&ours, true).await;
@@ -288,7 +285,7 @@ async fn a_grant_that_the_books_refuse_beside_an_unknown_one_is_set_aside_in_one
     let scene = Scene::new();
     let ours = scene.books(&scene.path("ours.sqlite"), 1);
     let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
-    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
     let known = scene.sent(&ours, 100).await;
     let unknown = scene.sent(&theirs, 200).await;
     scene.grab(&[(known, "mallory"), (unknown, "gus")]).await;
@@ -310,8 +307,8 @@ async fn an_unknown_envelope_that_has_to_stay_does_not_keep_the_others() {
     let scene = Scene::new();
     let ours = scene.books(&scene.path("ours.sqlite"), 1);
     let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
-    damage(&scene.path("ours.sqlite"), NO_CLAIMS);
-    damage(&scene.path("ours.sqlite"), NO_LETTERS);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
+    damage(&scene.path("ours.sqlite"), NO_LETTERS).unwrap();
     let known = scene.sent(&ours, 100).await;
     theirs.deposit("alice", 200, "d2").await;
     let mut unknown = Vec::new();
