@@ -23,11 +23,11 @@ use crate::publish::{Amounts, PublishError, Publisher, RegistrarError};
 use crate::settle::SettleError;
 
 /// The books refuse every claim of mallory.
-const NO_CLAIMS: &str = "-- ledger.no_claims
+const NO_CLAIMS: &str = "-- restored.no_claims
     CREATE TRIGGER claims BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
     BEGIN SELECT RAISE(ABORT, 'poison'); END";
 /// And can't set it aside.
-const NO_LETTERS: &str = "-- ledger.no_letters
+const NO_LETTERS: &str = "-- restored.no_letters
     CREATE TRIGGER letters BEFORE INSERT ON dead_letter
     BEGIN SELECT RAISE(ABORT, 'no letters'); END";
 
