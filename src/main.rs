@@ -24,7 +24,6 @@ use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
 use red_envelope::config::stores::BooksUrl;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
-use red_envelope::domain::id::PersonId;
 use red_envelope::ledger::postgres;
 use red_envelope::restored::{self, Order, Report, RestoredError};
 use red_envelope::telemetry::{logs, metrics};
@@ -165,22 +164,13 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
 
 /// Begins anew after a restore. The list is written out before anything leaves the hot store.
 fn restored(books: &RestoredBooks) -> anyhow::Result<()> {
-    let wrong = |why: &str| {
-        ConfigError(format!(
-            "{why} must be 1 to 64 bytes without control characters"
-        ))
-    };
-    let operator = PersonId::parse(&books.operator).map_err(|_| wrong("--operator"))?;
+    let order = Order::parse(&books.operator, &books.reason).map_err(ConfigError)?;
     let (config, _) = Config::load(&books.sources)?;
     #[cfg(feature = "test-hooks")]
     let _crash_points = crash_points(&books.sources.environment)?;
     tell_by_log(&config, &books.sources.environment)?;
     let currencies = config.currencies()?;
     let place = claim(&config, &books.sources.environment)?;
-    let order = Order {
-        operator,
-        reason: books.reason.clone(),
-    };
     let tell = |report: &Report| {
         let mut out = std::io::stdout().lock();
         match books.json {

@@ -28,7 +28,7 @@ use crate::domain::audience::Pepper;
 use crate::hot::HotStore;
 use crate::hot::embedded::EmbeddedStore;
 use crate::hot::redis::{LAYOUT as REDIS_LAYOUT, RedisStore, Timing};
-use crate::ledger::postgres::{OpenError, PostgresLedger};
+use crate::ledger::postgres::{self, OpenError, PostgresLedger};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Entropy, HotLayout, Ledger};
 use crate::publish::{Registrar, RegistrarError};
@@ -116,6 +116,14 @@ fn failed(file: &'static str, why: String) -> StoresError {
     StoresError::Open { file, why }
 }
 
+fn not_opened(error: OpenError) -> StoresError {
+    match error {
+        OpenError::Ledger(error) => failed("ledger.url", error.to_string()),
+        // What somebody has to change before a start can succeed.
+        error => StoresError::Setting(error.to_string()),
+    }
+}
+
 /// Runs what reads files on a thread of its own.
 async fn blocking<T: Send + 'static>(
     open: impl FnOnce() -> T + Send + 'static,
@@ -151,11 +159,7 @@ impl Stores {
             BooksUrl::Postgres(url) => {
                 let clock = Arc::clone(&clock);
                 let opened = PostgresLedger::open(url.expose(), clock, keys.seal, entropy).await;
-                let ledger = opened.map_err(|error| match error {
-                    OpenError::Ledger(error) => failed("ledger.url", error.to_string()),
-                    // What somebody has to change before a start can succeed.
-                    error => StoresError::Setting(error.to_string()),
-                })?;
+                let ledger = opened.map_err(not_opened)?;
                 (Books::Postgres(Arc::new(ledger)), folder)
             }
         };
@@ -181,19 +185,31 @@ impl Stores {
         Ok((stores, folder, keys.pepper))
     }
 
-    /// That there are books in the folder, where they are kept in one: to restore them is not to found them.
+    /// That there are books: to restore them is not to found them.
     ///
     /// # Errors
-    /// There are none.
-    pub fn expect_books(place: &Place, config: &Config) -> Result<(), StoresError> {
-        let path = place.folder.path().join(LEDGER_FILE);
-        if config.ledger.url != BooksUrl::Sqlite || path.exists() {
-            return Ok(());
+    /// There are none, or the database can't be asked.
+    pub async fn expect_books(place: &Place, config: &Config) -> Result<(), StoresError> {
+        let (exist, missing) = match &config.ledger.url {
+            BooksUrl::Sqlite => {
+                let folder = place.folder.path();
+                let why = format!(
+                    "there are no books in {}: restore the folder first, or name it with --data-dir",
+                    folder.display()
+                );
+                (folder.join(LEDGER_FILE).exists(), why)
+            }
+            BooksUrl::Postgres(url) => {
+                let found = postgres::has_books(url.expose()).await;
+                let why = "there are no books in the database of ledger.url: restore it first \
+                           (pg_restore), or name another one with --ledger";
+                (found.map_err(not_opened)?, why.to_owned())
+            }
+        };
+        match exist {
+            true => Ok(()),
+            false => Err(StoresError::Setting(missing)),
         }
-        Err(StoresError::Setting(format!(
-            "there are no books in {}: restore the folder first, or name it with --data-dir",
-            place.folder.path().display()
-        )))
     }
 
     /// The door to the hot store.

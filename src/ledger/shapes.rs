@@ -174,7 +174,11 @@ pub(super) fn epochs_beyond(
     for (partition, epoch) in own.iter().chain(past.iter().map(|(p, epoch)| (p, epoch))) {
         let stands = own.get(partition).copied().unwrap_or(Epoch::FIRST);
         if epoch.0.saturating_sub(stands.0) >= RESTORE_EPOCHS_MAX {
-            let why = format!("the hot store stands in {epoch:?}, far ahead of {stands:?}");
+            let why = format!(
+                "the hot store stands in epoch {} and the books in {}, too far behind: are these the \
+                 books of this hot store? If they are, start on an empty one",
+                epoch.0, stands.0
+            );
             return Err(LedgerError::Broken(why));
         }
         let next = i64::try_from(epoch.0 + 1);

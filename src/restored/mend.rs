@@ -3,9 +3,10 @@
 //!
 //! *Ordering.* An entry of an outbox is deleted after the books gave a verdict on the records of envelopes
 //! that they know; those of strangers were told to the operator. A stranger's debts leave before the
-//! envelope, which has its grants as well.
+//! envelope, which has its grants as well; between the two the rest of the outbox is settled.
 //!
-//! *Bounds.* [`MENDS_IN_FLIGHT_MAX`] envelopes at once; pages of the doors.
+//! *Bounds.* [`MENDS_IN_FLIGHT_MAX`] envelopes at once; pages of the doors. To look for what is missing
+//! reads every envelope of the books, the closed ones too, [`PAGE_ROWS_MAX`] at a time: minutes for millions.
 //!
 //! *If it crashes here.* What is posted is a duplicate the next time; a stranger that is still there is told
 //! again.
@@ -23,12 +24,41 @@ use crate::domain::envelope::{BookState, CloseReason, HotState, Terms};
 use crate::domain::grab::OutboxEntry;
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{CloseReply, HotStore, Mark, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX};
-use crate::ledger::{EnvelopeRow, Ledger, Under};
+use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, SETTLE_TRIES_MAX, Under};
 use crate::publish::{Amounts, Publisher};
-use crate::settle::{Drain, post_missing};
+use crate::settle::{Drain, Drained, post_missing};
 
 /// Envelopes that are mended at once: they share round trips and the ledger's transactions.
 const MENDS_IN_FLIGHT_MAX: usize = 16;
+/// Reasons that one error names: the others most likely are the same.
+const WHYS_TOLD_MAX: usize = 10;
+
+/// Open envelopes of the books that the hot store has forgotten.
+#[derive(Default)]
+pub(super) struct Missing {
+    /// All of them: frozen ones are told again, in case the list that named them is lost.
+    pub ids: Vec<EnvelopeId>,
+    /// Those that are not frozen yet.
+    pub moving: Vec<EnvelopeId>,
+}
+
+/// What can't leave the hot store, which keeps nothing else from leaving it.
+#[derive(Default)]
+struct Stuck {
+    /// Strangers of which an entry stays.
+    owing: BTreeSet<EnvelopeId>,
+    /// Why.
+    whys: Vec<String>,
+}
+
+impl Stuck {
+    /// The first few reasons, and how many there are.
+    fn why(&self) -> Option<String> {
+        let count = self.whys.len();
+        let told = &self.whys[..count.min(WHYS_TOLD_MAX)];
+        (count > 0).then(|| format!("{count} can't: {}", told.join("; ")))
+    }
+}
 
 /// Between the two stores.
 pub(super) struct Mender {
@@ -70,14 +100,19 @@ impl Mender {
             .buffered(MENDS_IN_FLIGHT_MAX);
         while let Some((id, done)) = steps.next().await {
             match done {
-                Ok(done) => mended.push(done),
+                Ok((done, unpaid)) => {
+                    let is_mended = unpaid.is_none() || done.posted > 0 || done.ends.is_some();
+                    left.extend(unpaid.map(|why| Left { id, why }));
+                    mended.extend(is_mended.then_some(done));
+                }
                 Err(why) => left.push(Left { id, why }),
             }
         }
         (mended, left)
     }
 
-    async fn mend(&self, id: EnvelopeId) -> Result<Mended, String> {
+    /// Answers what was mended, and what of it the books did not pay.
+    async fn mend(&self, id: EnvelopeId) -> Result<(Mended, Option<String>), String> {
         let under = self.under(id);
         let state = self.publisher.publish(id).await.map_err(told)?;
         let ends = match state {
@@ -90,43 +125,54 @@ impl Mender {
         let (hot, ledger) = (&*self.hot, &*self.ledger);
         let posted = post_missing(hot, ledger, &self.drain, under, id);
         let posted = posted.await.map_err(told)?;
-        Ok(Mended { id, posted, ends })
+        let mended = Mended {
+            id,
+            posted: posted.paid,
+            ends,
+        };
+        Ok((mended, unpaid(&posted)))
     }
 
-    /// Freezes the open envelopes of the books that a hot store which went on does not hold: it forgets
-    /// only what is closed, so they were closed after the backup, and what they paid until then nobody
-    /// knows any more. To publish them again would give shares away a second time. One whose shares are
-    /// all claimed has nothing to give, and closes by itself.
-    pub(super) async fn freeze_missing(
-        &self,
-        found: &Found,
-    ) -> Result<Vec<EnvelopeId>, RestoredError> {
+    /// Which open envelopes of the books the hot store does not hold. One that went on forgets only what is
+    /// closed, so they were closed after the backup, and what they paid until then nobody knows any more.
+    /// To publish them again would give shares away a second time. One whose shares are all claimed has
+    /// nothing to give, and closes by itself.
+    pub(super) async fn missing(&self, found: &Found) -> Result<Missing, RestoredError> {
         let strangers: BTreeSet<_> = found.strangers.iter().map(|s| s.id).collect();
-        let mut missing = Vec::new();
+        let mut missing = Missing::default();
         let mut after = i64::MIN;
         loop {
-            let page = self
-                .ledger
-                .audit_envelopes(None, after, VIEWS_PER_CALL_MAX)
-                .await?;
+            let page = self.ledger.audit_envelopes(None, after, PAGE_ROWS_MAX);
+            let page = page.await?;
             let Some(last) = page.last() else {
                 return Ok(missing);
             };
             after = last.envelope.row;
             let open = page.iter().map(|audited| &audited.envelope);
-            let open = open.filter(|row| !row.frozen && may_grant(row));
-            let ids: Vec<_> = open.map(|row| row.id).collect();
-            let views = self.hot.view(ids.clone()).await?;
-            for (id, view) in ids.into_iter().zip(views) {
-                let is_held =
-                    view.is_some() || strangers.contains(&id) || found.behind.contains(&id);
-                if !is_held {
-                    let act = self.order.act("freeze", Some(id), "done".to_owned());
-                    self.ledger.freeze(id, act).await?;
-                    missing.push(id);
+            let open: Vec<_> = open.filter(|row| may_grant(row)).collect();
+            for some in open.chunks(VIEWS_PER_CALL_MAX) {
+                let views = self.hot.view(some.iter().map(|row| row.id).collect());
+                for (row, view) in some.iter().zip(views.await?) {
+                    let id = row.id;
+                    if view.is_some() || strangers.contains(&id) || found.behind.contains(&id) {
+                        continue;
+                    }
+                    missing.ids.push(id);
+                    if !row.frozen {
+                        missing.moving.push(id);
+                    }
                 }
             }
         }
+    }
+
+    /// Lets envelopes stand still, each on record.
+    pub(super) async fn freeze(&self, ids: Vec<EnvelopeId>) -> Result<(), RestoredError> {
+        for id in ids {
+            let act = self.order.act("freeze", Some(id), "done".to_owned());
+            self.ledger.freeze(id, act).await?;
+        }
+        Ok(())
     }
 
     /// Takes strangers out of the hot store, each on record. Answers how many.
@@ -139,42 +185,87 @@ impl Mender {
             );
             self.ledger.record_act(act).await?;
         }
+        if strangers.is_empty() {
+            return Ok(0);
+        }
         let ids: BTreeSet<_> = strangers.iter().map(|stranger| stranger.id).collect();
+        let mut stuck = Stuck::default();
         for partition in self.hot.partitions().all() {
-            self.forget_debts(partition, &ids).await?;
+            if self.forget_debts(partition, &ids, &mut stuck).await? {
+                self.drain_rest(partition).await?;
+            }
         }
         let mut taken = 0;
         for stranger in strangers {
-            if let Some(terms) = &stranger.terms {
-                self.remove(stranger.id, Arc::clone(terms)).await?;
-                taken += 1;
+            let Some(terms) = &stranger.terms else {
+                continue;
+            };
+            if stuck.owing.contains(&stranger.id) {
+                continue;
+            }
+            match self.remove(stranger.id, Arc::clone(terms)).await {
+                Ok(()) => taken += 1,
+                Err(RestoredError::Broken(why)) => stuck.whys.push(why),
+                Err(away) => return Err(away),
             }
         }
-        Ok(taken)
+        match stuck.why() {
+            None => Ok(taken),
+            Some(why) => Err(RestoredError::Broken(format!(
+                "unknown envelopes taken out of the hot store: {taken}, but not all: {why}"
+            ))),
+        }
     }
 
     /// Deletes the entries of an outbox that owe something of strangers; what else they owe is posted.
+    /// Answers whether none of them stays.
     async fn forget_debts(
         &self,
         partition: Partition,
         strangers: &BTreeSet<EnvelopeId>,
-    ) -> Result<(), RestoredError> {
-        let mut after = None;
+        stuck: &mut Stuck,
+    ) -> Result<bool, RestoredError> {
+        let (mut after, before) = (None, stuck.whys.len());
         loop {
             let limit = OUTBOX_RECORDS_PER_CALL_MAX;
             let entries = self.hot.outbox(partition, after, limit).await?;
             let Some(last) = entries.last() else {
-                return Ok(());
+                return Ok(stuck.whys.len() == before);
             };
             after = Some(last.id);
-            let is_owed = |entry: &OutboxEntry| {
-                let mut records = entry.records.iter();
-                records.any(|record| strangers.contains(&record.envelope))
-            };
-            for entry in entries.into_iter().filter(is_owed) {
-                self.forget_entry(partition, entry, strangers).await?;
+            for entry in entries {
+                let owed = entry.records.iter().map(|record| record.envelope);
+                let owed: Vec<_> = owed.filter(|id| strangers.contains(id)).collect();
+                if owed.is_empty() {
+                    continue;
+                }
+                match self.forget_entry(partition, entry, strangers).await {
+                    Ok(()) => {}
+                    Err(RestoredError::Broken(why)) => {
+                        stuck.whys.push(why);
+                        stuck.owing.extend(owed);
+                    }
+                    Err(away) => return Err(away),
+                }
             }
         }
+    }
+
+    /// Settles what else an outbox owes: the embedded store keeps an envelope as long as an entry stays that
+    /// is older than its last grant.
+    async fn drain_rest(&self, partition: Partition) -> Result<(), RestoredError> {
+        let mut refusals = 0;
+        while refusals <= SETTLE_TRIES_MAX {
+            let drained = self.drain.once(partition).await?;
+            if drained.records == 0 {
+                break;
+            }
+            refusals = match drained.refused {
+                0 => 0,
+                _ => refusals + 1,
+            };
+        }
+        Ok(())
     }
 
     async fn forget_entry(
@@ -189,9 +280,20 @@ impl Mender {
         let known: Vec<_> = records
             .filter(|record| !strangers.contains(&record.envelope))
             .collect();
-        let posted = self.drain.post_records(under, &known).await?;
-        if let Some(why) = posted.refusal {
-            return Err(RestoredError::Away(why));
+        // What the books refuse by itself is set aside in the end, as if it had been drained.
+        let mut posted = self.drain.post_records(under, &known).await?;
+        for _ in 0..SETTLE_TRIES_MAX {
+            if posted.refused == 0 {
+                break;
+            }
+            posted = self.drain.post_records(under, &known).await?;
+        }
+        if posted.refused > 0 {
+            let why = posted.refusal.unwrap_or_default();
+            return Err(RestoredError::Broken(format!(
+                "an entry of the outbox of partition {} stays: {why}",
+                partition.index()
+            )));
         }
         self.hot
             .settled(under.epoch, partition, vec![(id, nonce)])
@@ -209,7 +311,7 @@ impl Mender {
         }
         match self.hot.view(vec![id]).await?.pop().flatten() {
             None => Ok(()),
-            Some(_) => Err(RestoredError::Away(format!(
+            Some(_) => Err(RestoredError::Broken(format!(
                 "the envelope {id} can't be taken out of the hot store"
             ))),
         }
@@ -220,6 +322,20 @@ impl Mender {
 fn may_grant(row: &EnvelopeRow) -> bool {
     let claimed = row.settled_count + row.declined_count;
     !matches!(row.state, BookState::Closed(_)) && claimed < row.terms.share_count
+}
+
+/// PURE: what of the records of an envelope was not paid, though somebody was told of it.
+fn unpaid(posted: &Drained) -> Option<String> {
+    let why = posted.refusal.as_deref().unwrap_or("it does not say why");
+    let counts = [
+        (posted.refused, format!("refused by the books ({why})")),
+        (posted.dead_letters, "dead letters".to_owned()),
+        (posted.superseded, "paid to another claim".to_owned()),
+        (posted.parked, "parked, since it is frozen".to_owned()),
+    ];
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    let words: Vec<_> = counts.map(|(n, what)| format!("{n} {what}")).collect();
+    (!words.is_empty()).then(|| format!("grants that were not paid: {}", words.join(", ")))
 }
 
 fn told(error: impl ToString) -> String {

@@ -10,20 +10,26 @@
 //! | 4. the hot store is registered in the new epochs | `publish::Registrar` | here |
 //! | 5. which envelopes the books don't know, or know less of | `hot.envelopes`, `hot.grants`, `hot.outbox` | `gather` |
 //! | 6. what the books know is brought up to what was told | `publish::Publisher`, `settle::post_missing`, `ledger.begin_close` | `mend` |
-//! | 7. what the hot store has forgotten stands still | `ledger.freeze` | `mend` |
+//! | 7. which open envelopes the hot store has forgotten | `ledger.audit_envelopes`, `hot.view` | `mend` |
 //! | 8. the operator is told | the caller's | `report` |
-//! | 9. what the books don't know leaves the hot store, on record | `ledger.record_act`, `hot.settled`, `hot.close`, `hot.remove` | `mend` |
+//! | 9. what was forgotten stands still | `ledger.freeze` | `mend` |
+//! | 10. what the books don't know leaves the hot store, on record | `ledger.record_act`, `hot.settled`, `hot.close`, `hot.remove` | `mend` |
+//!
+//! A hot store that carries no epoch has never granted anything. There is nothing to compare with, so 4 to
+//! 7 are left out, and nothing is written there: a repetition finds it as new as it was.
 //!
 //! # Bounds
-//! It holds all that is told in memory: a hundred bytes a grant of envelopes that the books don't know.
+//! It holds all that is told in memory: a hundred bytes a grant of envelopes that the books don't know. 7
+//! reads every envelope of the books, `PAGE_ROWS_MAX` at a time.
 //!
 //! # Ordering
-//! Nothing leaves the hot store (9) before the operator was told of it (8). From 3 on nothing that was
-//! read before can be posted, from 4 on no process that was overlooked grants.
+//! Nothing is frozen (9) or leaves the hot store (10) before the operator was told of it (8); what stands
+//! still does so before what the hot store has it by leaves. From 3 on nothing that was read before can be
+//! posted, from 4 on no process that was overlooked grants.
 //!
 //! # If it crashes here
 //! Every step may be repeated, and the whole as well: leaves and epochs begin anew once more, and what is
-//! still in the hot store is told again.
+//! still in the hot store is told again, and what still stands still as well.
 //!
 //! # Not here
 //! The restore itself: the tools of PostgreSQL and of the file system do it. Money that was paid or brought
@@ -45,16 +51,19 @@ use crate::config::Config;
 use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
 use crate::hot::{HotError, HotStore};
 use crate::ledger::{AdminAct, Ledger, LedgerError};
-use crate::publish::{Registered, Registrar, RegistrarError};
+use crate::publish::{Registrar, RegistrarError};
 use crate::settle::{LEASE_MS, LEASE_RENEW_MS, SettleError};
 use crate::stores::{Place, Stores, StoresError};
-use mend::Mender;
+use mend::{Mender, Missing};
 
 /// How this is called among the processes that settle.
 const HOLDER: &str = "restored";
 /// Looks at the leases, one a renewal: a process that died is counted until its lease has run out, one
 /// that lives is still there at the last look.
 const LEASE_LOOKS_MAX: u64 = LEASE_MS.unsigned_abs() / LEASE_RENEW_MS + 2;
+
+/// The longest reason, as operators' calls have it.
+pub const REASON_BYTES_MAX: usize = 256;
 
 /// Who says that the books were restored, and why.
 #[derive(Clone, Debug)]
@@ -65,7 +74,7 @@ pub struct Order {
     pub reason: String,
 }
 
-/// Why it came to no end. Repeat it from the beginning.
+/// Why it came to no end. Unless it says otherwise, repeat it from the beginning.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoredError {
     /// The stores can't be opened, or don't belong together.
@@ -83,33 +92,80 @@ pub enum RestoredError {
     /// A store is out of reach.
     #[error("{0}. Repeat this until it ends well")]
     Away(String),
+    /// A store is not as it must be, or they don't belong together.
+    #[error("{0}. Repeating this does not help before that is mended")]
+    Broken(String),
 }
 
 impl From<LedgerError> for RestoredError {
     fn from(error: LedgerError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            LedgerError::Unavailable(_) | LedgerError::Epoch(_) => Self::Away(error.to_string()),
+            LedgerError::Broken(why) => Self::Broken(why),
+            other => Self::Broken(other.to_string()),
+        }
     }
 }
 
 impl From<HotError> for RestoredError {
     fn from(error: HotError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            HotError::Mismatch(_) => Self::Broken(error.to_string()),
+            HotError::Epoch(_)
+            | HotError::Shed
+            | HotError::Unavailable(_)
+            | HotError::Stopped(_) => Self::Away(error.to_string()),
+        }
     }
 }
 
 impl From<SettleError> for RestoredError {
     fn from(error: SettleError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            SettleError::Broken(why) => Self::Broken(why),
+            other => Self::Away(other.to_string()),
+        }
     }
 }
 
 impl From<RegistrarError> for RestoredError {
     fn from(error: RegistrarError) -> Self {
-        Self::Away(error.to_string())
+        match error {
+            RegistrarError::Hot(error) => error.into(),
+            RegistrarError::Ledger(error) => error.into(),
+            RegistrarError::Layout(why) => Self::Broken(why),
+            RegistrarError::Contended | RegistrarError::Stopped(_) => Self::Away(error.to_string()),
+        }
     }
 }
 
 impl Order {
+    /// Checks who and why, as operators' calls do.
+    ///
+    /// # Errors
+    /// What is wrong with which flag.
+    pub fn parse(operator: &str, reason: &str) -> Result<Self, String> {
+        let operator = PersonId::parse(operator);
+        let operator = operator.map_err(|_| {
+            "--operator must be 1 to 64 bytes without control characters".to_owned()
+        })?;
+        // Those that turn the reading direction around could show a reason that is not there.
+        let misleads = |c: char| {
+            c.is_control()
+                || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        if reason.is_empty() || reason.len() > REASON_BYTES_MAX || reason.chars().any(misleads) {
+            return Err(format!(
+                "--reason must be 1 to {REASON_BYTES_MAX} bytes without control or bidirectional \
+                 formatting characters"
+            ));
+        }
+        Ok(Self {
+            operator,
+            reason: reason.to_owned(),
+        })
+    }
+
     /// An act of this operator, as the books keep it.
     fn act(&self, act: &str, envelope: Option<EnvelopeId>, result: String) -> AdminAct {
         AdminAct {
@@ -134,7 +190,7 @@ pub async fn restored(
     order: Order,
     tell: impl FnOnce(&Report) -> std::io::Result<()>,
 ) -> Result<usize, RestoredError> {
-    Stores::expect_books(&place, config)?;
+    Stores::expect_books(&place, config).await?;
     let (stores, _locked, _pepper) = Stores::open(place, config).await?;
     let done = begin_anew(stores.hot(), stores.ledger(), order, tell).await;
     stores.shutdown().await;
@@ -150,42 +206,38 @@ async fn begin_anew(
     // 1. nobody serves
     nobody_serves(&*ledger).await?;
     // 2. where the hot store went on
-    let past: BTreeMap<_, _> = match hot.standing().await? {
-        None => BTreeMap::new(),
-        Some(standing) => {
-            let found = hot.partitions().all().zip(standing.epochs);
-            found.filter_map(|(p, epoch)| Some((p, epoch?))).collect()
-        }
-    };
-    let went_on = !past.is_empty();
+    let standing = hot.standing().await?;
+    let is_replaceable = standing.is_some();
+    let epochs = standing.map(|standing| standing.epochs).unwrap_or_default();
+    let found = hot.partitions().all().zip(epochs);
+    let past: BTreeMap<_, _> = found.filter_map(|(p, epoch)| Some((p, epoch?))).collect();
+    let is_new = is_replaceable && past.is_empty();
     // 3. leaves and epochs
     let act = order.act("restored", None, "done".to_owned());
     let begun = ledger.restored(past.into_iter().collect(), act).await?;
     crash("restored::after_books")?;
-    // 4. register
-    let registrar = Registrar::new(Arc::clone(&hot), Arc::clone(&ledger));
-    let registered = registrar.once().await?;
-    let replaceable = registered != Registered::NotNeeded;
-    // 5. gather
-    let found = gather::gather(&*hot, &*ledger).await?;
-    // 6. mend, 7. what was forgotten
-    let mender = Mender::new(hot, ledger, order);
-    let (mended, left) = mender.mend_all(&found.behind).await;
-    let missing = match went_on && replaceable {
-        true => mender.freeze_missing(&found).await?,
-        false => Vec::new(),
-    };
+    let mender = Mender::new(Arc::clone(&hot), Arc::clone(&ledger), order);
+    let mut report = Report::new(begun);
+    let mut missing = Missing::default();
+    if !is_new {
+        // 4. register
+        let registrar = Registrar::new(Arc::clone(&hot), Arc::clone(&ledger));
+        registrar.once().await?;
+        // 5. gather
+        let found = gather::gather(&*hot, &*ledger).await?;
+        // 6. mend
+        (report.mended, report.left) = mender.mend_all(&found.behind).await;
+        // 7. what was forgotten
+        missing = mender.missing(&found).await?;
+        report.missing.clone_from(&missing.ids);
+        report.strangers = found.strangers;
+    }
     // 8. tell
-    let report = Report {
-        begun,
-        strangers: found.strangers,
-        mended,
-        missing,
-        left,
-    };
     tell(&report).map_err(RestoredError::Untold)?;
     crash("restored::after_telling")?;
-    // 9. take out
+    // 9. freeze
+    mender.freeze(missing.moving).await?;
+    // 10. take out
     mender.take_out(&report.strangers).await
 }
 

@@ -73,13 +73,23 @@ pub struct Report {
     pub strangers: Vec<Stranger>,
     /// Envelopes that were brought up to what was told.
     pub mended: Vec<Mended>,
-    /// Open envelopes that the hot store has forgotten: frozen.
+    /// Open envelopes that the hot store has forgotten: frozen, or about to be.
     pub missing: Vec<EnvelopeId>,
     /// Envelopes that could not be mended now.
     pub left: Vec<Left>,
 }
 
 impl Report {
+    pub(super) fn new(begun: BegunAnew) -> Self {
+        Self {
+            begun,
+            strangers: Vec::new(),
+            mended: Vec::new(),
+            missing: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+
     /// For people: whole lines.
     pub fn words(&self, currencies: &Currencies) -> String {
         let mut text = "The books begin anew.\n".to_owned();

@@ -9,14 +9,27 @@ use rand::rngs::StdRng;
 
 use super::{Order, Report, RestoredError, begin_anew};
 use crate::clock::ManualClock;
+use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
-use crate::hot::HotStore;
 use crate::hot::embedded::{EmbeddedStore, Limits};
+use crate::hot::{HotError, HotStore};
+use crate::ledger::LedgerError;
 use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::publish::{Amounts, Publisher};
+use crate::ledger::sqlite::hooks::damage;
+use crate::publish::{Amounts, PublishError, Publisher, RegistrarError};
+use crate::settle::SettleError;
+
+/// The books refuse every claim of mallory.
+const NO_CLAIMS: &str = "-- restored.no_claims
+    CREATE TRIGGER claims BEFORE INSERT ON claim WHEN NEW.grabber = 'mallory'
+    BEGIN SELECT RAISE(ABORT, 'poison'); END";
+/// And can't set it aside.
+const NO_LETTERS: &str = "-- restored.no_letters
+    CREATE TRIGGER letters BEFORE INSERT ON dead_letter
+    BEGIN SELECT RAISE(ABORT, 'no letters'); END";
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -100,6 +113,21 @@ impl Scene {
     async fn owed(&self) -> usize {
         let entries = self.hot.outbox(Partition::ZERO, None, 100).await.unwrap();
         entries.iter().map(|entry| entry.records.len()).sum()
+    }
+
+    /// What it owes is paid by books that are lost, it ends, and ten minutes pass.
+    async fn forget(&self, books: &World, id: EnvelopeId) {
+        let owed = self.hot.outbox(Partition::ZERO, None, 100).await.unwrap();
+        let owed = owed.iter().map(|entry| (entry.id, entry.nonce)).collect();
+        let paid = self.hot.settled(Epoch::FIRST, Partition::ZERO, owed);
+        paid.await.unwrap();
+        let terms = books.envelope(id).await.terms;
+        let closed = self
+            .hot
+            .close(Epoch::FIRST, id, terms, CloseReason::Recalled);
+        closed.await.unwrap();
+        self.hot.remove(Epoch::FIRST, vec![id]).await.unwrap();
+        assert!(!self.holds(id).await);
     }
 
     async fn holds(&self, id: EnvelopeId) -> bool {
@@ -206,4 +234,133 @@ async fn an_envelope_under_the_id_of_another_one_is_not_paid_with_its_money() {
     let view = scene.hot.view(vec![ours_id]).await.unwrap().pop().flatten();
     let view = view.unwrap();
     assert_eq!((view.taken_count, view.terms.total_minor), (0, 100));
+}
+
+#[tokio::test]
+async fn what_the_embedded_store_forgot_stands_still_once_it_was_told_and_is_told_again() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let forgotten = scene.sent(&ours, 100).await;
+    scene.grab(&[(forgotten, "bob")]).await;
+    scene.forget(&ours, forgotten).await;
+    let (done, report) = scene.restored(&ours, false).await;
+    assert!(matches!(done, Err(RestoredError::Untold(_))), "{done:?}");
+    assert_eq!(report.missing, [forgotten]);
+    assert!(!ours.envelope(forgotten).await.frozen);
+    // However often: a list may be lost.
+    for _ in 0..2 {
+        let (done, report) = scene.restored(&ours, true).await;
+        done.unwrap();
+        assert_eq!(report.missing, [forgotten]);
+        assert!(ours.envelope(forgotten).await.frozen);
+    }
+    let acts = ours.ledger.acts(Some(forgotten), 10).await.unwrap();
+    assert_eq!(acts.len(), 1, "{acts:?}");
+    let published = scene.publisher(&ours).publish(forgotten).await;
+    assert!(matches!(published, Err(PublishError::Frozen)));
+}
+
+#[tokio::test]
+async fn what_the_books_refuse_to_pay_is_told_and_what_they_pay_as_well() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
+    let both = scene.sent(&ours, 100).await;
+    let won = scene.grab(&[(both, "bob"), (both, "mallory")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 0);
+    assert_eq!(report.mended.len(), 1);
+    assert_eq!((report.mended[0].id, report.mended[0].posted), (both, 1));
+    assert_eq!(report.left.len(), 1);
+    let left = &report.left[0];
+    assert_eq!(left.id, both);
+    let why = "grants that were not paid: 1 refused by the books (";
+    assert!(left.why.starts_with(why), "{}", left.why);
+    assert!(left.why.contains("poison"), "{}", left.why);
+    assert_eq!(ours.has("bob").await, (won[0], 0));
+}
+
+#[tokio::test]
+async fn a_grant_that_the_books_refuse_beside_an_unknown_one_is_set_aside_in_one_run() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    scene.grab(&[(known, "mallory"), (unknown, "gus")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(report.left.len(), 1, "{:?}", report.left);
+    assert_eq!(report.left[0].id, known);
+    assert_eq!(report.mended, []);
+    assert_eq!((scene.owed().await, scene.holds(unknown).await), (0, false));
+    let letters = ours.ledger.dead_letters(None, 0, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].record.grabber, person("mallory"));
+    assert_eq!(letters[0].reason, "refused_by_the_books");
+    ours.audit().await;
+}
+
+#[tokio::test]
+async fn an_unknown_envelope_that_has_to_stay_does_not_keep_the_others() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    damage(&scene.path("ours.sqlite"), NO_CLAIMS).unwrap();
+    damage(&scene.path("ours.sqlite"), NO_LETTERS).unwrap();
+    let known = scene.sent(&ours, 100).await;
+    theirs.deposit("alice", 200, "d2").await;
+    let mut unknown = Vec::new();
+    for request in ["f1", "f2"] {
+        let id = theirs.fund(draft("alice", 100, 4), request).await.id;
+        scene.publisher(&theirs).publish(id).await.unwrap();
+        unknown.push(id);
+    }
+    // The embedded store keeps an envelope as long as an earlier entry stays.
+    scene.grab(&[(unknown[1], "hana")]).await;
+    scene.grab(&[(known, "mallory"), (unknown[0], "gus")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(report.strangers.len(), 2);
+    let Err(RestoredError::Broken(why)) = done else {
+        panic!("{done:?}");
+    };
+    assert!(
+        why.contains("taken out of the hot store: 1, but not all: 1 can't"),
+        "{why}"
+    );
+    assert_eq!(scene.owed().await, 2);
+    assert!(scene.holds(unknown[0]).await && !scene.holds(unknown[1]).await);
+}
+
+#[tokio::test]
+async fn what_is_owed_before_it_does_not_keep_an_unknown_envelope() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let theirs = scene.books(&scene.path("theirs.sqlite"), 2);
+    let known = scene.sent(&ours, 100).await;
+    let unknown = scene.sent(&theirs, 200).await;
+    let won = scene.grab(&[(known, "bob")]).await;
+    scene.grab(&[(unknown, "gus")]).await;
+    let (done, _) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 1);
+    assert!(scene.holds(known).await && !scene.holds(unknown).await);
+    assert_eq!(
+        (ours.has("bob").await, scene.owed().await),
+        ((won[0], 0), 0)
+    );
+    let letters = ours.ledger.dead_letters(None, 0, 10).await.unwrap();
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
+#[test]
+fn only_what_repeating_can_help_is_to_be_repeated() {
+    let again = |error: RestoredError| error.to_string().contains("until it ends well");
+    assert!(again(LedgerError::Unavailable("away".to_owned()).into()));
+    assert!(again(HotError::Shed.into()));
+    assert!(!again(LedgerError::Broken("damaged".to_owned()).into()));
+    assert!(!again(HotError::Mismatch("damaged".to_owned()).into()));
+    assert!(!again(SettleError::Broken("damaged".to_owned()).into()));
+    let registrar = RegistrarError::Hot(HotError::Mismatch("damaged".to_owned()));
+    assert!(!again(registrar.into()));
 }

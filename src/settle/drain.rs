@@ -80,6 +80,21 @@ pub struct Drained {
     pub more: bool,
 }
 
+impl Drained {
+    /// Adds what another call did.
+    pub(super) fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.paid += other.paid;
+        self.duplicates += other.duplicates;
+        self.superseded += other.superseded;
+        self.parked += other.parked;
+        self.dead_letters += other.dead_letters;
+        self.refused += other.refused;
+        self.refusal = self.refusal.take().or(other.refusal);
+        self.more |= other.more;
+    }
+}
+
 /// Entries of a partition's outbox, and the epoch that was looked up before they were read.
 #[derive(Debug)]
 struct Batch {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::SettleError;
-use super::drain::Drain;
+use super::drain::{Drain, Drained};
 use super::lease::Lease;
 use crate::domain::envelope::BookState;
 use crate::domain::grab::OutboxRecord;
@@ -170,12 +170,12 @@ impl Reconcile {
         }
         let posted = post_missing(&*self.hot, &*self.ledger, drain, under, id).await?;
         self.behind.lock().remove(&id);
-        Ok(posted)
+        Ok(posted.paid)
     }
 }
 
 /// Posts what the hot store granted of an envelope and the books have no claim of, under an epoch that
-/// was looked up before. Answers how many records were paid.
+/// was looked up before. Answers what became of the records.
 ///
 /// # Errors
 /// A store is out of reach: what was posted stands, and repeating goes on.
@@ -185,9 +185,9 @@ pub async fn post_missing(
     drain: &Drain,
     under: Under,
     id: EnvelopeId,
-) -> Result<usize, SettleError> {
+) -> Result<Drained, SettleError> {
     let claimed = claimed(ledger, id).await?;
-    let (mut from, mut posted) = (0, 0);
+    let (mut from, mut posted) = (0, Drained::default());
     // Each page moves `from`, and an envelope has no more shares than a u32 counts.
     while let Some(page) = hot.grants(id, from, GRANTS_PER_PAGE_MAX).await? {
         let Some(last) = page.last() else { break };
@@ -204,7 +204,7 @@ pub async fn post_missing(
             })
             .collect();
         for some in records.chunks(SETTLE_BATCH_MAX) {
-            posted += drain.post_records(under, some).await?.paid;
+            posted.add(drain.post_records(under, some).await?);
         }
         if page.len() < GRANTS_PER_PAGE_MAX {
             break;

@@ -30,6 +30,7 @@ mod redis_level;
 mod redis_power;
 mod restored;
 mod restored_folder;
+mod restored_refused;
 mod roles;
 mod streams;
 mod together;

@@ -369,6 +369,40 @@ async fn an_act_that_dies_is_repeated_and_tells_the_same() {
     world.audit_when_quiet().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_redis_did_not_go_on_however_often_the_act_is_repeated() {
+    let mut fleet = Fleet::of(1).await;
+    let world = &mut fleet.processes[0];
+    world.fund("alice", cny(10_000)).await;
+    let known = world.send(equal("alice", cny(100), 4)).await;
+    won(world, &known, "bob").await;
+    world.audit_when_quiet().await;
+    let database = fleet.database().to_owned();
+    let backup = tokio::task::block_in_place(|| fleet.postgres.dump(&database));
+    fleet.processes[0].server.stop().await;
+    tokio::task::block_in_place(|| {
+        restore(&fleet, &backup);
+        fleet.redis.command(&[b"FLUSHALL"]);
+        fleet.redis.command(&[b"FUNCTION", b"FLUSH"]);
+        let server = &fleet.processes[0].server;
+        let died = server.restored_until("restored::after_telling", &fleet.flags());
+        assert!(died.status.signal().is_some(), "{}", died.status);
+        for _ in 0..2 {
+            let report = told(&server.restored(&fleet.flags()));
+            for nothing in ["unknown", "repaired", "frozen", "left"] {
+                assert_eq!(report[nothing], json!([]), "{report:#}");
+            }
+        }
+    });
+    fleet.record.replaced();
+    fleet.again(0, Start::default()).await;
+    let world = &mut fleet.processes[0];
+    world.until_ready().await;
+    won(world, &known, "carol").await;
+    world.until_available("carol", 100).await;
+    world.audit_when_quiet().await;
+}
+
 /// Takes every key of an envelope out of Redis, and its place among the others.
 fn lose(fleet: &Fleet, envelope: &Envelope) {
     let id: EnvelopeId = envelope.envelope_id.parse().unwrap();
@@ -417,43 +451,4 @@ async fn a_debt_of_an_unknown_envelope_that_redis_lost_is_told_and_makes_no_dead
     fleet.again(0, Start::default()).await;
     fleet.processes[0].until_ready().await;
     fleet.processes[0].audit_when_quiet().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn books_that_are_served_do_not_begin_anew() {
-    let fleet = Fleet::of(1).await;
-    let beside = tempfile::tempdir().unwrap();
-    // A folder of its own, as another host has: only the lease tells.
-    let folder = beside.path().join("data").display().to_string();
-    let refused = tokio::task::block_in_place(|| {
-        Command::new(PROGRAM)
-            .args(["restored", "--operator", "olga", "--reason", "a mistake"])
-            .args(["--data-dir", &folder])
-            .args(fleet.flags())
-            .output()
-            .unwrap()
-    });
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(64), "{why}");
-    assert!(why.contains("a process serves these books"), "{why}");
-
-    let embedded = World::new().await;
-    let refused = tokio::task::block_in_place(|| embedded.server.restored(&[]));
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(64), "{why}");
-    assert!(why.contains("in use by another red-envelope"), "{why}");
-}
-
-#[test]
-fn a_folder_without_books_is_not_begun() {
-    let folder = tempfile::tempdir().unwrap();
-    let refused = Command::new(PROGRAM)
-        .args(["restored", "--operator", "olga", "--reason", "a mistake"])
-        .args(["--data-dir".as_ref(), folder.path().as_os_str()])
-        .output()
-        .unwrap();
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(64), "{why}");
-    assert!(why.contains("there are no books in"), "{why}");
-    assert!(!folder.path().join("ledger.sqlite").exists());
 }

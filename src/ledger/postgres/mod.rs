@@ -75,7 +75,7 @@ use super::{
 use books::{AUDIT_WAIT, Books, Desk, TRY_WAIT, in_time, read, write};
 use funds::Funds;
 use known::Known;
-pub use open::{CONNECTIONS_MAX, OpenError, migrate};
+pub use open::{CONNECTIONS_MAX, OpenError, has_books, migrate};
 use settlements::Settlements;
 use sql::Fault;
 

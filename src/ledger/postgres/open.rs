@@ -171,6 +171,27 @@ pub async fn migrate(url: &str, role: Option<&str>) -> Result<usize, OpenError> 
     Ok(applied)
 }
 
+/// Whether somebody founded books there. Writes nothing.
+///
+/// # Errors
+/// The server is out of reach, too old or forgetful.
+pub async fn has_books(url: &str) -> Result<bool, OpenError> {
+    let client = connect(&pool(url)?).await?;
+    check_server(&client).await?;
+    let table = sql::row(
+        &client,
+        "-- ledger.has_schema
+         SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'leaf_batch'",
+        &[&SCHEMA],
+    )
+    .await?;
+    if table.is_none() {
+        return Ok(false);
+    }
+    let batch = "-- ledger.has_books\nSELECT 1 FROM leaf_batch LIMIT 1";
+    Ok(sql::row(&client, batch, &[]).await?.is_some())
+}
+
 /// The rights of a server: it adds to history and can't change it. What it updates, the triggers narrow
 /// down to sums and states.
 fn grants(role: &str) -> String {

@@ -23,7 +23,7 @@ mod audit;
 mod close;
 mod fund;
 #[cfg(test)]
-mod hooks;
+pub mod hooks;
 mod leaves;
 mod open;
 mod operators;

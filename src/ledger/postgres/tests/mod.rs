@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::server_under_test::{PostgresServer, Release};
-use super::{OpenError, PostgresLedger};
+use super::{OpenError, PostgresLedger, has_books};
 use crate::clock::ManualClock;
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::ledger::conformance::{NOON_MS, World, ledger_conformance};
@@ -77,6 +77,18 @@ async fn world_at(url: &str, server: Arc<PostgresServer>) -> (World, Place) {
 }
 
 ledger_conformance!(async world);
+
+#[tokio::test]
+async fn a_database_has_no_books_before_they_are_founded() {
+    let server = tokio::task::spawn_blocking(|| shared(Release::Debian)).await;
+    let server = server.unwrap();
+    let url = server.database();
+    assert!(!has_books(&url).await.unwrap());
+    super::migrate(&url, None).await.unwrap();
+    assert!(!has_books(&url).await.unwrap());
+    let _books = open_at(&url, &ManualClock::at(NOON_MS)).await.unwrap();
+    assert!(has_books(&url).await.unwrap());
+}
 
 /// The same on the newest release, by a server that owns nothing.
 mod eighteen {
