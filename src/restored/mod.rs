@@ -25,7 +25,7 @@
 //! # Ordering
 //! Nothing is frozen (9) or leaves the hot store (10) before the operator was told of it (8); what stands
 //! still does so before what the hot store has it by leaves. From 3 on nothing that was read before can be
-//! posted, from 4 on no process that was overlooked grants.
+//! posted, from 4 on nothing is granted in an epoch of before.
 //!
 //! # If it crashes here
 //! Every step may be repeated, and the whole as well: leaves and epochs begin anew once more, and what is
