@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use crate::server::ServerProcess;
 
 /// Envelopes that are sent, and calls on their way.
-const CREATES: u32 = 10_000;
+const CREATES: u32 = 4_000;
 const CREATES_IN_FLIGHT: usize = 128;
 /// Shares of an envelope.
 const SHARES: u32 = 100;
@@ -33,6 +33,9 @@ const ACCOUNTS: u32 = 200_000;
 /// Grabs a second, for so long.
 const RATE: u32 = 10_000;
 const GRABBING: Duration = Duration::from_secs(20);
+/// Envelopes that are grabbed from at the same time: each is empty after two seconds, as in a group that
+/// saw it arrive.
+const ENVELOPES_AT_ONCE: u32 = 200;
 /// Grabs leave in bundles, each due at its instant.
 const BUNDLE_EVERY: Duration = Duration::from_millis(10);
 /// Of each bundle one grab's way into the books is watched.
@@ -195,8 +198,8 @@ async fn send(
         let due = began + BUNDLE_EVERY * bundle;
         for place in 0..each {
             let number = (bundle * each + place) * CONNECTIONS + stream;
-            // Many envelopes at a time, and each account once.
-            let envelope = &ids[number as usize % ids.len()];
+            let round = number / (ENVELOPES_AT_ONCE * SHARES);
+            let envelope = &ids[(round * ENVELOPES_AT_ONCE + number % ENVELOPES_AT_ONCE) as usize];
             let grabber = format!(
                 "grabber-{}",
                 u64::from(number) * 7_919 % u64::from(ACCOUNTS)
