@@ -40,7 +40,9 @@ const ENVELOPES_AT_ONCE: u32 = 200;
 const BUNDLE_EVERY: Duration = Duration::from_millis(10);
 /// Of each bundle one grab's way into the books is watched.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
-/// How long the last one may take.
+/// Between two looks whether all is quiet.
+const QUIET_EVERY: Duration = Duration::from_millis(200);
+/// How long the last one may take, and then the quiet.
 const LAST_MAX: Duration = Duration::from_secs(30);
 
 /// What was measured.
@@ -100,7 +102,12 @@ pub async fn measure() -> anyhow::Result<Whole> {
         grab_to_books_p50_ms: at(50),
         grab_to_books_p99_ms: at(99),
     };
-    server.audit().await?;
+    // The last entries of the outbox go when their claims can be read already.
+    let began = Instant::now();
+    while let Err(error) = server.audit().await {
+        ensure!(began.elapsed() < LAST_MAX, "{error}");
+        tokio::time::sleep(QUIET_EVERY).await;
+    }
     server.stop()?;
     Ok(measured)
 }
