@@ -267,15 +267,7 @@ impl Settlement {
                     continue;
                 }
             };
-            sum.records += drained.records;
-            sum.paid += drained.paid;
-            sum.duplicates += drained.duplicates;
-            sum.superseded += drained.superseded;
-            sum.parked += drained.parked;
-            sum.dead_letters += drained.dead_letters;
-            sum.refused += drained.refused;
-            sum.more |= drained.more;
-            sum.refusal = sum.refusal.or(drained.refusal);
+            sum.add(drained);
         }
         failure.map_or(Ok(sum), Err)
     }
