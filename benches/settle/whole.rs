@@ -22,8 +22,8 @@ use tonic::transport::Channel;
 use crate::server::ServerProcess;
 
 /// Envelopes that are sent, and calls on their way.
-const CREATES: u32 = 4_000;
-const CREATES_IN_FLIGHT: usize = 128;
+const CREATES: u32 = 8_000;
+const CREATES_IN_FLIGHT: usize = 256;
 /// Shares of an envelope.
 const SHARES: u32 = 100;
 /// Connections of the senders, and streams of the grabbers.

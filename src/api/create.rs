@@ -6,7 +6,7 @@
 //! | 1. check everything, hash the request | `draft` | |
 //! | 2. hold: sender → escrow, one transaction | `Ledger::fund` | `create::after_fund` |
 //! | 3. shares into the hot store, open, mark | `Publisher::publish_new`, for a replay `publish` | its own |
-//! | 4. answer as the sender sees it | `sight` | `create::before_reply` |
+//! | 4. answer as the sender sees it, by the row that step 3 has read | `sight` | `create::before_reply` |
 //!
 //! # Bounds
 //! Above [`SYNCHRONOUS_SHARES_MAX`] shares step 3 goes on without the caller, in at most
@@ -36,6 +36,7 @@ use super::status::{ApiError, Offence};
 use crate::domain::envelope::{BookState, SYNCHRONOUS_SHARES_MAX};
 use crate::domain::id::EnvelopeId;
 use crate::ledger::{EnvelopeRow, Fund, Funded};
+use crate::publish::{Epochs, PublishError, Published};
 use crate::telemetry::metrics;
 
 /// Large envelopes that are published at once without a waiting caller: the vectors of four of the
@@ -62,6 +63,7 @@ pub(super) async fn create_envelope(
     } = draft(request, &rules)?;
     let sender = draft.sender.clone();
     // 2. hold
+    let before = api.publisher.epochs();
     let fund = Fund {
         request_id,
         request_hash,
@@ -77,7 +79,8 @@ pub(super) async fn create_envelope(
         "a test stops here".into()
     )));
     // 3. publish
-    publish(api, &row, funded.replayed).await?;
+    let id = row.id;
+    let published = publish(api, row, funded.replayed, &before).await?;
     // 4. answer
     fail::fail_point!("create::before_reply", |_| Err(ApiError::Unavailable(
         "a test stops here".into()
@@ -86,7 +89,10 @@ pub(super) async fn create_envelope(
         person: sender,
         own: None,
     };
-    let snapshot = api.snapshot(row.id).await?;
+    let snapshot = match published {
+        Some(published) => api.snapshot_of(published).await?,
+        None => api.snapshot(id).await?,
+    };
     Ok(v1::CreateEnvelopeResponse {
         envelope: Some(snapshot.envelope(&viewer)),
         replayed: funded.replayed,
@@ -121,23 +127,29 @@ async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, Api
 }
 
 /// Publishes what nobody has published yet. An envelope that is live or over in the books was;
-/// a frozen one stays as it is, and the answer says so.
-async fn publish(api: &Arc<Api>, row: &EnvelopeRow, replayed: bool) -> Result<(), ApiError> {
+/// a frozen one stays as it is, and the answer says so. What was published for the first time is answered
+/// with.
+async fn publish(
+    api: &Arc<Api>,
+    row: EnvelopeRow,
+    replayed: bool,
+    before: &Epochs,
+) -> Result<Option<Published>, ApiError> {
     if row.frozen || row.state != BookState::Funding {
-        return Ok(());
+        return Ok(None);
     }
-    if row.terms.share_count <= SYNCHRONOUS_SHARES_MAX {
-        let published = match replayed {
-            true => api.publisher.publish(row.id).await,
-            false => api.publisher.publish_new(row.id).await,
-        };
-        return match published {
-            Ok(_) | Err(crate::publish::PublishError::Frozen) => Ok(()),
-            Err(error) => Err(error.into()),
-        };
+    if row.terms.share_count > SYNCHRONOUS_SHARES_MAX {
+        publish_behind(api, row.id);
+        return Ok(None);
     }
-    publish_behind(api, row.id);
-    Ok(())
+    let published = match replayed {
+        true => api.publisher.publish(row.id).await.map(|_| None),
+        false => api.publisher.publish_new(row, before).await.map(Some),
+    };
+    match published {
+        Err(PublishError::Frozen) => Ok(None),
+        published => Ok(published?),
+    }
 }
 
 /// Publishes without a waiting caller.

@@ -35,7 +35,7 @@ use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, PersonId, TenantId};
 use crate::hot::{HotView, VIEWS_PER_CALL_MAX};
 use crate::ledger::EnvelopeRow;
-use crate::publish::{PublishError, must_revive};
+use crate::publish::{PublishError, Published, must_revive};
 
 /// Closed envelopes whose best luck is remembered, about 200 bytes each: 2 MB.
 const ENDINGS_MAX: usize = 10_000;
@@ -124,6 +124,17 @@ impl Api {
     pub(super) async fn snapshot(&self, id: EnvelopeId) -> Result<Snapshot, ApiError> {
         let found = self.snapshots(vec![id]).await?;
         found.into_iter().flatten().next().ok_or(ApiError::NotFound)
+    }
+
+    /// An envelope that was just published, with what the hot store has of it by now.
+    pub(super) async fn snapshot_of(&self, published: Published) -> Result<Snapshot, ApiError> {
+        let row = published.row;
+        let view = self.hot.view(vec![row.id]).await?.pop().flatten();
+        match view {
+            Some(view) if !must_revive(&row, Some(&view)) => self.ended_well(row, Some(view)).await,
+            // It went on, or was lost, since.
+            _ => self.snapshot(row.id).await,
+        }
     }
 
     /// Rows that were read already, with what the hot store has of them. At most 100.

@@ -68,7 +68,7 @@ async fn amounts(
     ledger: &dyn Ledger,
     row: &EnvelopeRow,
 ) -> Result<Result<Arc<[i64]>, String>, AuditError> {
-    let seed = match ledger.server_seed(row.id).await {
+    let seed = match ledger.server_seed(Arc::clone(&row.terms)).await {
         Ok(seed) => seed,
         Err(LedgerError::Broken(why)) => return Ok(Err(why)),
         Err(error) => return Err(error.into()),

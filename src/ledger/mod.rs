@@ -27,10 +27,12 @@ pub mod sqlite;
 
 pub use shapes::*;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use rand::CryptoRng;
 
-use crate::domain::envelope::CloseReason;
+use crate::domain::envelope::{CloseReason, Terms};
 use crate::domain::fairness::{Proof, ServerSeed};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
@@ -134,11 +136,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// What the same request funded before; `None`: nothing. Writes nothing.
     async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError>;
 
-    /// The seed that the envelope's leaf commits to. Never leaves the process before the close.
-    async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError>;
+    /// The seed that the terms' leaf commits to; `Broken` where it commits to another one. Never leaves the
+    /// process before the close.
+    async fn server_seed(&self, terms: Arc<Terms>) -> Result<ServerSeed, LedgerError>;
 
-    /// Funding → Live. Later states stay.
-    async fn mark_live(&self, envelope: EnvelopeId) -> Result<(), LedgerError>;
+    /// Funding → Live. Later states stay. Answers the row as it now is.
+    async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
 
     // ---- settle ----
 

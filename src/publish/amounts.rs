@@ -126,7 +126,7 @@ impl Amounts {
     }
 
     async fn cut(&self, id: EnvelopeId, terms: &Arc<Terms>) -> Result<Arc<[i64]>, PublishError> {
-        let seed = self.ledger.server_seed(id).await?;
+        let seed = self.ledger.server_seed(Arc::clone(terms)).await?;
         cut_aside(terms, id, seed)
             .await?
             .map_err(|why| PublishError::Broken(format!("envelope {id}: {why}")))

@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::PublishError;
-use crate::domain::envelope::HotState;
 use crate::domain::id::EnvelopeId;
 
 /// Envelopes that are being published at once. A publish of a small envelope takes about 5 ms, so
@@ -20,26 +19,33 @@ use crate::domain::id::EnvelopeId;
 /// permit (see `LARGE_SHARES_MAX`) their vectors take 8 MB.
 pub(super) const FLIGHTS_MAX: usize = 1_024;
 
-type Landing = Result<HotState, PublishError>;
+type Landing<T> = OnceCell<Result<T, PublishError>>;
 
 /// The publishes under way.
-#[derive(Default)]
-pub(super) struct Flights {
-    under_way: Mutex<HashMap<EnvelopeId, Arc<OnceCell<Landing>>>>,
+pub(super) struct Flights<T> {
+    under_way: Mutex<HashMap<EnvelopeId, Arc<Landing<T>>>>,
 }
 
-impl Flights {
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self {
+            under_way: Mutex::default(),
+        }
+    }
+}
+
+impl<T: Clone> Flights<T> {
     /// Joins the flight of `id`, or starts it with `publish`.
     pub(super) async fn join(
         &self,
         id: EnvelopeId,
-        publish: impl Future<Output = Landing>,
-    ) -> Landing {
+        publish: impl Future<Output = Result<T, PublishError>>,
+    ) -> Result<T, PublishError> {
         let seat = self.board(id)?;
         seat.cell.get_or_init(|| publish).await.clone()
     }
 
-    fn board(&self, id: EnvelopeId) -> Result<Seat<'_>, PublishError> {
+    fn board(&self, id: EnvelopeId) -> Result<Seat<'_, T>, PublishError> {
         let mut under_way = self.under_way.lock();
         if under_way.len() >= FLIGHTS_MAX && !under_way.contains_key(&id) {
             return Err(PublishError::Shed);
@@ -54,13 +60,13 @@ impl Flights {
 }
 
 /// A place on a flight. Leaving it ends a flight that has landed or that nobody else is on.
-struct Seat<'a> {
-    flights: &'a Flights,
+struct Seat<'a, T> {
+    flights: &'a Flights<T>,
     id: EnvelopeId,
-    cell: Arc<OnceCell<Landing>>,
+    cell: Arc<Landing<T>>,
 }
 
-impl Drop for Seat<'_> {
+impl<T> Drop for Seat<'_, T> {
     fn drop(&mut self) {
         let mut under_way = self.flights.under_way.lock();
         let Some(cell) = under_way.get(&self.id) else {
@@ -77,6 +83,7 @@ impl Drop for Seat<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::envelope::HotState;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn id(n: u16) -> EnvelopeId {
@@ -115,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_flight_too_many_is_shed_and_a_waiter_is_not() {
-        let flights = Flights::default();
+        let flights = Flights::<HotState>::default();
         let mut seats = Vec::new();
         for n in 0..FLIGHTS_MAX {
             seats.push(flights.board(id(u16::try_from(n).unwrap())).unwrap());

@@ -4,13 +4,13 @@
 //!
 //! | step | door | crash point before it |
 //! |---|---|---|
-//! | 1. look | `hot.epoch`, then `ledger.envelopes`, then `hot.view` | |
+//! | 1. look | `hot.epoch`, then `ledger.envelopes`, then `hot.view`; after Create [`Publisher::epochs`], and the row that it made | |
 //! | 2. decide | `revive::plan`: stands, load, repair | |
 //! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
 //! | 3′. repair, instead of 3 and 4 | `ledger.claims`, `hot.repair` (`revive`) | |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
-//! | 6. look again | `ledger.envelopes`: closed meanwhile? then close; frozen? then `marks::follow` | |
+//! | 6. look again | the row that it answers: closed meanwhile? then close; frozen? then `marks::follow` | |
 //!
 //! Create's own crash points, `create::after_fund` (before the call of this room) and
 //! `create::before_reply` (after it), stand in `api`.
@@ -151,12 +151,24 @@ impl From<marks::MarkError> for PublishError {
     }
 }
 
+/// Where an envelope stands after it was published.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// In the hot store: Live, or over.
+    pub state: HotState,
+    /// In the books, read after that.
+    pub row: EnvelopeRow,
+}
+
+/// The epochs of all partitions at one moment.
+pub struct Epochs(Vec<Epoch>);
+
 /// Publishes envelopes: for Create, for a grab that meets a missing one, for the sweeper.
 pub struct Publisher {
     hot: Arc<dyn HotStore>,
     ledger: Arc<dyn Ledger>,
     amounts: Arc<Amounts>,
-    flights: flight::Flights,
+    flights: flight::Flights<Published>,
     middle: Semaphore,
     large: Semaphore,
 }
@@ -182,27 +194,51 @@ impl Publisher {
     /// # Errors
     /// See [`PublishError`]: all but `NotFound` and `Broken` may be repeated.
     pub async fn publish(&self, id: EnvelopeId) -> Result<HotState, PublishError> {
-        self.flights.join(id, self.publish_alone(id, false)).await
+        let flight = self.flights.join(id, self.publish_alone(id, None));
+        Ok(flight.await?.state)
     }
 
     /// [`Publisher::publish`] for the Create that has just held the money, and was not replayed:
-    /// nobody knows the envelope yet, so the hot store is not asked what became of it.
+    /// nobody knows the envelope yet, so neither store is asked what became of it. `before` are the
+    /// epochs before the money was held: a store that was replaced since may be told more than this row
+    /// says, so then both are asked.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub async fn publish_new(&self, id: EnvelopeId) -> Result<HotState, PublishError> {
-        self.flights.join(id, self.publish_alone(id, true)).await
+    pub async fn publish_new(
+        &self,
+        row: EnvelopeRow,
+        before: &Epochs,
+    ) -> Result<Published, PublishError> {
+        let id = row.id;
+        let partition = id.partition(self.hot.partitions());
+        let epoch = before.0.get(usize::from(partition.index())).copied();
+        let new = epoch.and_then(|epoch| Look::of_new(epoch, row));
+        self.flights.join(id, self.publish_alone(id, new)).await
     }
 
-    async fn publish_alone(&self, id: EnvelopeId, new: bool) -> Result<HotState, PublishError> {
+    /// The epochs as they are now, for [`Publisher::publish_new`].
+    pub fn epochs(&self) -> Epochs {
+        let all = self.hot.partitions().all();
+        Epochs(all.map(|partition| self.hot.epoch(partition)).collect())
+    }
+
+    async fn publish_alone(
+        &self,
+        id: EnvelopeId,
+        mut new: Option<Look>,
+    ) -> Result<Published, PublishError> {
         let mut permit = None;
         for _ in 0..LOOKS_MAX {
             // 1. look, 2. decide
-            let look = self.look(id, new).await?;
+            let look = match new.take() {
+                Some(look) => look,
+                None => self.look(id).await?,
+            };
             let weight = match look.plan {
-                Plan::Over(reason) => return Ok(HotState::Over(reason)),
+                Plan::Over(reason) => return Ok(look.stands(HotState::Over(reason))),
                 Plan::Frozen => return Err(PublishError::Frozen),
-                Plan::Stands(state) => return self.mark(&look.row, state).await,
+                Plan::Stands(state) => return self.mark(id, state).await,
                 Plan::Load => 1,
                 Plan::Missing | Plan::Stale => revive::WEIGHT,
             };
@@ -219,8 +255,8 @@ impl Publisher {
             };
             if let Some(state) = brought {
                 return match look.row.state {
-                    BookState::Closing(_) => Ok(state),
-                    _ => self.mark(&look.row, state).await,
+                    BookState::Closing(_) => Ok(look.stands(state)),
+                    _ => self.mark(id, state).await,
                 };
             }
         }
@@ -228,21 +264,20 @@ impl Publisher {
     }
 
     /// The money is held, and where the envelope stands is known.
-    async fn mark(&self, row: &EnvelopeRow, state: HotState) -> Result<HotState, PublishError> {
-        let id = row.id;
+    async fn mark(&self, id: EnvelopeId, state: HotState) -> Result<Published, PublishError> {
         // 5. mark
         crash("publish::before_mark_live")?;
-        self.ledger.mark_live(id).await?;
+        let row = self.ledger.mark_live(id).await?;
         // 6. look again: a freeze between 1 and 4 found nothing in the hot store to mark, and a
         // close may have been forgotten there.
-        let row = self.row(id).await?;
         if let BookState::Closed(reason) = row.state {
-            return self.end(&row, reason).await;
+            let state = self.end(&row, reason).await?;
+            return Ok(Published { state, row });
         }
         if row.frozen && marks::follow(&*self.hot, &*self.ledger, id).await? {
             return Err(PublishError::Frozen);
         }
-        Ok(state)
+        Ok(Published { state, row })
     }
 
     /// Ends what was made live although the books are closed. Nobody can be paid from it.

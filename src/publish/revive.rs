@@ -27,14 +27,14 @@
 //! *Not here.* When: the first grab, decline or read that meets it, and the sweeper. How the store
 //! joins claims with what it holds: `HotStore::repair`.
 
-use super::{Publisher, brought};
+use super::{Published, Publisher, brought};
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch};
 use crate::domain::split::SHARE_COUNT_MAX;
 use crate::hot::{HotView, Repair};
 use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX};
-use crate::publish::{ONE_CHUNK_SHARES, PublishError};
+use crate::publish::PublishError;
 
 /// What a claim weighs beside an amount of 8 bytes: a name of 64 bytes, its counts, the grant.
 pub(super) const WEIGHT: u32 = 16;
@@ -99,23 +99,29 @@ fn untouched(row: &EnvelopeRow) -> bool {
     row.settled_count == 0 && row.declined_count == 0 && row.set_aside_count == 0
 }
 
+impl Look {
+    /// Of an envelope that was funded after this was its epoch: neither store needs to be asked.
+    pub(super) fn of_new(epoch: Epoch, row: EnvelopeRow) -> Option<Self> {
+        let first = row.state == BookState::Funding && !row.frozen && untouched(&row);
+        let plan = Plan::Load;
+        first.then_some(Self { epoch, row, plan })
+    }
+
+    /// Where it stands without being published.
+    pub(super) fn stands(self, state: HotState) -> Published {
+        let row = self.row;
+        Published { state, row }
+    }
+}
+
 impl Publisher {
-    /// `new`: the Create that funded it asks, so a small one is loaded faster than looked for.
-    pub(super) async fn look(&self, id: EnvelopeId, new: bool) -> Result<Look, PublishError> {
+    pub(super) async fn look(&self, id: EnvelopeId) -> Result<Look, PublishError> {
         // First the epoch: whatever is read after it is at least as new.
         let epoch = self.epoch(id);
         let row = self.row(id).await?;
-        let first = new && row.state == BookState::Funding && !row.frozen && untouched(&row);
-        if first && row.terms.share_count <= ONE_CHUNK_SHARES {
-            let plan = Plan::Load;
-            return Ok(Look { epoch, row, plan });
-        }
         let views = self.hot.view(vec![id]).await?;
         let view = views.into_iter().flatten().next();
-        let plan = match plan(&row, view.as_ref()) {
-            Plan::Missing if first => Plan::Load,
-            plan => plan,
-        };
+        let plan = plan(&row, view.as_ref());
         Ok(Look { epoch, row, plan })
     }
 

@@ -102,17 +102,18 @@ impl Books {
             let draft = fund.draft;
             let sender = self.accounts.entry(draft.sender.clone()).or_default();
             *sender -= draft.total_minor;
+            let number = count(self.pages.len());
             let page = Page {
                 sheet: Sheet::new(draft.total_minor, draft.share_count),
                 state: BookState::Funding,
-                row: i64::from(count(self.pages.len())),
+                row: i64::from(number),
                 closed_at: None,
                 seed: self.rng.random(),
                 terms: Arc::new(Terms {
                     created_at: now,
                     expires_at: now.plus_ms(draft.expires_in_ms),
                     leaf: LeafRef {
-                        leaf_number: 1,
+                        leaf_number: u64::from(number),
                         leaf_hash: [2; 32],
                         batch_number: 0,
                         batch_root: [3; 32],
@@ -128,16 +129,20 @@ impl Books {
         Funded { envelope, replayed }
     }
 
-    pub fn seed(&mut self, id: EnvelopeId) -> Result<ServerSeed, LedgerError> {
-        Ok(ServerSeed::new(self.page(id)?.seed))
+    pub fn seed(&mut self, terms: &Terms) -> Result<ServerSeed, LedgerError> {
+        let leaf_number = terms.leaf.leaf_number;
+        let mut pages = self.pages.values();
+        let page = pages.find(|page| page.terms.leaf.leaf_number == leaf_number);
+        let page = page.ok_or(LedgerError::NotFound)?;
+        Ok(ServerSeed::new(page.seed))
     }
 
-    pub fn mark_live(&mut self, id: EnvelopeId) -> Result<(), LedgerError> {
+    pub fn mark_live(&mut self, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         let page = self.page(id)?;
         if page.state == BookState::Funding {
             page.state = BookState::Live;
         }
-        Ok(())
+        self.row(id).ok_or(LedgerError::NotFound)
     }
 
     fn pay(&mut self, id: EnvelopeId, held: &HeldShare) {

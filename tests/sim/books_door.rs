@@ -1,7 +1,9 @@
 //! The door of the simulated ledger, as a process sees it across the network.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use red_envelope::domain::envelope::CloseReason;
+use red_envelope::domain::envelope::{CloseReason, Terms};
 use red_envelope::domain::fairness::{Proof, ServerSeed};
 use red_envelope::domain::grab::HeldShare;
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
@@ -73,11 +75,11 @@ impl Ledger for BooksDoor {
         .await
     }
 
-    async fn server_seed(&self, id: EnvelopeId) -> Result<ServerSeed, LedgerError> {
-        self.attempt(move |s| s.books.seed(id)).await
+    async fn server_seed(&self, terms: Arc<Terms>) -> Result<ServerSeed, LedgerError> {
+        self.attempt(move |s| s.books.seed(&terms)).await
     }
 
-    async fn mark_live(&self, id: EnvelopeId) -> Result<(), LedgerError> {
+    async fn mark_live(&self, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         self.attempt(move |s| s.books.mark_live(id)).await
     }
 

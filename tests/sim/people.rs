@@ -107,11 +107,16 @@ impl Town {
         for _ in 0..tries {
             let asked = self.sendings[envelope].fund(envelope);
             let sent = self.call(async |process| {
+                let before = process.publisher.epochs();
                 let funded = process.ledger.fund(asked).await.ok()?;
                 let id = funded.envelope.id;
+                let publisher = &process.publisher;
                 let published = match funded.replayed {
-                    false => process.publisher.publish_new(id).await,
-                    true => process.publisher.publish(id).await,
+                    false => publisher
+                        .publish_new(funded.envelope, &before)
+                        .await
+                        .map(drop),
+                    true => publisher.publish(id).await.map(drop),
                 };
                 published.ok()
             });

@@ -9,6 +9,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+use crate::domain::envelope::LeafRef;
+
 /// 32 random bytes from which the server seeds of one batch of one tenant follow. Whoever knows it
 /// knows every share of every envelope of the batch, so it never prints and is wiped when dropped.
 pub struct BatchSecret([u8; 32]);
@@ -26,6 +28,12 @@ impl BatchSecret {
     /// The bytes, for sealing.
     pub(super) fn expose(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The seed of the leaf that `leaf` refers to; `None` where it commits to another one.
+    pub fn committed_seed(&self, tenant: &str, leaf: &LeafRef) -> Option<ServerSeed> {
+        let seed = self.server_seed(tenant, leaf.leaf_number);
+        (leaf_hash(tenant, leaf.leaf_number, &seed) == leaf.leaf_hash).then_some(seed)
     }
 
     /// The seed of one leaf.

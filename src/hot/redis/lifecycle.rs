@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::core::{Call, Core};
 use super::layout::{Meta, Reader, mark_code, put_amount, state_code, state_of, width_of};
@@ -24,6 +24,11 @@ use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk, Mark};
 
 /// Bytes of packed shares that one command reads back.
 const READ_BACK_BYTES: usize = 65_536;
+
+/// The same in whole records of a width.
+fn step_of(width: usize) -> usize {
+    READ_BACK_BYTES / width * width
+}
 
 fn mismatch<T>(what: impl Into<String>) -> Result<T, HotError> {
     Err(HotError::Mismatch(what.into()))
@@ -99,13 +104,16 @@ impl Core {
         let own = self.keys.envelope(id);
         let mut state = redis::cmd("HGET");
         state.arg(&own.grabs).arg("");
-        let meta = self.run_all(vec![state]).await?.pop();
-        let meta = match &meta {
-            Some(Value::BulkString(bytes)) => Meta::unpack(bytes),
+        // With the state the first shares come back, of a small envelope all: one round trip.
+        let first = self.read_back(id, &terms, 0);
+        let mut found = self.run_all(vec![state, first]).await?.into_iter();
+        let meta = match found.next() {
+            Some(Value::BulkString(bytes)) => Meta::unpack(&bytes),
             _ => None,
         };
         if meta.is_some_and(|meta| meta.state == HotState::Funding) {
-            self.compare(id, &terms, checksum).await?;
+            let first = found.next().unwrap_or(Value::Nil);
+            self.compare(id, &terms, first, checksum).await?;
         }
         let mut call = Call::writing(self, "open_1", partition)
             .key(own.grabs)
@@ -125,19 +133,37 @@ impl Core {
         }
     }
 
-    /// Whether the shares that were put down are the envelope's.
-    async fn compare(&self, id: EnvelopeId, terms: &Terms, checksum: u32) -> Result<(), HotError> {
+    /// Reads shares back, from a byte on.
+    fn read_back(&self, id: EnvelopeId, terms: &Terms, from: usize) -> Cmd {
+        let mut read = redis::cmd("GETRANGE");
+        let step = step_of(width_of(terms));
+        read.arg(self.keys.envelope(id).shares)
+            .arg(from)
+            .arg(from + step - 1);
+        read
+    }
+
+    /// Whether the shares that were put down are the envelope's; `first` are the first of them.
+    async fn compare(
+        &self,
+        id: EnvelopeId,
+        terms: &Terms,
+        first: Value,
+        checksum: u32,
+    ) -> Result<(), HotError> {
         let width = width_of(terms);
         let count = usize::try_from(terms.share_count).expect("usize holds a u32");
-        let key = self.keys.envelope(id).shares;
         let mut amounts = Vec::with_capacity(count);
-        let step = READ_BACK_BYTES / width * width;
-        for from in (0..count * width).step_by(step) {
-            let mut read = redis::cmd("GETRANGE");
-            read.arg(&key).arg(from).arg(from + step - 1);
-            let bytes = self.run_all(vec![read]).await?.pop().unwrap_or(Value::Nil);
-            let records = reply::bytes(&bytes)?.chunks(width);
+        let mut add = |bytes: &Value| {
+            let records = reply::bytes(bytes)?.chunks(width);
             amounts.extend(records.filter_map(|record| Reader(record).amount(width)));
+            Ok::<_, HotError>(())
+        };
+        add(&first)?;
+        let step = step_of(width);
+        for from in (step..count * width).step_by(step) {
+            let read = self.read_back(id, terms, from);
+            add(&self.run_all(vec![read]).await?.pop().unwrap_or(Value::Nil))?;
         }
         if amounts.len() != count {
             return mismatch(format!("{} of {count} shares are loaded", amounts.len()));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{HOUR_MS, NOON_MS, World, assert_insufficient, draft, fund, tenant, transfer};
-use crate::domain::envelope::{BookState, Draft};
+use crate::domain::envelope::{BookState, Draft, LeafRef, Terms};
 use crate::domain::fairness::{LEAVES_PER_BATCH, leaf_hash};
 use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
 use crate::ledger::{LedgerError, Transfer};
@@ -167,7 +167,8 @@ pub async fn every_envelope_uses_the_next_leaf_of_a_published_batch(world: &Worl
 pub async fn the_id_and_the_commitment_follow_from_the_seed(world: &World) {
     world.deposit("alice", 1_000, "d1").await;
     let envelope = world.fund(draft("alice", 888, 8), "f1").await;
-    let seed = world.ledger.server_seed(envelope.id).await.expect("a seed");
+    let terms = Arc::clone(&envelope.terms);
+    let seed = world.ledger.server_seed(terms).await.expect("a seed");
     let leaf = envelope.terms.leaf;
     assert_eq!(
         leaf_hash("default", leaf.leaf_number, &seed),
@@ -176,7 +177,15 @@ pub async fn the_id_and_the_commitment_follow_from_the_seed(world: &World) {
     let random = seed.id_random("default", leaf.leaf_number);
     let day = UnixMs(NOON_MS).day();
     assert_eq!(EnvelopeId::from_parts(day, random), envelope.id);
-    let unknown = EnvelopeId::from_parts(day, [7; 14]);
-    let missing = world.ledger.server_seed(unknown).await;
-    assert!(matches!(missing, Err(LedgerError::NotFound)));
+    for change in [
+        |leaf: &mut LeafRef| leaf.leaf_number += 1,
+        |leaf: &mut LeafRef| leaf.leaf_hash[0] ^= 1,
+        |leaf: &mut LeafRef| leaf.batch_number += 1,
+        |leaf: &mut LeafRef| leaf.batch_number = u64::MAX,
+    ] {
+        let mut terms = Terms::clone(&envelope.terms);
+        change(&mut terms.leaf);
+        let other = world.ledger.server_seed(Arc::new(terms)).await;
+        assert!(matches!(other, Err(LedgerError::Broken(_))), "{other:?}");
+    }
 }

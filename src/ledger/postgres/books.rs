@@ -10,13 +10,13 @@ use tokio_postgres::Row;
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
 use crate::domain::id::UnixMs;
-use crate::ledger::{Entropy, Fund, Funded, LedgerError, SettleItem, Settled};
+use crate::ledger::{Entropy, LedgerError, SettleItem, Settled};
 
-use super::known::Known;
+use super::known::{Known, Secrets};
 use super::settle::{Care, settle};
 use super::settlements::Asked;
 use super::sql::Fault;
-use super::{fund, partitions, sql};
+use super::{partitions, sql};
 
 /// What a call has at hand besides its transaction.
 pub(super) struct Desk {
@@ -24,6 +24,7 @@ pub(super) struct Desk {
     pub keys: SealKeys,
     pub rng: Mutex<Entropy>,
     pub known: Known,
+    pub secrets: Secrets,
 }
 
 impl Desk {
@@ -87,7 +88,12 @@ macro_rules! write {
             if let Err(why) = $books.keeps() {
                 break Err(LedgerError::Unavailable(why));
             }
-            match in_time(TRY_WAIT, attempt).await {
+            match $crate::ledger::postgres::books::in_time(
+                $crate::ledger::postgres::books::TRY_WAIT,
+                attempt,
+            )
+            .await
+            {
                 Ok(done) => break Ok(done),
                 Err(Fault::Again(why)) if tries < sql::TRIES_MAX => {
                     tracing::debug!(why, tries, "a transaction is tried again");
@@ -112,7 +118,14 @@ macro_rules! read {
             }
             done
         };
-        $books.noted(in_time(TRY_WAIT, attempt).await.map_err(LedgerError::from))
+        $books.noted(
+            $crate::ledger::postgres::books::in_time(
+                $crate::ledger::postgres::books::TRY_WAIT,
+                attempt,
+            )
+            .await
+            .map_err(LedgerError::from),
+        )
     }};
 }
 
@@ -204,13 +217,6 @@ impl Books {
             fail::fail_point!("settle::before_commit");
             Ok::<Vec<Result<Vec<Settled>, LedgerError>>, Fault>(answers)
         })
-    }
-
-    pub async fn fund(
-        &self,
-        funds: &[Fund],
-    ) -> Result<Vec<Result<Funded, LedgerError>>, LedgerError> {
-        write!(self, |tx| fund::fund(&tx, &self.desk, funds))
     }
 }
 

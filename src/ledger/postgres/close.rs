@@ -3,7 +3,7 @@
 //! # Shape
 //! | step | what |
 //! |---|---|
-//! | `mark_live` | Funding → Live |
+//! | `mark_live` | Funding → Live, of all that wait |
 //! | `begin_close` | Funding or Live → Closing; the first reason stands |
 //! | `finish_close` | Closing → Closed with the refund of the remainder, if claims cover what was granted |
 //! | `due` | which envelopes the sweeper should look at |
@@ -20,6 +20,8 @@
 //! Every step can be repeated: a state is never left backwards, and the refund and Closed are one
 //! transaction.
 
+use std::collections::HashMap;
+
 use deadpool_postgres::{GenericClient, Transaction};
 
 use crate::domain::envelope::{BookState, CloseReason};
@@ -27,20 +29,69 @@ use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
 use crate::domain::posting::PostingKind;
 use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
 
+use super::books::{Books, write};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side};
-use super::rows::{envelope_id, known_envelope, lock_envelope, page, reason_name};
+use super::rows::{
+    envelope, envelope_columns, envelope_id, known_envelope, lock_envelope, page, reason_name,
+};
 use super::sql::{self, Fault, POSTING_NUMBERS, broken};
+use super::together::{self, Work};
 
-pub(super) async fn mark_live(tx: &Transaction<'_>, id: EnvelopeId) -> Result<(), Fault> {
-    known_envelope(tx, id).await?;
-    sql::run(
+/// Envelopes that one transaction marks live.
+const MARKS_PER_TRANSACTION_MAX: usize = 256;
+/// Marks that wait: one for each publish that may be under way, and those of a sweep.
+const QUEUED_MARKS_MAX: usize = 4_096;
+
+/// An envelope to be marked live.
+pub(super) struct MarkLive(pub EnvelopeId);
+
+impl Work for MarkLive {
+    type Answer = EnvelopeRow;
+    const TOGETHER_MAX: usize = MARKS_PER_TRANSACTION_MAX;
+    const QUEUED_MAX: usize = QUEUED_MARKS_MAX;
+
+    async fn do_all(books: &Books, marks: &[Self]) -> together::Answers<Self> {
+        write!(books, |tx| mark_live(&tx, marks))
+    }
+}
+
+async fn mark_live(
+    tx: &Transaction<'_>,
+    marks: &[MarkLive],
+) -> Result<Vec<Result<EnvelopeRow, LedgerError>>, Fault> {
+    let ids: Vec<_> = marks.iter().map(|mark| mark.0.to_bytes()).collect();
+    let ids: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
+    let found = sql::rows(
         tx,
-        "-- ledger.mark_live
-         UPDATE envelope SET state = 'live' WHERE id = $1 AND state = 'funding'",
-        &[&&id.to_bytes()[..]],
+        concat!(
+            "-- ledger.lock_envelopes_of_ids\nSELECT ",
+            envelope_columns!(),
+            " FROM envelope n WHERE n.id = ANY ($1::bytea[]) ORDER BY n.row FOR NO KEY UPDATE"
+        ),
+        &[&ids],
     )
     .await?;
-    Ok(())
+    let mut envelopes = HashMap::with_capacity(found.len());
+    let mut funding = Vec::with_capacity(found.len());
+    for row in &found {
+        let mut envelope = envelope(row)?;
+        if envelope.state == BookState::Funding {
+            funding.push(envelope.row);
+            envelope.state = BookState::Live;
+        }
+        envelopes.insert(envelope.id, envelope);
+    }
+    if !funding.is_empty() {
+        sql::run(
+            tx,
+            "-- ledger.mark_live
+             UPDATE envelope SET state = 'live' WHERE row = ANY ($1::bigint[])",
+            &[&funding],
+        )
+        .await?;
+    }
+    let row = |mark: &MarkLive| envelopes.get(&mark.0).cloned().ok_or(LedgerError::NotFound);
+    Ok(marks.iter().map(row).collect())
 }
 
 pub(super) async fn begin_close(

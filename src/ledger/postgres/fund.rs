@@ -14,7 +14,7 @@
 //! All of it is there or nothing: a leaf is used exactly by the envelope that names it.
 //!
 //! # Not here
-//! Shares: they follow from the seed, and the hot store has them. Waiting for others: `funds`.
+//! Shares: they follow from the seed, and the hot store has them. Waiting for others: `together`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,28 +22,42 @@ use std::sync::Arc;
 use deadpool_postgres::{GenericClient, Transaction};
 
 use crate::domain::envelope::{BookState, Draft, Terms};
-use crate::domain::fairness::{Proof, ProofSplit, ProofTerms, ServerSeed};
+use crate::domain::fairness::{Proof, ProofSplit, ProofTerms};
 use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
 use crate::domain::money::checked_amount;
 use crate::domain::posting::PostingKind;
 use crate::ledger::{EnvelopeRow, Fund, Funded, LedgerError};
 
-use super::Desk;
+use super::books::{Books, Desk, write};
 use super::leaves::{self, open_batch};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side, check_debit};
-use super::rows::{envelope, envelope_columns, hash, known_envelope};
+use super::rows::{envelope, envelope_columns, hash};
 use super::sql::{self, ENVELOPE_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
+use super::together::{self, Work};
 use super::transfer::{RequestKey, remember};
 
 /// Envelopes that one transaction funds: their rows are read and written by ten statements, however
 /// many they are, and above this the first ones wait longer than the statements saved.
-pub(super) const FUNDS_PER_TRANSACTION_MAX: usize = 256;
+const FUNDS_PER_TRANSACTION_MAX: usize = 256;
+
+/// Creates that wait: two seconds' at 5,000/s.
+const QUEUED_FUNDS_MAX: usize = 10_000;
+
+impl Work for Fund {
+    type Answer = Funded;
+    const TOGETHER_MAX: usize = FUNDS_PER_TRANSACTION_MAX;
+    const QUEUED_MAX: usize = QUEUED_FUNDS_MAX;
+
+    async fn do_all(books: &Books, funds: &[Self]) -> together::Answers<Self> {
+        write!(books, |tx| fund(&tx, &books.desk, funds))
+    }
+}
 
 /// What became of each request, in order.
 type Answers = Vec<Option<Result<Funded, LedgerError>>>;
 
 /// Funds what these requests ask for; one answer each, in order.
-pub(super) async fn fund(
+async fn fund(
     tx: &Transaction<'_>,
     desk: &Desk,
     funds: &[Fund],
@@ -219,10 +233,11 @@ async fn make(
                 rows.next()
                     .ok_or_else(|| broken("there are no more numbers"))
             };
+            let envelope = new_row(number(&mut envelope_rows)?, now, random, terms);
             made.push((
                 at,
                 Made {
-                    envelope: new_row(number(&mut envelope_rows)?, now, random, terms),
+                    envelope,
                     posting_row: number(&mut posting_rows)?,
                     entry_rows: [number(&mut entry_rows)?, number(&mut entry_rows)?],
                 },
@@ -382,17 +397,6 @@ fn key(fund: &Fund) -> RequestKey<'_> {
         method: "fund",
         request_id: fund.request_id.as_str(),
     }
-}
-
-/// The seed of an envelope, derived from the sealed secret of its batch.
-pub(super) async fn server_seed(
-    db: &impl GenericClient,
-    desk: &Desk,
-    id: EnvelopeId,
-) -> Result<ServerSeed, Fault> {
-    let terms = known_envelope(db, id).await?.terms;
-    let (secret, _) = open_batch(db, desk, &terms.tenant, terms.leaf.batch_number).await?;
-    Ok(secret.server_seed(terms.tenant.as_str(), terms.leaf.leaf_number))
 }
 
 /// The proof of an envelope. It is verified before it is handed out.

@@ -8,9 +8,11 @@
 //!
 //! *Not here.* How a secret makes seeds: `domain::fairness`.
 
+use std::sync::Arc;
+
 use deadpool_postgres::{GenericClient, Transaction};
 
-use crate::domain::envelope::LeafRef;
+use crate::domain::envelope::{LeafRef, Terms};
 use crate::domain::fairness::{
     BatchSecret, SealContext, ServerSeed, batch_after_restore, batch_of, batch_root,
     index_in_batch, leaf_after, leaf_hash,
@@ -88,7 +90,7 @@ pub(super) async fn leaf(
     desk: &Desk,
     tenant: &TenantId,
     leaf_number: u64,
-    opened: &mut Option<(u64, BatchSecret, [u8; 32])>,
+    opened: &mut Option<(u64, Arc<BatchSecret>, [u8; 32])>,
 ) -> Result<Leaf, Fault> {
     let batch_number = batch_of(leaf_number);
     let is_open = opened
@@ -171,7 +173,7 @@ pub(super) async fn open_batch(
     desk: &Desk,
     tenant: &TenantId,
     batch_number: u64,
-) -> Result<(BatchSecret, [u8; 32]), Fault> {
+) -> Result<(Arc<BatchSecret>, [u8; 32]), Fault> {
     let number = i64::try_from(batch_number).unwrap_or(-1);
     let found = sql::row(
         db,
@@ -189,10 +191,27 @@ pub(super) async fn open_batch(
     };
     let sealed: &[u8] = row.try_get(0)?;
     let secret = desk.keys.open(context, sealed);
-    Ok((
-        secret.map_err(|error| broken(error.to_string()))?,
-        hash(&row, 1)?,
-    ))
+    let secret = Arc::new(secret.map_err(|error| broken(error.to_string()))?);
+    desk.secrets.keep(tenant, batch_number, Arc::clone(&secret));
+    Ok((secret, hash(&row, 1)?))
+}
+
+/// The seed of an envelope, where the secret of its batch was opened before.
+pub(super) fn kept_seed(desk: &Desk, terms: &Terms) -> Option<ServerSeed> {
+    let secret = desk.secrets.get(&terms.tenant, terms.leaf.batch_number)?;
+    secret.committed_seed(terms.tenant.as_str(), &terms.leaf)
+}
+
+/// The seed of an envelope, derived from the sealed secret of its batch.
+pub(super) async fn server_seed(
+    db: &impl GenericClient,
+    desk: &Desk,
+    terms: &Terms,
+) -> Result<ServerSeed, Fault> {
+    let (secret, _) = open_batch(db, desk, &terms.tenant, terms.leaf.batch_number).await?;
+    secret
+        .committed_seed(terms.tenant.as_str(), &terms.leaf)
+        .ok_or_else(|| broken("the terms commit to another seed than their batch makes"))
 }
 
 /// The newest batches, the newest first.

@@ -9,7 +9,7 @@
 //! | `post` | accounts, postings, entries |
 //! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
-//! | `funds`, `settlements` | Creates, or batches, that arrive together are one transaction |
+//! | `together`, `settlements` | calls of one kind, or batches, that arrive together are one transaction |
 //!
 //! # Bounds
 //! [`CONNECTIONS_MAX`] connections; every statement, every wait for a lock and every idle transaction has
@@ -30,7 +30,6 @@ mod audit;
 mod books;
 mod close;
 mod fund;
-mod funds;
 mod known;
 mod leaves;
 mod open;
@@ -50,6 +49,7 @@ mod settlements;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod together;
 mod transfer;
 
 use std::sync::Arc;
@@ -60,7 +60,7 @@ use parking_lot::Mutex;
 use tokio_postgres::IsolationLevel;
 
 use crate::clock::Clock;
-use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::envelope::{BookState, CloseReason, Terms};
 use crate::domain::fairness::{Proof, SealKeys, ServerSeed};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
@@ -72,17 +72,19 @@ use super::{
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
     Settled, Transfer, Transferred, Under,
 };
-use books::{AUDIT_WAIT, Books, Desk, TRY_WAIT, in_time, read, write};
-use funds::Funds;
-use known::Known;
+use books::{AUDIT_WAIT, Books, Desk, in_time, read, write};
+use close::MarkLive;
+use known::{Known, Secrets};
 pub use open::{CONNECTIONS_MAX, OpenError, has_books, migrate};
 use settlements::Settlements;
 use sql::Fault;
+use together::Together;
 
 /// The books in one database.
 pub struct PostgresLedger {
     books: Arc<Books>,
-    funds: Funds,
+    funds: Together<Fund>,
+    marks: Together<MarkLive>,
     settlements: Settlements,
     identity: String,
 }
@@ -107,6 +109,7 @@ impl PostgresLedger {
             keys,
             rng: Mutex::new(rng),
             known: Known::new(),
+            secrets: Secrets::new(),
         };
         let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;
@@ -122,7 +125,8 @@ impl PostgresLedger {
             forgetful: Mutex::default(),
         });
         Ok(Self {
-            funds: Funds::start(Arc::clone(&books)),
+            funds: Together::start(Arc::clone(&books)),
+            marks: Together::start(Arc::clone(&books)),
             settlements: Settlements::start(&books),
             books,
             identity,
@@ -142,7 +146,9 @@ impl PostgresLedger {
                 .read_only(true)
                 .start();
             let tx = snapshot.await.map_err(Fault::from)?;
-            tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+            // It reads whole tables.
+            let apart = "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on";
+            tx.batch_execute(apart).await?;
             ask(&tx).await
         };
         let done = in_time(AUDIT_WAIT, attempt).await;
@@ -208,7 +214,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn fund(&self, fund: Fund) -> Result<Funded, LedgerError> {
-        self.funds.fund(fund).await
+        self.funds.call(fund).await
     }
 
     async fn funded(&self, fund: Fund) -> Result<Option<Funded>, LedgerError> {
@@ -217,13 +223,16 @@ impl Ledger for PostgresLedger {
         made.into_iter().flatten().next().transpose()
     }
 
-    async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
+    async fn server_seed(&self, terms: Arc<Terms>) -> Result<ServerSeed, LedgerError> {
         let desk = &self.books.desk;
-        read!(self.books, |db| fund::server_seed(db, desk, envelope))
+        if let Some(seed) = leaves::kept_seed(desk, &terms) {
+            return Ok(seed);
+        }
+        read!(self.books, |db| leaves::server_seed(db, desk, &terms))
     }
 
-    async fn mark_live(&self, envelope: EnvelopeId) -> Result<(), LedgerError> {
-        write!(self.books, |tx| close::mark_live(&tx, envelope))
+    async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+        self.marks.call(MarkLive(envelope)).await
     }
 
     async fn settle(

@@ -45,6 +45,9 @@ const STATEMENT_MS_MAX: u32 = 15_000;
 const LOCK_MS_MAX: u32 = 10_000;
 /// A transaction that says nothing for so long is of a process that hangs: it must not keep its locks.
 const IDLE_MS_MAX: u32 = 10_000;
+/// A connection that was used so recently is used again without asking whether it lives: in a burst each
+/// call would pay a round trip for it.
+const UNASKED_MAX: Duration = Duration::from_millis(500);
 /// How long the other host may leave sent bytes unacknowledged.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// Prepared statements stay with a connection; a connection that is lost takes them with it.
@@ -90,6 +93,20 @@ impl From<Fault> for OpenError {
     }
 }
 
+/// The longest a connection keeps its plans. A plan stands for as long as a table's statistics do, also those
+/// that look after foreign keys: one that was made while a table was empty would read all of it for each
+/// row.
+const PLANS_KEPT: Duration = Duration::from_secs(64);
+
+/// How often a connection of an age has forgotten its plans: after 1, 3, 7 … seconds, since tables grow
+/// fastest at first, then each [`PLANS_KEPT`].
+fn refreshes(age: Duration) -> u64 {
+    match age.as_secs() {
+        secs if age < PLANS_KEPT => u64::from((secs + 1).ilog2()),
+        secs => u64::from(PLANS_KEPT.as_secs().ilog2()) + secs / PLANS_KEPT.as_secs(),
+    }
+}
+
 /// A pool of connections that are set up alike.
 pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
     let mut config: tokio_postgres::Config = url
@@ -104,7 +121,7 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         let why = "name a user and a database, as in postgresql://user@host:5432/database";
         return Err(OpenError::Address(why.to_owned()));
     }
-    // Those of the address stand, and ours after them.
+    // Those of the address stand, and ours after them. Each question of a call has an index.
     let own = config.get_options().unwrap_or_default().to_owned();
     config
         .application_name("red-envelope")
@@ -118,17 +135,30 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
             "{own} -c search_path={SCHEMA} -c statement_timeout={STATEMENT_MS_MAX} \
              -c lock_timeout={LOCK_MS_MAX} \
              -c idle_in_transaction_session_timeout={IDLE_MS_MAX} \
-             -c plan_cache_mode=force_generic_plan \
+             -c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
              -c default_transaction_isolation=read\\ committed"
         ));
     let recycling = ManagerConfig {
-        recycling_method: RecyclingMethod::Verified,
+        recycling_method: RecyclingMethod::Fast,
     };
     Pool::builder(Manager::from_config(config, NoTls, recycling))
         .max_size(CONNECTIONS_MAX)
         .wait_timeout(Some(CONNECT_WAIT))
         .create_timeout(Some(CONNECT_WAIT))
         .recycle_timeout(Some(CONNECT_WAIT))
+        .pre_recycle(Hook::async_fn(|client, metrics| {
+            Box::pin(async move {
+                let unused_for = metrics.last_used();
+                let age = metrics.age();
+                let ask = match refreshes(age) > refreshes(age.saturating_sub(unused_for)) {
+                    true => "DISCARD PLANS",
+                    false if unused_for > UNASKED_MAX => "",
+                    false => return Ok(()),
+                };
+                client.simple_query(ask).await.map_err(HookError::Backend)?;
+                Ok(())
+            })
+        }))
         // A session keeps the settings of its role and database that stood when it began.
         .post_create(Hook::async_fn(|client, _| {
             Box::pin(async move {
@@ -339,4 +369,18 @@ pub(super) async fn found(client: &mut Object, desk: &Desk) -> Result<String, Op
     let root = super::rows::hash(&row, 0)?;
     tx.commit().await.map_err(Fault::from)?;
     Ok(data_encoding::HEXLOWER.encode(&root[..16]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_forgotten_often_at_first_and_then_at_a_steady_pace() {
+        let at = |secs| refreshes(Duration::from_secs(secs));
+        let first: Vec<u64> = (1..200).filter(|secs| at(*secs) > at(secs - 1)).collect();
+        assert_eq!(first, [1, 3, 7, 15, 31, 63, 64, 128, 192]);
+        let hour = 3_600;
+        assert_eq!(at(2 * hour) - at(hour), hour / PLANS_KEPT.as_secs());
+    }
 }

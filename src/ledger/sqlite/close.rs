@@ -30,17 +30,18 @@ use super::post::{
 use super::rows::{Sql, envelope_id, known_envelope, page, reason_name};
 use super::writer::Books;
 
-pub(super) fn mark_live(books: &Books<'_>, id: EnvelopeId) -> Result<(), LedgerError> {
-    let envelope = known_envelope(books.db, id)?;
+pub(super) fn mark_live(books: &Books<'_>, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+    let mut envelope = known_envelope(books.db, id)?;
     if envelope.state != BookState::Funding {
-        return Ok(());
+        return Ok(envelope);
     }
     books
         .db
         .prepare_cached("-- ledger.mark_live\nUPDATE envelope SET state = 'live' WHERE row = ?1")
         .and_then(|mut update| update.execute([envelope.row]))
         .sql()?;
-    Ok(())
+    envelope.state = BookState::Live;
+    Ok(envelope)
 }
 
 pub(super) fn begin_close(

@@ -27,7 +27,7 @@ use super::post::{
     AccountName, Posting, account, account_entry, add_to_account, check_debit, escrow_entry,
     posting,
 };
-use super::rows::{ENVELOPE_COLUMNS, Sql, envelope, known_envelope};
+use super::rows::{ENVELOPE_COLUMNS, Sql, envelope};
 use super::transfer::{RequestKey, made_before, remember};
 use super::writer::Books;
 
@@ -144,11 +144,12 @@ fn envelope_at(db: &Connection, row: Option<i64>) -> Result<EnvelopeRow, LedgerE
 pub(super) fn server_seed(
     db: &Connection,
     keys: &SealKeys,
-    id: EnvelopeId,
+    terms: &Terms,
 ) -> Result<ServerSeed, LedgerError> {
-    let terms = known_envelope(db, id)?.terms;
     let (secret, _) = open_batch(db, keys, &terms.tenant, terms.leaf.batch_number)?;
-    Ok(secret.server_seed(terms.tenant.as_str(), terms.leaf.leaf_number))
+    let seed = secret.committed_seed(terms.tenant.as_str(), &terms.leaf);
+    let other = "the terms commit to another seed than their batch makes";
+    seed.ok_or_else(|| LedgerError::Broken(other.to_owned()))
 }
 
 /// The proof of an envelope. It is verified before it is handed out.

@@ -49,7 +49,7 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 
 use crate::clock::Clock;
-use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::envelope::{BookState, CloseReason, Terms};
 use crate::domain::fairness::{Proof, SealKeys, ServerSeed};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{
@@ -234,13 +234,13 @@ impl Ledger for SqliteLedger {
         self.read(move |db| fund::funded(db, &fund)).await
     }
 
-    async fn server_seed(&self, envelope: EnvelopeId) -> Result<ServerSeed, LedgerError> {
+    async fn server_seed(&self, terms: Arc<Terms>) -> Result<ServerSeed, LedgerError> {
         let keys = Arc::clone(&self.keys);
-        self.read(move |db| fund::server_seed(db, &keys, envelope))
+        self.read(move |db| fund::server_seed(db, &keys, &terms))
             .await
     }
 
-    async fn mark_live(&self, envelope: EnvelopeId) -> Result<(), LedgerError> {
+    async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         self.write(move |books| close::mark_live(books, envelope))
             .await
     }

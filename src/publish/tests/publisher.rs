@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Scripted, books};
-use crate::domain::envelope::{CloseReason, HotState, LeafRef, Terms};
+use crate::domain::envelope::{BookState, CloseReason, HotState, LeafRef, Terms};
 
 use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
 use crate::hot::HotStore;
 use crate::ledger::conformance::{World, act, decline, draft, pay, record};
-use crate::ledger::{PAGE_ROWS_MAX, SettleItem};
+use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX, SettleItem};
 use crate::publish::{Amounts, PublishError, Publisher};
 
 struct Scene {
@@ -48,9 +48,9 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    async fn funded(&self) -> EnvelopeId {
+    async fn funded(&self) -> EnvelopeRow {
         self.world.deposit("alice", 100, "d1").await;
-        self.world.fund(draft("alice", 100, 4), "e1").await.id
+        self.world.fund(draft("alice", 100, 4), "e1").await
     }
 
     /// Pays a share and takes one back.
@@ -78,16 +78,35 @@ impl Scene {
 #[tokio::test]
 async fn a_new_small_envelope_is_loaded_without_a_look() {
     let scene = scene();
-    let id = scene.funded().await;
-    let state = scene.publisher.publish_new(id).await.unwrap();
-    assert_eq!(state, HotState::Live);
+    let before = scene.publisher.epochs();
+    let row = scene.funded().await;
+    let published = scene.publisher.publish_new(row, &before).await.unwrap();
+    assert_eq!(published.state, HotState::Live);
+    assert_eq!(published.row.state, BookState::Live);
     assert_eq!(scene.hot.calls(), ["load", "open"]);
+}
+
+#[tokio::test]
+async fn a_new_envelope_is_looked_for_where_the_store_was_replaced_since_its_money_was_held() {
+    let scene = scene();
+    let before = scene.publisher.epochs();
+    let row = scene.funded().await;
+    {
+        let mut said = scene.hot.said.lock();
+        said.stands = Epoch(2);
+        said.believed = Epoch(2);
+    }
+    // Another process published it, somebody grabbed, and what was granted is being settled.
+    scene.sees(HotState::Live, false);
+    let published = scene.publisher.publish_new(row, &before).await.unwrap();
+    assert_eq!(published.state, HotState::Live);
+    assert_eq!(scene.hot.calls(), ["load", "view"], "nothing is opened");
 }
 
 #[tokio::test]
 async fn a_missing_envelope_that_nobody_has_a_claim_on_is_loaded_once_it_owes_nothing() {
     let scene = scene();
-    let id = scene.funded().await;
+    let id = scene.funded().await.id;
     scene.hot.said.lock().owes = true;
     let early = scene.publisher.publish(id).await;
     assert!(

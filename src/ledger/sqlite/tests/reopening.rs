@@ -272,7 +272,8 @@ async fn no_secret_of_a_seed_is_in_the_file() {
     let path = folder.path().join("ledger.sqlite");
     let world = world_at(&path);
     let id = world.live(100, 4, "e1").await;
-    let seed = world.ledger.server_seed(id).await.unwrap().reveal();
+    let terms = world.envelope(id).await.terms;
+    let seed = world.ledger.server_seed(terms).await.unwrap().reveal();
     drop(world);
     let bytes = std::fs::read(&path).unwrap();
     let found = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
