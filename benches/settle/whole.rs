@@ -79,7 +79,7 @@ pub async fn measure() -> anyhow::Result<Whole> {
         ACCOUNTS - 1
     );
     books.sql(database, &accounts);
-    books.sql(database, "VACUUM ANALYZE");
+    books.sql(database, "VACUUM ANALYZE red_envelope.account");
     let mut channels = Vec::new();
     for _ in 0..CONNECTIONS {
         channels.push(server.connect().await?);
