@@ -3,7 +3,7 @@
 //! | phase | room |
 //! |---|---|
 //! | read the profile, plan every arrival | `profile`, `schedule` |
-//! | find or start the server | `server` |
+//! | find or start the server and its stores | `server`, `stack` |
 //! | deposit, create | `prepare` |
 //! | grab, check each answer | `fire`, `stream`, `book`, `record` |
 //! | recall, wait for the close, compare lists and balances | `finish` |
@@ -27,6 +27,7 @@ mod record;
 mod report;
 mod schedule;
 mod server;
+mod stack;
 mod stream;
 mod world;
 
@@ -43,8 +44,9 @@ use rand::RngExt as _;
 use tokio::time::Instant;
 
 use crate::profile::Profile;
-use crate::report::{Outcome, Report};
+use crate::report::{Cpu, Outcome, Report};
 use crate::server::{Address, OwnServer, Unreachable};
+use crate::stack::cpu_of;
 use crate::world::World;
 
 #[global_allocator]
@@ -58,8 +60,8 @@ const EXIT_UNREACHABLE: u8 = 69;
 /// Rehearses the peak against a red-envelope server, checks every answer, and ends with the money
 /// audit.
 ///
-/// Without --server it starts the red-envelope program of its own folder with data in a temporary
-/// folder, and stops it at the end.
+/// Without --server it starts the red-envelope program of its own folder, and the stores of --stack,
+/// with data in a temporary folder, and stops them at the end.
 #[derive(Parser)]
 #[command(
     version,
@@ -67,8 +69,8 @@ const EXIT_UNREACHABLE: u8 = 69;
     64 bad usage, 69 no server answers."
 )]
 struct Arguments {
-    /// What to rehearse: `smoke`, or the path of a .toml file (loadtest/profiles/smoke.toml is the
-    /// manual)
+    /// What to rehearse: `smoke`, `burst`, or the path of a .toml file (loadtest/profiles/smoke.toml is
+    /// the manual)
     profile: String,
 
     /// Send the load to a running server's public listener, as http://127.0.0.1:50051
@@ -78,6 +80,9 @@ struct Arguments {
     /// The same server's admin listener, for the audit, as http://127.0.0.1:50052
     #[arg(long, value_name = "URL", requires = "server")]
     admin: Option<String>,
+
+    #[command(flatten)]
+    own: stack::Own,
 
     /// Write the report as JSON into this file; `-` is standard output
     #[arg(long, value_name = "FILE")]
@@ -89,9 +94,20 @@ struct Arguments {
 }
 
 /// Where the load goes.
-struct Target {
+struct Target<'a> {
     public: Address,
     admin: Address,
+    /// Whose processor time can be told.
+    own: Option<&'a OwnServer>,
+}
+
+impl Target<'_> {
+    /// Processor time by process, this one's first.
+    fn cpu(&self) -> Cpu {
+        let own = cpu_of(std::process::id(), false).map(|time| ("loadtest", time));
+        let others = self.own.into_iter().flat_map(OwnServer::cpu);
+        Cpu(own.into_iter().chain(others).collect())
+    }
 }
 
 fn main() -> ExitCode {
@@ -136,13 +152,15 @@ fn say(words: &str) {
     let _closed = writeln!(std::io::stderr(), "loadtest: {words}");
 }
 
-fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target>)> {
+fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static>>)> {
     let mut profile = profile::load(&arguments.profile)?;
     profile.seed = arguments.seed.unwrap_or(profile.seed);
+    arguments.own.check()?;
     let target = match (&arguments.server, &arguments.admin) {
         (Some(public), Some(admin)) => Some(Target {
             public: Address::parse(public)?,
             admin: Address::parse(admin)?,
+            own: None,
         }),
         _ => None,
     };
@@ -153,13 +171,14 @@ fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target>)> {
 async fn run(
     arguments: &Arguments,
     profile: Profile,
-    target: Option<Target>,
+    target: Option<Target<'_>>,
 ) -> anyhow::Result<bool> {
     let Some(target) = target else {
-        let own = OwnServer::start(say).await?;
+        let own = OwnServer::start(&arguments.own, say).await?;
         let target = Target {
             public: own.public.clone(),
             admin: own.admin.clone(),
+            own: Some(&own),
         };
         let passed = rehearse_and_tell(arguments, profile, &target).await;
         let keep_data = !matches!(passed, Ok(true));
@@ -180,7 +199,7 @@ async fn run(
 async fn rehearse_and_tell(
     arguments: &Arguments,
     profile: Profile,
-    target: &Target,
+    target: &Target<'_>,
 ) -> anyhow::Result<bool> {
     let report = rehearse(profile, target).await?;
     tell(arguments, &report)?;
@@ -188,7 +207,7 @@ async fn rehearse_and_tell(
 }
 
 /// The whole run: prepare, fire, finish, audit, judge.
-async fn rehearse(profile: Profile, target: &Target) -> anyhow::Result<Report> {
+async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Report> {
     let schedule = schedule::plan(&profile);
     let run = format!("r{:08x}", rand::rng().random::<u32>());
     let mut world = World::new(run, profile, schedule);
@@ -200,15 +219,17 @@ async fn rehearse(profile: Profile, target: &Target) -> anyhow::Result<Report> {
 
     progress.set_message("grabs");
     let world = Arc::new(world);
-    let began = Instant::now();
+    let (began, cpu_before) = (Instant::now(), target.cpu());
     let records = fire::fire(&world, &target.public, &progress).await?;
     let fire_s = began.elapsed().as_secs_f64();
+    let cpu_fire = target.cpu().since(&cpu_before);
 
     progress.set_message("closing and comparing");
     let findings = finish::finish(&world, &channel).await?;
     progress.set_message("money audit");
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let audit = audit::audit(&target.admin, wait).await?;
+    let cpu_all = target.cpu().since(&cpu_before);
     progress.finish_and_clear();
 
     Ok(Report::new(Outcome {
@@ -217,6 +238,7 @@ async fn rehearse(profile: Profile, target: &Target) -> anyhow::Result<Report> {
         schedule: &world.schedule,
         records: &records,
         fire_s,
+        cpu: [cpu_fire, cpu_all],
         findings,
         audit,
     }))

@@ -7,7 +7,10 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
 /// The profiles that are part of the program.
-const EMBEDDED: [(&str, &str); 1] = [("smoke", include_str!("../profiles/smoke.toml"))];
+const EMBEDDED: [(&str, &str); 2] = [
+    ("smoke", include_str!("../profiles/smoke.toml")),
+    ("burst", include_str!("../profiles/burst.toml")),
+];
 
 /// Grabs that one run may plan: the schedule and the book are kept in memory, about 100 bytes each.
 pub const ARRIVALS_MAX: u64 = 10_000_000;

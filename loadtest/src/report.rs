@@ -3,6 +3,7 @@
 //! The JSON's keys are stable; new ones may be added.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use red_envelope_proto::v1;
 use serde::Serialize;
@@ -26,6 +27,9 @@ pub struct Report {
     envelopes_recalled: u64,
     fire_s: f64,
     close_s: f64,
+    grabs_per_s: f64,
+    cpu_us_per_grab: BTreeMap<&'static str, f64>,
+    cpu_us_per_grab_until_closed: BTreeMap<&'static str, f64>,
     unary: Option<Lines>,
     stream: Option<Lines>,
     accounts_compared: u64,
@@ -80,6 +84,30 @@ const QUANTILES: [(&str, u32); 5] = [
 /// Discrepancies that are told in words.
 const DISCREPANCIES_MAX: usize = 20;
 
+/// Processor time by process.
+pub struct Cpu(pub Vec<(&'static str, Duration)>);
+
+impl Cpu {
+    /// What each process used since then.
+    pub fn since(self, before: &Self) -> Self {
+        let of = |name| before.0.iter().find(|(other, _)| *other == name);
+        let used = self.0.into_iter().map(|(name, time)| {
+            let before = of(name).map_or(Duration::ZERO, |(_, time)| *time);
+            (name, time.saturating_sub(before))
+        });
+        Self(used.collect())
+    }
+
+    /// Microseconds of each of so many grabs.
+    fn per_grab(&self, grabs: u64) -> BTreeMap<&'static str, f64> {
+        let grabs = u32::try_from(grabs.max(1)).unwrap_or(u32::MAX);
+        let all = self.0.iter();
+        let each = |time: &Duration| time.as_secs_f64() * 1e6 / f64::from(grabs);
+        all.map(|(name, time)| (*name, thousandths(each(time))))
+            .collect()
+    }
+}
+
 /// What a run leaves behind.
 pub struct Outcome<'a> {
     /// What was asked for.
@@ -92,6 +120,8 @@ pub struct Outcome<'a> {
     pub records: &'a BTreeMap<Transport, Record>,
     /// From the first instant to the last answer.
     pub fire_s: f64,
+    /// Processor time of that, and of all until the audit was quiet.
+    pub cpu: [Cpu; 2],
     /// What was compared.
     pub findings: Findings,
     /// What the server's audit says.
@@ -109,6 +139,9 @@ impl Report {
             ..
         } = outcome;
         let gates = gates(profile, records, &findings.violations, &audit);
+        let answered: u64 = records.values().map(|record| record.sent).sum();
+        let [cpu, cpu_until_closed] = outcome.cpu.map(|cpu| cpu.per_grab(answered));
+        let answered = u32::try_from(answered).unwrap_or(u32::MAX);
         Self {
             profile: profile.name.clone(),
             seed: profile.seed,
@@ -120,6 +153,9 @@ impl Report {
             envelopes_recalled: findings.recalled as u64,
             fire_s: thousandths(outcome.fire_s),
             close_s: thousandths(findings.close_s),
+            grabs_per_s: thousandths(f64::from(answered) / outcome.fire_s.max(0.001)),
+            cpu_us_per_grab: cpu,
+            cpu_us_per_grab_until_closed: cpu_until_closed,
             unary: records.get(&Transport::Unary).map(Lines::new),
             stream: records.get(&Transport::Stream).map(Lines::new),
             accounts_compared: findings.accounts as u64,
@@ -146,12 +182,18 @@ impl Report {
         let mut lines = vec![
             String::new(),
             format!(
-                "{} with seed {}: {} grabs on {} envelopes in {:.1} s",
-                self.profile, self.seed, self.planned_grabs, self.envelopes, self.fire_s
+                "{} with seed {}: {} grabs on {} envelopes in {:.1} s, {:.0} a second",
+                self.profile,
+                self.seed,
+                self.planned_grabs,
+                self.envelopes,
+                self.fire_s,
+                self.grabs_per_s
             ),
             String::new(),
         ];
         lines.extend(self.times());
+        lines.extend(self.processors());
         lines.push(String::new());
         lines.extend(self.money());
         lines.push(String::new());
@@ -197,6 +239,22 @@ impl Report {
             lines.push(format!("{name:8} {}", outcomes.join(", ")));
         }
         lines
+    }
+
+    fn processors(&self) -> Vec<String> {
+        let told = [
+            ("while grabs were answered", &self.cpu_us_per_grab),
+            ("until all was closed", &self.cpu_us_per_grab_until_closed),
+        ];
+        let line = |(until, times): (&str, &BTreeMap<&str, f64>)| {
+            let each = times.iter().map(|(name, us)| format!("{name} {us:.1}"));
+            let each: Vec<String> = each.collect();
+            format!(
+                "         processor time, µs a grab, {until}: {}",
+                each.join(", ")
+            )
+        };
+        told.map(line).into()
     }
 
     fn money(&self) -> Vec<String> {
@@ -356,9 +414,31 @@ mod tests {
             schedule: &schedule,
             records: &BTreeMap::from([(Transport::Unary, record)]),
             fire_s: 1.0,
+            cpu: [cpu(&[("server", 12)]), cpu(&[("server", 20), ("redis", 3)])],
             findings,
             audit,
         })
+    }
+
+    fn cpu(ms: &[(&'static str, u64)]) -> Cpu {
+        let times = ms
+            .iter()
+            .map(|(name, ms)| (*name, Duration::from_millis(*ms)));
+        Cpu(times.collect())
+    }
+
+    #[test]
+    fn processor_time_is_told_by_process_and_grab() {
+        let report = report(|_, _, _| {});
+        assert_eq!(report.cpu_us_per_grab["server"], 12.0);
+        assert_eq!(report.cpu_us_per_grab_until_closed["redis"], 3.0);
+        let words = report.words();
+        assert!(
+            words.contains("until all was closed: redis 3.0, server 20.0"),
+            "{words}"
+        );
+        let since = cpu(&[("server", 20), ("redis", 3)]).since(&cpu(&[("server", 12)]));
+        assert_eq!(since.0, cpu(&[("server", 8), ("redis", 3)]).0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The server under test: one that runs already, or one started here and stopped by its id.
+//! The server under test: one that runs already, or one started here with its stores and stopped by its
+//! id.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::stack::{Own, Stores, cpu_of};
 
 /// How long a start, or a stop, may take.
 const STEP_MAX: Duration = Duration::from_secs(30);
@@ -68,6 +71,8 @@ struct Ports {
 /// A server that was started here.
 pub struct OwnServer {
     child: Child,
+    /// Ended after it.
+    stores: Option<Stores>,
     folder: PathBuf,
     /// Its public listener.
     pub public: Address,
@@ -76,14 +81,17 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts the `red-envelope` beside this program on free ports, its data in a new folder under
-    /// the system's temporary one. Builds it first where it is missing.
-    pub async fn start(say: impl Fn(&str)) -> anyhow::Result<Self> {
+    /// Starts the stores that are asked for and the `red-envelope` beside this program, on free ports,
+    /// with their data in a new folder under the system's temporary one. Builds it first where it is
+    /// missing.
+    pub async fn start(own: &Own, say: impl Fn(&str)) -> anyhow::Result<Self> {
         let program = program(&say)?;
         let name = format!("red-envelope-loadtest-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let stores = Stores::start(own, &folder)
+            .with_context(|| format!("no stores; their data stays in {}", folder.display()))?;
         let log = std::fs::File::create(folder.join("server.log"))?;
         let data = folder.join("data");
         let mut child = Command::new(&program)
@@ -93,6 +101,7 @@ impl OwnServer {
             .args(["--grpc-listen", "127.0.0.1:0"])
             .args(["--admin-listen", "127.0.0.1:0"])
             .args(["--http-listen", "127.0.0.1:0"])
+            .args(&stores.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -101,6 +110,7 @@ impl OwnServer {
         match announced(&mut child, &data).await {
             Ok(ports) => Ok(Self {
                 child,
+                stores: Some(stores),
                 public: Address(format!("http://127.0.0.1:{}", ports.grpc)),
                 admin: Address(format!("http://127.0.0.1:{}", ports.admin)),
                 folder,
@@ -112,6 +122,13 @@ impl OwnServer {
                 Err(error.context(format!("see {}", folder.join("server.log").display())))
             }
         }
+    }
+
+    /// Processor time of each process that was started here, since its start.
+    pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
+        let server = cpu_of(self.child.id(), false).map(|time| ("server", time));
+        let stores = self.stores.iter().flat_map(Stores::cpu);
+        server.into_iter().chain(stores).collect()
     }
 
     /// Where its data and its log are.
@@ -139,6 +156,9 @@ impl OwnServer {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         ensure!(status.success(), "the server ended with {status}");
+        if let Some(stores) = self.stores.take() {
+            stores.stop()?;
+        }
         if !keep_data {
             std::fs::remove_dir_all(&self.folder)
                 .with_context(|| format!("cannot remove {}", self.folder.display()))?;

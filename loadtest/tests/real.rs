@@ -135,3 +135,29 @@ fn a_server_of_its_own_and_one_that_runs_already_pass_the_same_rehearsal() {
         "{told}"
     );
 }
+
+/// The servers are those of the tests (`scripts/with-servers`), or Debian's.
+#[test]
+fn stores_of_its_own_are_started_with_the_server_and_ended_after_it() {
+    let folder = Folder::new("stacks");
+    let profile = folder.profile();
+    for (stack, stores) in [
+        (["--stack", "redis", "--ack", "memory"], &["redis"][..]),
+        (
+            ["--stack", "redis+postgres", "--ack", "ledger"],
+            &["redis", "postgres"],
+        ),
+    ] {
+        let output = loadtest(&profile, &stack);
+        passes(&output);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let cpu = &report["cpu_us_per_grab_until_closed"];
+        for process in ["loadtest", "server"].iter().chain(stores) {
+            assert!(cpu[process].as_f64().unwrap() > 0.0, "{process}: {cpu}");
+        }
+    }
+    let refused = loadtest(&profile, &["--ack", "memory"]);
+    assert_eq!(refused.status.code(), Some(64));
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("add --stack redis"), "{told}");
+}

@@ -1,0 +1,435 @@
+//! The stores behind a server that is started here: Redis and PostgreSQL, with their data in its folder.
+//!
+//! *Shape.* Each store runs under a shell that ends it when this program's end of a pipe closes: so also
+//! when this program is killed.
+//!
+//! *Bounds.* [`STEP_MAX`] for a start and for an end.
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::{Args, ValueEnum};
+
+/// How long a store may take to start, and to end.
+const STEP_MAX: Duration = Duration::from_secs(60);
+/// How often a start or an end is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Where Debian puts the programs of each release of PostgreSQL.
+const DEBIAN: &str = "/usr/lib/postgresql";
+/// The oldest release that the server takes.
+const POSTGRES_MIN: u32 = 15;
+
+/// Which stores the server gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stack {
+    /// None but its own: the embedded store and SQLite.
+    Embedded,
+    /// Redis, and SQLite.
+    Redis,
+    /// Redis and PostgreSQL.
+    #[value(name = "redis+postgres")]
+    RedisPostgres,
+}
+
+/// What is acknowledged when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ack {
+    /// When Redis has it in memory.
+    Memory,
+    /// When Redis has it on its disk.
+    Fsync,
+    /// When the books have it.
+    Ledger,
+}
+
+/// The server that is started when none is named.
+#[derive(Args, Clone, Debug)]
+pub struct Own {
+    /// Which stores the server gets that is started here: each is started, too
+    #[arg(
+        long,
+        value_enum,
+        default_value = "embedded",
+        conflicts_with = "server"
+    )]
+    pub stack: Stack,
+
+    /// Its level of acknowledgement; of a stack with Redis, whose default is `fsync`
+    #[arg(long, value_enum, conflicts_with = "server")]
+    pub ack: Option<Ack>,
+
+    /// The program of Redis or Valkey
+    #[arg(
+        long,
+        env = "RED_ENVELOPE_REDIS",
+        value_name = "FILE",
+        default_value = "redis-server"
+    )]
+    redis_program: PathBuf,
+
+    /// The folder of PostgreSQL's programs; else the newest release where Debian puts it
+    #[arg(long, env = "RED_ENVELOPE_POSTGRES", value_name = "FOLDER")]
+    postgres_programs: Option<PathBuf>,
+}
+
+impl Own {
+    /// What can't be asked for together.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.ack.is_none() || self.stack != Stack::Embedded,
+            "--ack is of a stack with Redis: add --stack redis or --stack redis+postgres"
+        );
+        Ok(())
+    }
+}
+
+/// A store that runs.
+struct Store {
+    name: &'static str,
+    /// The shell around it.
+    shell: Child,
+    /// Where it writes its own number.
+    pid_file: PathBuf,
+}
+
+/// The stores that were started, and the server's flags that name them.
+pub struct Stores {
+    stores: Vec<Store>,
+    /// Of `red-envelope serve`.
+    pub flags: Vec<String>,
+}
+
+impl Stores {
+    /// Starts what the stack asks for, in this folder.
+    pub fn start(own: &Own, folder: &Path) -> anyhow::Result<Self> {
+        let mut stores = Self {
+            stores: Vec::new(),
+            flags: Vec::new(),
+        };
+        if own.stack != Stack::Embedded {
+            stores.redis(own, folder)?;
+        }
+        if own.stack == Stack::RedisPostgres {
+            stores.postgres(own, folder)?;
+        }
+        Ok(stores)
+    }
+
+    fn redis(&mut self, own: &Own, folder: &Path) -> anyhow::Result<()> {
+        let folder = folder.join("redis");
+        std::fs::create_dir(&folder)?;
+        let (port, pid_file) = (free_port()?, folder.join("pid"));
+        let fsync = match own.ack {
+            Some(Ack::Memory) => "everysec",
+            _ => "always",
+        };
+        let port_word = port.to_string();
+        let settings = [
+            ["--port", &port_word],
+            ["--bind", "127.0.0.1"],
+            ["--appendonly", "yes"],
+            ["--appendfsync", fsync],
+            ["--maxmemory-policy", "noeviction"],
+            ["--save", ""],
+        ];
+        let mut words: Vec<OsString> = vec![own.redis_program.clone().into()];
+        words.extend(settings.iter().flatten().map(OsString::from));
+        words.extend(["--dir".into(), folder.clone().into()]);
+        words.extend(["--pidfile".into(), pid_file.clone().into()]);
+        let shell = spawn(&words, "TERM", &folder)?;
+        self.stores.push(Store {
+            name: "redis",
+            shell,
+            pid_file,
+        });
+        self.wait(&folder, || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+            stream.write_all(b"PING\r\n").ok()?;
+            let mut pong = [0; 5];
+            stream.read_exact(&mut pong).ok()?;
+            (&pong == b"+PONG").then_some(())
+        })?;
+        let hot = format!("redis://127.0.0.1:{port}");
+        self.flags.extend(["--hot".to_owned(), hot]);
+        if let Some(level) = own.ack.and_then(|ack| ack.to_possible_value()) {
+            let level = level.get_name().to_owned();
+            self.flags.extend(["--ack".to_owned(), level]);
+        }
+        Ok(())
+    }
+
+    fn postgres(&mut self, own: &Own, folder: &Path) -> anyhow::Result<()> {
+        let programs = match &own.postgres_programs {
+            Some(folder) => folder.clone(),
+            None => newest_programs(Path::new(DEBIAN))?,
+        };
+        let folder = folder.join("postgres");
+        std::fs::create_dir(&folder)?;
+        // It refuses to run as root.
+        let as_whom: &[&str] = match is_root() {
+            true => {
+                run(Command::new("chown").arg("nobody").arg(&folder))?;
+                &[
+                    "setpriv",
+                    "--reuid=nobody",
+                    "--regid=nogroup",
+                    "--clear-groups",
+                ]
+            }
+            false => &[],
+        };
+        let words = |program: &str| -> Vec<OsString> {
+            let mut words: Vec<OsString> = as_whom.iter().map(OsString::from).collect();
+            words.push(programs.join(program).into());
+            words
+        };
+        let data = folder.join("data");
+        let made = words("initdb");
+        let user = [
+            "--auth=trust",
+            "--username=red",
+            "--encoding=UTF8",
+            "--locale=C",
+        ];
+        let mut initdb = Command::new(&made[0]);
+        run(initdb
+            .args(&made[1..])
+            .args(user)
+            .arg("--pgdata")
+            .arg(&data))?;
+
+        let port = free_port()?.to_string();
+        let mut server = words("postgres");
+        server.extend([
+            "-D".into(),
+            data.clone().into(),
+            "-k".into(),
+            folder.clone().into(),
+        ]);
+        server
+            .extend(["-h", "127.0.0.1", "-p", &port, "-c", "max_wal_size=8GB"].map(OsString::from));
+        let shell = spawn(&server, "INT", &folder)?;
+        self.stores.push(Store {
+            name: "postgres",
+            shell,
+            pid_file: data.join("postmaster.pid"),
+        });
+        self.wait(&folder, || {
+            let mut create = Command::new(programs.join("createdb"));
+            create.args(["-h", "127.0.0.1", "-p", &port, "-U", "red", "red_envelope"]);
+            run(&mut create).ok()
+        })?;
+        let ledger = format!("postgresql://red@127.0.0.1:{port}/red_envelope");
+        self.flags.extend(["--ledger".to_owned(), ledger]);
+        Ok(())
+    }
+
+    /// Until the store that was started last answers.
+    fn wait(&mut self, folder: &Path, answers: impl Fn() -> Option<()>) -> anyhow::Result<()> {
+        let store = self.stores.last_mut().context("no store was started")?;
+        let log = folder.join("log");
+        let began = Instant::now();
+        while answers().is_none() {
+            if let Some(status) = store.shell.try_wait()? {
+                bail!("{} ended with {status}: see {}", store.name, log.display());
+            }
+            ensure!(
+                began.elapsed() < STEP_MAX,
+                "{} gave no answer within {STEP_MAX:?}: see {}",
+                store.name,
+                log.display()
+            );
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Processor time of each store since it started, its own processes and those that ended included.
+    pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
+        let of = |store: &Store| Some((store.name, cpu_of(store.pid()?, true)?));
+        self.stores.iter().filter_map(of).collect()
+    }
+
+    /// Ends the stores, the last one first.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        while let Some(mut store) = self.stores.pop() {
+            drop(store.shell.stdin.take());
+            let began = Instant::now();
+            while store.shell.try_wait()?.is_none() {
+                ensure!(
+                    began.elapsed() < STEP_MAX,
+                    "{} did not end within {STEP_MAX:?}",
+                    store.name
+                );
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    fn pid(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(&self.pid_file).ok()?;
+        text.lines().next()?.trim().parse().ok()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        // It has ended, or does when its shell sees that nobody holds the pipe any more.
+        let _already_gone = self.shell.wait();
+    }
+}
+
+/// Runs the rest of its words until they end or its input does, and then ends them by the signal. The
+/// input ends with the process that holds it, however that ends.
+const WHILE_INPUT_LASTS: &str = r#"exec 3<&0; signal=$1; shift; "$@" </dev/null & p=$!; (cat <&3 >/dev/null; kill -$signal $p) & wait $p"#;
+
+fn spawn(words: &[OsString], signal: &str, folder: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::create(folder.join("log"))?;
+    Command::new("sh")
+        .args(["-c", WHILE_INPUT_LASTS, "sh", signal])
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot run sh")
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_owned();
+    let ended = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let told = String::from_utf8_lossy(&ended.stderr);
+    ensure!(
+        ended.status.success(),
+        "{}: {}",
+        program.display(),
+        told.trim()
+    );
+    Ok(())
+}
+
+fn is_root() -> bool {
+    let asked = Command::new("id").arg("-u").output();
+    asked.is_ok_and(|answer| answer.stdout.starts_with(b"0\n"))
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("loopback has no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// The programs of the newest release under `all` that the server takes.
+fn newest_programs(all: &Path) -> anyhow::Result<PathBuf> {
+    let releases = std::fs::read_dir(all).into_iter().flatten().flatten();
+    let newest = releases
+        .filter_map(|release| release.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|release| *release >= POSTGRES_MIN)
+        .max();
+    let newest = newest.with_context(|| {
+        format!(
+            "there is no PostgreSQL {POSTGRES_MIN} or later in {}: install it, or name the folder of its \
+             programs with --postgres-programs",
+            all.display()
+        )
+    })?;
+    Ok(all.join(newest.to_string()).join("bin"))
+}
+
+/// Processor time of a process since it started; `with_children`: and of its children, also those that
+/// ended.
+pub fn cpu_of(pid: u32, with_children: bool) -> Option<Duration> {
+    let own = Times::read(pid)?;
+    let mut ticks = own.ticks;
+    if with_children {
+        ticks += own.ticks_of_ended;
+        let all = std::fs::read_dir("/proc").ok()?.flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let others = pids.filter_map(Times::read);
+        let children = others.filter(|times| times.parent == pid);
+        ticks += children.map(|child| child.ticks).sum::<u64>();
+    }
+    Some(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
+}
+
+/// Linux tells processor time in hundredths of a second (USER_HZ, see proc(5)).
+const TICKS_PER_SECOND: u64 = 100;
+
+/// What the kernel says of a process.
+struct Times {
+    parent: u32,
+    ticks: u64,
+    ticks_of_ended: u64,
+}
+
+impl Times {
+    fn read(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&stat)
+    }
+
+    /// Fields as proc(5) numbers them, behind the name in brackets, which is the second.
+    fn parse(stat: &str) -> Option<Self> {
+        let (_, behind) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = behind.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        Some(Self {
+            parent: u32::try_from(field(4)?).ok()?,
+            ticks: field(14)? + field(15)?,
+            ticks_of_ended: field(16)? + field(17)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_a_name_with_blanks_and_brackets() {
+        let stat = "7 (a b) c) S 3 7 7 0 -1 4194304 1 2 3 4 11 12 13 14 20 0 1 0 5 6 7";
+        let times = Times::parse(stat).unwrap();
+        assert_eq!(
+            (times.parent, times.ticks, times.ticks_of_ended),
+            (3, 23, 27)
+        );
+        assert!(Times::parse("7 (a) S 3").is_none());
+    }
+
+    #[test]
+    fn this_process_uses_its_processor() {
+        let pid = std::process::id();
+        let before = cpu_of(pid, false).unwrap();
+        let mut spun = 0_u64;
+        while cpu_of(pid, false).unwrap() == before {
+            spun += 1;
+        }
+        assert!(spun > 0);
+        assert!(cpu_of(pid, true).unwrap() > before);
+    }
+
+    #[test]
+    fn the_newest_release_that_is_taken_is_found_and_none_is_told() {
+        let folder = std::env::temp_dir().join(format!("loadtest-stack-{}", std::process::id()));
+        for release in ["9.6", "14", "15", "17", "common"] {
+            std::fs::create_dir_all(folder.join(release)).unwrap();
+        }
+        assert_eq!(newest_programs(&folder).unwrap(), folder.join("17/bin"));
+        std::fs::remove_dir_all(folder.join("17")).unwrap();
+        std::fs::remove_dir_all(folder.join("15")).unwrap();
+        let none = newest_programs(&folder).unwrap_err().to_string();
+        assert!(none.contains("--postgres-programs"), "{none}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
