@@ -97,12 +97,12 @@ struct Arguments {
 struct Target<'a> {
     public: Address,
     admin: Address,
-    /// Whose processor time can be told.
+    /// Whose CPU time can be told.
     own: Option<&'a OwnServer>,
 }
 
 impl Target<'_> {
-    /// Processor time by process, this one's first.
+    /// CPU time by process, this one's first.
     fn cpu(&self) -> Cpu {
         let own = cpu_of(std::process::id(), false).map(|time| ("loadtest", time));
         let others = self.own.into_iter().flat_map(OwnServer::cpu);

@@ -84,7 +84,7 @@ const QUANTILES: [(&str, u32); 5] = [
 /// Discrepancies that are told in words.
 const DISCREPANCIES_MAX: usize = 20;
 
-/// Processor time by process.
+/// CPU time by process.
 pub struct Cpu(pub Vec<(&'static str, Duration)>);
 
 impl Cpu {
@@ -120,7 +120,7 @@ pub struct Outcome<'a> {
     pub records: &'a BTreeMap<Transport, Record>,
     /// From the first instant to the last answer.
     pub fire_s: f64,
-    /// Processor time of that, and of all until the audit was quiet.
+    /// CPU time of that, and of all until the audit was quiet.
     pub cpu: [Cpu; 2],
     /// What was compared.
     pub findings: Findings,
@@ -193,7 +193,7 @@ impl Report {
             String::new(),
         ];
         lines.extend(self.times());
-        lines.extend(self.processors());
+        lines.extend(self.cpu_times());
         lines.push(String::new());
         lines.extend(self.money());
         lines.push(String::new());
@@ -241,7 +241,7 @@ impl Report {
         lines
     }
 
-    fn processors(&self) -> Vec<String> {
+    fn cpu_times(&self) -> Vec<String> {
         let told = [
             ("while grabs were answered", &self.cpu_us_per_grab),
             ("until all was closed", &self.cpu_us_per_grab_until_closed),
@@ -249,10 +249,7 @@ impl Report {
         let line = |(until, times): (&str, &BTreeMap<&str, f64>)| {
             let each = times.iter().map(|(name, us)| format!("{name} {us:.1}"));
             let each: Vec<String> = each.collect();
-            format!(
-                "         processor time, µs a grab, {until}: {}",
-                each.join(", ")
-            )
+            format!("         CPU time, µs a grab, {until}: {}", each.join(", "))
         };
         told.map(line).into()
     }
@@ -428,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_is_told_by_process_and_grab() {
+    fn cpu_time_is_told_by_process_and_grab() {
         let report = report(|_, _, _| {});
         assert_eq!(report.cpu_us_per_grab["server"], 12.0);
         assert_eq!(report.cpu_us_per_grab_until_closed["redis"], 3.0);

@@ -124,7 +124,7 @@ impl OwnServer {
         }
     }
 
-    /// Processor time of each process that was started here, since its start.
+    /// CPU time of each process that was started here, since its start.
     pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
         let server = cpu_of(self.child.id(), false).map(|time| ("server", time));
         let stores = self.stores.iter().flat_map(Stores::cpu);

@@ -249,7 +249,7 @@ impl Stores {
         Ok(())
     }
 
-    /// Processor time of each store since it started, its own processes and those that ended included.
+    /// CPU time of each store since it started, its own processes and those that ended included.
     pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
         let of = |store: &Store| Some((store.name, cpu_of(store.pid()?, true)?));
         self.stores.iter().filter_map(of).collect()
@@ -347,7 +347,7 @@ fn newest_programs(all: &Path) -> anyhow::Result<PathBuf> {
     Ok(all.join(newest.to_string()).join("bin"))
 }
 
-/// Processor time of a process since it started; `with_children`: and of its children, also those that
+/// CPU time of a process since it started; `with_children`: and of its children, also those that
 /// ended.
 pub fn cpu_of(pid: u32, with_children: bool) -> Option<Duration> {
     let own = Times::read(pid)?;
@@ -363,7 +363,7 @@ pub fn cpu_of(pid: u32, with_children: bool) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
 }
 
-/// Linux tells processor time in hundredths of a second (USER_HZ, see proc(5)).
+/// Linux tells CPU time in hundredths of a second (USER_HZ, see proc(5)).
 const TICKS_PER_SECOND: u64 = 100;
 
 /// What the kernel says of a process.
@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_is_read_behind_a_name_with_blanks_and_brackets() {
+    fn cpu_time_is_read_behind_a_name_with_blanks_and_brackets() {
         let stat = "7 (a b) c) S 3 7 7 0 -1 4194304 1 2 3 4 11 12 13 14 20 0 1 0 5 6 7";
         let times = Times::parse(stat).unwrap();
         assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_its_processor() {
+    fn this_process_uses_cpu_time() {
         let pid = std::process::id();
         let before = cpu_of(pid, false).unwrap();
         let mut spun = 0_u64;
