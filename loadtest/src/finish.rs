@@ -60,7 +60,13 @@ pub struct Sums {
 }
 
 /// Compares everything.
-pub async fn finish(world: &World, channel: &Channel) -> anyhow::Result<Findings> {
+///
+/// `all_closed` is called between the last close and the comparison.
+pub async fn finish(
+    world: &World,
+    channel: &Channel,
+    all_closed: impl FnOnce(),
+) -> anyhow::Result<Findings> {
     let began = Instant::now();
     let mut found = Findings::default();
     let client = EnvelopeServiceClient::new(channel.clone());
@@ -77,6 +83,7 @@ pub async fn finish(world: &World, channel: &Channel) -> anyhow::Result<Findings
     let closed = close(world, client.clone(), began, &mut found).await?;
     found.violations.join(closed);
     found.close_s = began.elapsed().as_secs_f64();
+    all_closed();
     found.violations.join(list(world, &client).await?);
     let (accounts, wrong) = balances(world, channel).await?;
     found.accounts = accounts;

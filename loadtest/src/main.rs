@@ -225,11 +225,12 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
     let cpu_fire = target.cpu().since(&cpu_before);
 
     progress.set_message("closing and comparing");
-    let findings = finish::finish(&world, &channel).await?;
+    let mut cpu_closed = None;
+    let all_closed = || cpu_closed = Some(target.cpu().since(&cpu_before));
+    let findings = finish::finish(&world, &channel, all_closed).await?;
     progress.set_message("money audit");
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let audit = audit::audit(&target.admin, wait).await?;
-    let cpu_all = target.cpu().since(&cpu_before);
     progress.finish_and_clear();
 
     Ok(Report::new(Outcome {
@@ -238,7 +239,7 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
         schedule: &world.schedule,
         records: &records,
         fire_s,
-        cpu: [cpu_fire, cpu_all],
+        cpu: [cpu_fire, cpu_closed.unwrap_or_default()],
         findings,
         audit,
     }))

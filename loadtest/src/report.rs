@@ -85,6 +85,7 @@ const QUANTILES: [(&str, u32); 5] = [
 const DISCREPANCIES_MAX: usize = 20;
 
 /// CPU time by process.
+#[derive(Default)]
 pub struct Cpu(pub Vec<(&'static str, Duration)>);
 
 impl Cpu {
@@ -120,7 +121,7 @@ pub struct Outcome<'a> {
     pub records: &'a BTreeMap<Transport, Record>,
     /// From the first instant to the last answer.
     pub fire_s: f64,
-    /// CPU time of that, and of all until the audit was quiet.
+    /// CPU time of that, and until all envelopes were closed.
     pub cpu: [Cpu; 2],
     /// What was compared.
     pub findings: Findings,

@@ -19,6 +19,8 @@ use clap::{Args, ValueEnum};
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// How often a start or an end is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a Redis may take for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Where Debian puts the programs of each release of PostgreSQL.
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// The oldest release that the server takes.
@@ -147,12 +149,8 @@ impl Stores {
             shell,
             pid_file,
         });
-        self.wait(&folder, || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            stream.write_all(b"PING\r\n").ok()?;
-            let mut pong = [0; 5];
-            stream.read_exact(&mut pong).ok()?;
-            (&pong == b"+PONG").then_some(())
+        self.wait(&folder, |store| {
+            is_process(port, store.pid()?).then_some(())
         })?;
         let hot = format!("redis://127.0.0.1:{port}");
         self.flags.extend(["--hot".to_owned(), hot]);
@@ -177,7 +175,7 @@ impl Stores {
                 &[
                     "setpriv",
                     "--reuid=nobody",
-                    "--regid=nogroup",
+                    "--regid=65534",
                     "--clear-groups",
                 ]
             }
@@ -198,6 +196,7 @@ impl Stores {
         ];
         let mut initdb = Command::new(&made[0]);
         run(initdb
+            .current_dir(&folder)
             .args(&made[1..])
             .args(user)
             .arg("--pgdata")
@@ -219,10 +218,11 @@ impl Stores {
             shell,
             pid_file: data.join("postmaster.pid"),
         });
-        self.wait(&folder, || {
+        self.wait(&folder, |_| {
+            // By the socket in its own folder: nobody else can be there.
             let mut create = Command::new(programs.join("createdb"));
-            create.args(["-h", "127.0.0.1", "-p", &port, "-U", "red", "red_envelope"]);
-            run(&mut create).ok()
+            create.arg("-h").arg(&folder);
+            run(create.args(["-p", &port, "-U", "red", "red_envelope"])).ok()
         })?;
         let ledger = format!("postgresql://red@127.0.0.1:{port}/red_envelope");
         self.flags.extend(["--ledger".to_owned(), ledger]);
@@ -230,13 +230,20 @@ impl Stores {
     }
 
     /// Until the store that was started last answers.
-    fn wait(&mut self, folder: &Path, answers: impl Fn() -> Option<()>) -> anyhow::Result<()> {
+    fn wait(
+        &mut self,
+        folder: &Path,
+        answers: impl Fn(&Store) -> Option<()>,
+    ) -> anyhow::Result<()> {
         let store = self.stores.last_mut().context("no store was started")?;
         let log = folder.join("log");
         let began = Instant::now();
-        while answers().is_none() {
+        loop {
             if let Some(status) = store.shell.try_wait()? {
                 bail!("{} ended with {status}: see {}", store.name, log.display());
+            }
+            if answers(store).is_some() {
+                return Ok(());
             }
             ensure!(
                 began.elapsed() < STEP_MAX,
@@ -246,7 +253,6 @@ impl Stores {
             );
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(())
     }
 
     /// CPU time of each store since it started, its own processes and those that ended included.
@@ -258,16 +264,11 @@ impl Stores {
     /// Ends the stores, the last one first.
     pub fn stop(mut self) -> anyhow::Result<()> {
         while let Some(mut store) = self.stores.pop() {
-            drop(store.shell.stdin.take());
-            let began = Instant::now();
-            while store.shell.try_wait()?.is_none() {
-                ensure!(
-                    began.elapsed() < STEP_MAX,
-                    "{} did not end within {STEP_MAX:?}",
-                    store.name
-                );
-                std::thread::sleep(LOOK_EVERY);
-            }
+            ensure!(
+                store.has_ended(),
+                "{} did not end within {STEP_MAX:?}",
+                store.name
+            );
         }
         Ok(())
     }
@@ -278,25 +279,49 @@ impl Store {
         let text = std::fs::read_to_string(&self.pid_file).ok()?;
         text.lines().next()?.trim().parse().ok()
     }
+
+    /// Ends it, and waits for that.
+    fn has_ended(&mut self) -> bool {
+        drop(self.shell.stdin.take());
+        let began = Instant::now();
+        while began.elapsed() < STEP_MAX {
+            if !matches!(self.shell.try_wait(), Ok(None)) {
+                return true;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        false
+    }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        // It has ended, or does when its shell sees that nobody holds the pipe any more.
-        let _already_gone = self.shell.wait();
+        // After a `stop` it has. One that can't end now does it later: nobody holds the pipe any more.
+        let _late = self.has_ended();
     }
 }
 
 /// Runs the rest of its words until they end or its input does, and then ends them by the signal. The
-/// input ends with the process that holds it, however that ends.
-const WHILE_INPUT_LASTS: &str = r#"exec 3<&0; signal=$1; shift; "$@" </dev/null & p=$!; (cat <&3 >/dev/null; kill -$signal $p) & wait $p"#;
+/// input ends with the process that holds it, however that ends; a terminal that hangs up ends the shell
+/// and not who waits for the input. Who has ended by itself is signalled no more.
+const WHILE_INPUT_LASTS: &str = r#"exec 3<&0
+signal=$1
+shift
+"$@" </dev/null &
+p=$!
+(trap '' HUP INT TERM QUIT; cat <&3 >/dev/null; kill -$signal $p) &
+w=$!
+wait $p
+ended=$?
+kill -KILL $w
+exit $ended"#;
 
 fn spawn(words: &[OsString], signal: &str, folder: &Path) -> anyhow::Result<Child> {
     let log = std::fs::File::create(folder.join("log"))?;
     Command::new("sh")
         .args(["-c", WHILE_INPUT_LASTS, "sh", signal])
         .args(words)
+        .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -323,6 +348,20 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 fn is_root() -> bool {
     let asked = Command::new("id").arg("-u").output();
     asked.is_ok_and(|answer| answer.stdout.starts_with(b"0\n"))
+}
+
+/// Whether the Redis at a port is this process: another one may have taken the port meanwhile.
+fn is_process(port: u16, pid: u32) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+        let mut told = String::new();
+        stream.read_to_string(&mut told)?;
+        Ok(told)
+    };
+    let named = format!("process_id:{pid}");
+    ask().is_ok_and(|told| told.lines().any(|line| line == named))
 }
 
 fn free_port() -> anyhow::Result<u16> {

@@ -87,6 +87,9 @@ const MIDDLE_SHARES_MAX: u32 = 10_000_000;
 /// these.
 const LARGE_SHARES_MAX: u32 = 20_000_000;
 
+/// How long after its money was held an envelope is new: far shorter than the hot store remembers an end.
+const FRESH_MS: i64 = 10_000;
+
 /// How often a publish looks: at first, after it waited for a permit, and after the epoch changed,
 /// which it does once in a failover. The caller repeats what this does not cover.
 const LOOKS_MAX: u32 = 4;
@@ -213,7 +216,11 @@ impl Publisher {
         let id = row.id;
         let partition = id.partition(self.hot.partitions());
         let epoch = before.0.get(usize::from(partition.index())).copied();
-        let new = epoch.and_then(|epoch| Look::of_new(epoch, row));
+        let since_ms = self.ledger.now().0.saturating_sub(row.terms.created_at.0);
+        let fresh = since_ms < FRESH_MS;
+        let new = epoch
+            .filter(|_| fresh)
+            .and_then(|epoch| Look::of_new(epoch, row));
         self.flights.join(id, self.publish_alone(id, new)).await
     }
 
@@ -229,11 +236,12 @@ impl Publisher {
         mut new: Option<Look>,
     ) -> Result<Published, PublishError> {
         let mut permit = None;
+        let new_in = new.as_ref().map(|look| look.epoch);
         for _ in 0..LOOKS_MAX {
             // 1. look, 2. decide
             let look = match new.take() {
                 Some(look) => look,
-                None => self.look(id).await?,
+                None => self.look(id, new_in).await?,
             };
             let weight = match look.plan {
                 Plan::Over(reason) => return Ok(look.stands(HotState::Over(reason))),

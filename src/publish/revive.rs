@@ -115,13 +115,22 @@ impl Look {
 }
 
 impl Publisher {
-    pub(super) async fn look(&self, id: EnvelopeId) -> Result<Look, PublishError> {
+    /// `new_in`: the epoch in which it was about to be loaded for the first time.
+    pub(super) async fn look(
+        &self,
+        id: EnvelopeId,
+        new_in: Option<Epoch>,
+    ) -> Result<Look, PublishError> {
         // First the epoch: whatever is read after it is at least as new.
         let epoch = self.epoch(id);
         let row = self.row(id).await?;
         let views = self.hot.view(vec![id]).await?;
         let view = views.into_iter().flatten().next();
-        let plan = plan(&row, view.as_ref());
+        let first = new_in == Some(epoch) && row.state == BookState::Funding && untouched(&row);
+        let plan = match plan(&row, view.as_ref()) {
+            Plan::Missing if first => Plan::Load,
+            plan => plan,
+        };
         Ok(Look { epoch, row, plan })
     }
 

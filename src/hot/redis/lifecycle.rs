@@ -106,7 +106,7 @@ impl Core {
         state.arg(&own.grabs).arg("");
         // With the state the first shares come back, of a small envelope all: one round trip.
         let first = self.read_back(id, &terms, 0);
-        let mut found = self.run_all(vec![state, first]).await?.into_iter();
+        let mut found = self.read_all(vec![state, first]).await?.into_iter();
         let meta = match found.next() {
             Some(Value::BulkString(bytes)) => Meta::unpack(&bytes),
             _ => None,

@@ -259,3 +259,34 @@ pub async fn a_proof_is_revealed_after_the_close_and_verifies(world: &World) {
     let missing = world.ledger.proof(unknown).await;
     assert!(matches!(missing, Err(LedgerError::NotFound)));
 }
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn marks_that_arrive_together_are_each_answered_by_its_own_row(world: &World) {
+    world.deposit("alice", 1_000, "d1").await;
+    let mut funded = Vec::new();
+    for number in 0..3 {
+        let draft = draft("alice", 100, 4);
+        funded.push(world.fund(draft, &format!("f{number}")).await.id);
+    }
+    let [new, frozen, twice] = funded[..] else {
+        panic!("three were funded");
+    };
+    let why = act("freeze", frozen);
+    world.ledger.freeze(frozen, why).await.expect("it freezes");
+    let closing = world.live(100, 4, "e1").await;
+    world.begin(closing, CloseReason::Recalled).await;
+    let unknown = EnvelopeId::from_parts(UnixMs(NOON_MS).day(), [7; 14]);
+    let asked = [unknown, twice, closing, new, twice, frozen];
+    let marks = asked.map(|id| world.ledger.mark_live(id));
+    let marked = futures_util::future::join_all(marks).await;
+    assert!(matches!(marked[0], Err(LedgerError::NotFound)));
+    for (id, row) in asked.into_iter().zip(marked).skip(1) {
+        let row = row.expect("it is known");
+        let live = match id == closing {
+            true => BookState::Closing(CloseReason::Recalled),
+            false => BookState::Live,
+        };
+        assert_eq!((row.id, row.state, row.frozen), (id, live, id == frozen));
+        assert_eq!(world.envelope(id).await.state, live);
+    }
+}

@@ -281,6 +281,7 @@ macro_rules! ledger_conformance {
             close::a_close_waits_until_claims_cover_what_was_granted,
             close::the_remainder_is_refunded_to_the_last_minor_unit,
             close::the_first_reason_stands_until_the_hot_store_decides,
+            close::marks_that_arrive_together_are_each_answered_by_its_own_row,
             close::a_closed_envelope_pays_nothing_more,
             close::a_dead_letter_blocks_the_close_until_it_is_replayed,
             close::the_sweeper_is_told_what_is_due_and_goes_on_above_what_is_blocked,

@@ -20,8 +20,6 @@
 //! Every step can be repeated: a state is never left backwards, and the refund and Closed are one
 //! transaction.
 
-use std::collections::HashMap;
-
 use deadpool_postgres::{GenericClient, Transaction};
 
 use crate::domain::envelope::{BookState, CloseReason};
@@ -31,9 +29,8 @@ use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
 
 use super::books::{Books, write};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side};
-use super::rows::{
-    envelope, envelope_columns, envelope_id, known_envelope, lock_envelope, page, reason_name,
-};
+use super::read;
+use super::rows::{envelope_id, known_envelope, lock_envelope, page, reason_name};
 use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 use super::together::{self, Work};
 
@@ -55,43 +52,35 @@ impl Work for MarkLive {
     }
 }
 
+/// Only what is Funding is locked: a row that somebody holds for longer keeps no other envelope from
+/// becoming live.
 async fn mark_live(
     tx: &Transaction<'_>,
     marks: &[MarkLive],
 ) -> Result<Vec<Result<EnvelopeRow, LedgerError>>, Fault> {
     let ids: Vec<_> = marks.iter().map(|mark| mark.0.to_bytes()).collect();
     let ids: Vec<&[u8]> = ids.iter().map(|id| &id[..]).collect();
-    let found = sql::rows(
+    let funding = sql::rows(
         tx,
-        concat!(
-            "-- ledger.lock_envelopes_of_ids\nSELECT ",
-            envelope_columns!(),
-            " FROM envelope n WHERE n.id = ANY ($1::bytea[]) ORDER BY n.row FOR NO KEY UPDATE"
-        ),
+        "-- ledger.lock_funding
+         SELECT row FROM envelope WHERE id = ANY ($1::bytea[]) AND state = 'funding'
+         ORDER BY row FOR NO KEY UPDATE",
         &[&ids],
     )
     .await?;
-    let mut envelopes = HashMap::with_capacity(found.len());
-    let mut funding = Vec::with_capacity(found.len());
-    for row in &found {
-        let mut envelope = envelope(row)?;
-        if envelope.state == BookState::Funding {
-            funding.push(envelope.row);
-            envelope.state = BookState::Live;
-        }
-        envelopes.insert(envelope.id, envelope);
-    }
     if !funding.is_empty() {
+        let rows: Vec<i64> = funding.iter().map(|row| row.get(0)).collect();
         sql::run(
             tx,
             "-- ledger.mark_live
              UPDATE envelope SET state = 'live' WHERE row = ANY ($1::bigint[])",
-            &[&funding],
+            &[&rows],
         )
         .await?;
     }
-    let row = |mark: &MarkLive| envelopes.get(&mark.0).cloned().ok_or(LedgerError::NotFound);
-    Ok(marks.iter().map(row).collect())
+    let ids: Vec<EnvelopeId> = marks.iter().map(|mark| mark.0).collect();
+    let rows = read::envelopes(tx, &ids).await?.into_iter();
+    Ok(rows.map(|row| row.ok_or(LedgerError::NotFound)).collect())
 }
 
 pub(super) async fn begin_close(

@@ -19,7 +19,8 @@ use crate::domain::money::Currency;
 
 /// Accounts whose rows are kept.
 const KNOWN_MAX: usize = 1 << 20;
-/// Batches of leaves whose secrets are kept.
+/// Batches of leaves whose secrets are kept: a million envelopes' for one tenant, the newest batch of each for a
+/// thousand.
 const SECRETS_MAX: usize = 1_024;
 
 /// See the module.
@@ -74,6 +75,10 @@ impl Secrets {
 
     pub fn get(&self, tenant: &TenantId, batch_number: u64) -> Option<Arc<BatchSecret>> {
         self.0.get(&(tenant.clone(), batch_number))
+    }
+
+    pub fn forget(&self) {
+        self.0.clear();
     }
 
     pub fn keep(&self, tenant: &TenantId, batch_number: u64, secret: Arc<BatchSecret>) {

@@ -175,6 +175,9 @@ impl Ledger for PostgresLedger {
     /// One that does not answer is no reason: grabs go on without it, and what waits for it has limits
     /// of its own.
     fn ready(&self) -> Result<(), String> {
+        if self.funds.is_over() || self.marks.is_over() || self.settlements.is_over() {
+            return Err("a task of the ledger has ended: restart the process".to_owned());
+        }
         self.books.keeps()
     }
 
@@ -468,6 +471,8 @@ impl Ledger for PostgresLedger {
         limit: usize,
     ) -> Result<Vec<AuditRow>, LedgerError> {
         let page = (after, limit);
+        // What is audited is what the books hold, not what was remembered of them.
+        self.books.desk.secrets.forget();
         self.audited(async |tx| audit::envelopes(tx, tenant.as_ref(), page).await)
             .await
     }

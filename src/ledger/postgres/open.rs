@@ -35,7 +35,8 @@ const LOCK_OF_FOUNDING: (i32, i32) = (3, 0);
 /// Who migrates may need minutes, and the others wait for it.
 const WITHOUT_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
 
-/// Connections of one process: three settle, one funds, sixteen close, and there are readers beside them.
+/// Connections of one process: three settle, one funds, one marks, sixteen close, and there are readers beside
+/// them.
 pub const CONNECTIONS_MAX: usize = 32;
 /// For a connection, and for one from the pool.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -117,7 +118,8 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         let why = "name a user and a database, as in postgresql://user@host:5432/database";
         return Err(OpenError::Address(why.to_owned()));
     }
-    // Those of the address stand, and ours after them. Each question of a call has an index.
+    // Those of the address stand, and ours after them. Each question of a call has an index, but for those of
+    // tables as small as the leases: these look so dear that they would be compiled.
     let own = config.get_options().unwrap_or_default().to_owned();
     config
         .application_name("red-envelope")
@@ -131,7 +133,7 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
             "{own} -c search_path={SCHEMA} -c statement_timeout={STATEMENT_MS_MAX} \
              -c lock_timeout={LOCK_MS_MAX} \
              -c idle_in_transaction_session_timeout={IDLE_MS_MAX} \
-             -c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
+             -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off \
              -c default_transaction_isolation=read\\ committed"
         ));
     let recycling = ManagerConfig {
@@ -146,13 +148,15 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
             Box::pin(async move {
                 let unused_for = metrics.last_used();
                 let age = metrics.age();
-                let ask = match refreshes(age) > refreshes(age.saturating_sub(unused_for)) {
+                let question = match refreshes(age) > refreshes(age.saturating_sub(unused_for)) {
                     true => "DISCARD PLANS",
                     false if unused_for > UNASKED_MAX => "",
                     false => return Ok(()),
                 };
-                client.simple_query(ask).await.map_err(HookError::Backend)?;
-                Ok(())
+                // The pool's own limits don't hold here.
+                let asked = tokio::time::timeout(CONNECT_WAIT, client.simple_query(question)).await;
+                let answer = asked.map_err(|_| HookError::message("it gives no answer"))?;
+                answer.map(drop).map_err(HookError::Backend)
             })
         }))
         // A session keeps the settings of its role and database that stood when it began.

@@ -226,12 +226,17 @@ pub(super) async fn lease(
     // What nobody renews is taken out by the next one who does: as many rows as processes.
     sql::run(
         tx,
-        "-- ledger.end_leases
-         DELETE FROM settle_lease WHERE until <= clock_timestamp() OR (holder = $1 AND $2)",
-        &[&holder, &(for_ms <= 0)],
+        "-- ledger.end_leases\nDELETE FROM settle_lease WHERE until <= clock_timestamp()",
+        &[],
     )
     .await?;
     if for_ms <= 0 {
+        sql::run(
+            tx,
+            "-- ledger.end_lease\nDELETE FROM settle_lease WHERE holder = $1",
+            &[&holder],
+        )
+        .await?;
         return Ok(Portion::ALONE);
     }
     sql::run(

@@ -14,13 +14,13 @@
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ledger::{LedgerError, SettleItem, Settled, Under};
 
 use super::Books;
 use super::settle::BATCH_RECORDS_MAX;
-use super::sql::is_of_a_wait;
+use super::sql::is_about_one;
 
 /// Transactions at once: while one waits for its commit, the next one is planned and posted. More take
 /// each other's processor time.
@@ -42,6 +42,7 @@ pub(super) struct Asked {
 pub(super) struct Settlements {
     queue: mpsc::Sender<(Asked, Answer)>,
     _tasks: JoinSet<()>,
+    watched: Vec<AbortHandle>,
 }
 
 impl Settlements {
@@ -52,13 +53,18 @@ impl Settlements {
             next: None,
         }));
         let mut tasks = JoinSet::new();
-        for _ in 0..SETTLERS {
-            tasks.spawn(serve(Arc::clone(books), Arc::clone(&waiting)));
-        }
+        let spawn = |_| tasks.spawn(serve(Arc::clone(books), Arc::clone(&waiting)));
+        let watched = (0..SETTLERS).map(spawn).collect();
         Self {
             queue,
             _tasks: tasks,
+            watched,
         }
+    }
+
+    /// Whether one of the tasks serves the queue no more.
+    pub fn is_over(&self) -> bool {
+        self.watched.iter().any(AbortHandle::is_finished)
     }
 
     pub async fn settle(
@@ -127,16 +133,6 @@ async fn serve(books: Arc<Books>, waiting: Arc<Mutex<Waiting>>) {
             // Who went away repeats.
             let _gone = answer.send(posted);
         }
-    }
-}
-
-/// Whether one of several batches may be what the others suffer from: a record that the books refuse, or a
-/// row that somebody holds.
-fn is_about_one(error: &LedgerError) -> bool {
-    match error {
-        LedgerError::Broken(_) => true,
-        LedgerError::Unavailable(why) => is_of_a_wait(why),
-        _ => false,
     }
 }
 

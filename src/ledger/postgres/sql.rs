@@ -132,11 +132,21 @@ fn describe(error: &Error) -> String {
 }
 
 /// Whether a failure is of a wait for a lock, or of a statement, that took too long.
-pub(super) fn is_of_a_wait(why: &str) -> bool {
+fn is_of_a_wait(why: &str) -> bool {
     let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
     codes
         .iter()
         .any(|code| why.contains(&format!("({})", code.code())))
+}
+
+/// Whether one of several that were done together may be what the others suffer from: something that the books
+/// refuse, or a row that somebody holds.
+pub(super) fn is_about_one(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Broken(_) => true,
+        LedgerError::Unavailable(why) => is_of_a_wait(why),
+        _ => false,
+    }
 }
 
 /// Values of a statement.

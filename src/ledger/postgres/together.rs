@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ledger::LedgerError;
 
 use super::Books;
+use super::sql::is_about_one;
 
 /// A kind of call that many make at once.
 pub(super) trait Work: Sized + Send + Sync + 'static {
@@ -31,7 +32,11 @@ pub(super) trait Work: Sized + Send + Sync + 'static {
 /// An answer to each call, or why none of them took effect.
 pub(super) type Answers<W> = Result<Vec<Result<<W as Work>::Answer, LedgerError>>, LedgerError>;
 
-type Waiting<W> = (W, oneshot::Sender<Result<<W as Work>::Answer, LedgerError>>);
+type Asker<W> = oneshot::Sender<Result<<W as Work>::Answer, LedgerError>>;
+type Waiting<W> = (W, Asker<W>);
+
+/// Nobody serves the queue any more.
+const ENDED: &str = "the process is ending";
 
 /// The queue, and its task.
 pub(super) struct Together<W: Work> {
@@ -51,10 +56,16 @@ impl<W: Work> Together<W> {
         let busy = |why: &str| LedgerError::Unavailable(why.to_owned());
         self.queue
             .try_send((call, answer))
-            .map_err(|_| busy("too many calls wait for the books"))?;
-        answered
-            .await
-            .unwrap_or_else(|_| Err(busy("the process is ending")))
+            .map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => busy("too many calls wait for the books"),
+                mpsc::error::TrySendError::Closed(_) => busy(ENDED),
+            })?;
+        answered.await.unwrap_or_else(|_| Err(busy(ENDED)))
+    }
+
+    /// Whether nobody serves the queue any more.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
     }
 }
 
@@ -69,14 +80,10 @@ async fn serve<W: Work>(books: Arc<Books>, mut waiting: mpsc::Receiver<Waiting<W
     while waiting.recv_many(&mut together, W::TOGETHER_MAX).await > 0 {
         let (calls, askers): (Vec<W>, Vec<_>) = together.drain(..).unzip();
         let answers = match W::do_all(&books, &calls).await {
-            // One that the books refuse must not keep the others: each by itself.
-            Err(LedgerError::Broken(_)) if calls.len() > 1 => {
-                let mut answers = Vec::with_capacity(calls.len());
-                for call in calls.chunks(1) {
-                    let alone = W::do_all(&books, call).await;
-                    answers.push(alone.and_then(|mut one| one.pop().unwrap_or_else(no_answer)));
-                }
-                answers
+            // One that the books refuse, or wait for, must not keep the others: each by itself.
+            Err(error) if calls.len() > 1 && is_about_one(&error) => {
+                one_by_one(&books, calls, askers).await;
+                continue;
             }
             Ok(answers) => answers,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
@@ -86,6 +93,26 @@ async fn serve<W: Work>(books: Arc<Books>, mut waiting: mpsc::Receiver<Waiting<W
             // Who went away repeats.
             let _gone = asker.send(answer);
         }
+    }
+}
+
+/// Each call by itself, and answered at once, until the books are out of reach: then the others are told so.
+async fn one_by_one<W: Work>(books: &Books, calls: Vec<W>, askers: Vec<Asker<W>>) {
+    let mut out_of_reach = None;
+    for (call, asker) in calls.into_iter().zip(askers) {
+        let answer = match &out_of_reach {
+            Some(error) => Err(LedgerError::clone(error)),
+            None => match W::do_all(books, std::slice::from_ref(&call)).await {
+                Ok(mut answers) => answers.pop().unwrap_or_else(no_answer),
+                Err(error) => {
+                    if !is_about_one(&error) {
+                        out_of_reach = Some(error.clone());
+                    }
+                    Err(error)
+                }
+            },
+        };
+        let _gone = asker.send(answer);
     }
 }
 

@@ -104,6 +104,29 @@ async fn a_new_envelope_is_looked_for_where_the_store_was_replaced_since_its_mon
 }
 
 #[tokio::test]
+async fn a_new_envelope_of_many_shares_is_loaded_beside_a_backlog() {
+    let scene = scene();
+    scene.world.deposit("alice", 10_000, "d1").await;
+    let before = scene.publisher.epochs();
+    let row = scene.world.fund(draft("alice", 5_000, 2_500), "e1").await;
+    // What the outbox holds is none of its: it is not asked for.
+    scene.hot.said.lock().owes = true;
+    let published = scene.publisher.publish_new(row, &before).await.unwrap();
+    assert_eq!(published.state, HotState::Live);
+    assert_eq!(scene.hot.calls(), ["view", "load", "load", "load", "open"]);
+}
+
+#[tokio::test]
+async fn an_envelope_whose_money_was_held_long_ago_is_looked_for() {
+    let scene = scene();
+    let before = scene.publisher.epochs();
+    let row = scene.funded().await;
+    scene.world.clock.advance_ms(60_000);
+    scene.publisher.publish_new(row, &before).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "owes", "load", "open"]);
+}
+
+#[tokio::test]
 async fn a_missing_envelope_that_nobody_has_a_claim_on_is_loaded_once_it_owes_nothing() {
     let scene = scene();
     let id = scene.funded().await.id;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{OpenError, PostgresLedger, PostgresServer, Release, keys, open_at, world};
 use crate::clock::ManualClock;
+use crate::domain::envelope::BookState;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::ledger::conformance::{
     FIRST, NOON_MS, World, cny, draft, fund, pay, person, tenant, transfer,
@@ -421,4 +422,25 @@ async fn a_server_that_would_forget_is_written_to_no_more() {
         assert!(!ledger.deposit(transfer).await.unwrap().replayed);
     }
     world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_somebody_holds_keeps_no_envelope_from_becoming_live() {
+    let (world, place) = world().await;
+    world.deposit("alice", 1_000, "d").await;
+    let held = world.live(100, 4, "e1").await;
+    let new = world.fund(draft("alice", 100, 4), "f1").await.id;
+    let (mut client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // A settler that stopped in the middle of its transaction.
+    let tx = client.transaction().await.unwrap();
+    let lock = "-- ledger.test_hold\nSELECT 1 FROM red_envelope.envelope WHERE id = $1 FOR UPDATE";
+    tx.query_one(lock, &[&&held.to_bytes()[..]]).await.unwrap();
+    let marks = [held, new].map(|id| world.ledger.mark_live(id));
+    for row in futures_util::future::join_all(marks).await {
+        assert_eq!(row.unwrap().state, BookState::Live);
+    }
+    tx.rollback().await.unwrap();
 }
