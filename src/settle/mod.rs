@@ -4,7 +4,7 @@
 //!
 //! | loop of [`Settlement::run`] | step | rests |
 //! |---|---|---|
-//! | drain, one for all partitions | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
+//! | drain, in rounds over the partitions (`rounds`) | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
 //! | measure | [`Settlement::measure_once`] | [`SWEEP_MS`] |
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
@@ -13,7 +13,8 @@
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
-//! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings.
+//! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings. In the drain it is the partition that
+//! rests, and not the loop.
 //!
 //! *Ordering.* None between the loops: every step finds its work in the stores, and each is
 //! idempotent.
@@ -31,6 +32,7 @@ mod lease;
 mod marks;
 pub mod plan;
 mod reconcile;
+mod rounds;
 pub mod rules;
 mod run;
 mod sweep;
@@ -76,6 +78,9 @@ pub const RECONCILE_MS: u64 = 5_000;
 pub const RECONCILE_PAGE_MS: u64 = 100;
 /// Partitions that are drained at once: the ledger posts what arrives together in one transaction.
 pub const DRAINS_IN_FLIGHT_MAX: usize = 16;
+/// How long a round waits for a partition: several times what a full batch takes. One that takes longer
+/// goes on beside the next rounds.
+pub const STRAGGLE_MS: u64 = 250;
 /// Envelopes that are published at once for their dead Create: a large one takes seconds, and the
 /// others pass it.
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 8;

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::Rounds;
 use super::{
-    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, LEASE_RENEW_MS,
-    RECONCILE_MS, RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
+    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FORGET_PAGE_MAX, LEASE_RENEW_MS, RECONCILE_MS,
+    RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
 };
 
 /// The rest after so many failures in a row: doubled each time, and half of it is the caller's
 /// jitter, so that processes which failed together don't come back together.
-fn backoff_ms(failures: u32, jitter: &(impl Fn(u64) -> u64 + ?Sized)) -> u64 {
+pub(super) fn backoff_ms(failures: u32, jitter: &(impl Fn(u64) -> u64 + ?Sized)) -> u64 {
     let doubled = BACKOFF_MS_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let half = doubled.min(BACKOFF_MS_MAX) / 2;
     half + jitter(half).min(half)
@@ -107,21 +109,13 @@ impl Settlement {
         jitter: &(impl Fn(u64) -> u64 + Sync),
         shutdown: &CancellationToken,
     ) -> Result<(), SettleError> {
-        let mut pace = Pace::new("drain", self);
-        while !shutdown.is_cancelled() {
-            let drained = self.drain_once().await;
-            let well_ms = match &drained {
-                Ok(drained) if drained.more => 0,
-                Ok(drained) if drained.records > 0 => FILL_MS,
-                _ => IDLE_MS,
-            };
-            let ended = drained.and_then(|drained| match drained.refusal {
-                Some(why) => Err(SettleError::Broken(why)),
-                None => Ok(()),
-            });
-            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
-        }
-        Ok(())
+        let rounds = Rounds {
+            partitions: self.hot.partitions(),
+            has: &|partition| self.lease.has(partition),
+            drain: &|partition| self.drain_partition(partition).boxed(),
+            vitals: &self.vitals,
+        };
+        rounds.run(jitter, shutdown).await
     }
 
     async fn measure_loop(
@@ -223,7 +217,7 @@ impl Settlement {
 }
 
 /// Rests, or ends the rest at shutdown. No rest at all still lets the other loops have their turn.
-async fn rest(how_long: Duration, shutdown: &CancellationToken) {
+pub(super) async fn rest(how_long: Duration, shutdown: &CancellationToken) {
     if how_long.is_zero() {
         tokio::task::yield_now().await;
         return;
