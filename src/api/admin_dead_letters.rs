@@ -5,7 +5,8 @@
 //! the ledger try again with that amount in the transaction that records the act.
 //!
 //! # Ordering
-//! Every act is on record before it is answered, a look and a refusal too.
+//! Every act is on record before it is answered, a look and a refusal too. A repeat of a replay that
+//! settled its letter is on record as well, and answers the same without a try.
 //!
 //! # Not here
 //! Why a record could not be settled: the ledger's stable reason.
@@ -85,9 +86,13 @@ pub(super) async fn replay_dead_letter(
     };
     let act = said.act("replay_dead_letter", Some(found.record.envelope));
     let record = &found.record;
-    let amount = match amount(api, record.envelope, record.grant.share).await {
-        Ok(amount) => amount,
-        Err(error) => return Err(api.refused(act, error).await),
+    let amount = match found.settled_at {
+        // Nothing is tried.
+        Some(_) => None,
+        None => match amount(api, record.envelope, record.grant.share).await {
+            Ok(amount) => amount,
+            Err(error) => return Err(api.refused(act, error).await),
+        },
     };
     let tried = api
         .ledger
@@ -103,8 +108,7 @@ pub(super) async fn replay_dead_letter(
 }
 
 async fn found(api: &Api, row: i64) -> Result<DeadLetterRow, ApiError> {
-    let rows = api.ledger.dead_letters(None, row - 1, 1).await?;
-    let found = rows.into_iter().find(|found| found.row == row);
+    let found = api.ledger.dead_letter(row).await?;
     found.ok_or(ApiError::DeadLetterNotFound)
 }
 

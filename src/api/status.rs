@@ -189,7 +189,7 @@ impl ApiError {
                 return format!("{are}, {needed_minor} are needed").into();
             }
             Self::NotFound => "there is no such envelope for this caller",
-            Self::DeadLetterNotFound => "there is no such dead letter: it may have been settled",
+            Self::DeadLetterNotFound => "there is no such dead letter",
             Self::RequestIdReused => {
                 "this request_id was used before with another request: choose a new one"
             }

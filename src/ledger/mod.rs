@@ -10,7 +10,7 @@
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | after a restore | `restored` | one |
-//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -306,7 +306,7 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<EnvelopePosting>, LedgerError>;
 
-    /// Dead letters with rows above `after`, the oldest first.
+    /// Open dead letters with rows above `after`, the oldest first.
     async fn dead_letters(
         &self,
         tenant: Option<TenantId>,
@@ -314,9 +314,13 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError>;
 
+    /// A dead letter by its row, open or settled.
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError>;
+
     /// Tries a dead letter again and records the act: `None` when it is paid now, else the row as
     /// it stands. `amount_minor` is what the envelope's seed says of the share, `None` where it
-    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing.
+    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing. One that is
+    /// settled is not tried: the answer is that of the try that settled it.
     async fn replay_dead_letter(
         &self,
         row: i64,

@@ -330,9 +330,21 @@ pub struct DeadLetterRow {
     pub tries: u32,
     /// When it was set aside.
     pub created_at: UnixMs,
+    /// When it was done with: paid, unless `reason` says why it need not be. `None`: it is open.
+    pub settled_at: Option<UnixMs>,
 }
 
+/// Why a letter is done with and was not paid: its share or its grabber was, by another claim.
+pub(super) const SUPERSEDED: &str = "superseded";
+
 impl DeadLetterRow {
+    /// What a try that found it so answers, and each repeat of the try that made it so: `None` where it
+    /// was paid.
+    pub(super) fn answer(self) -> Option<Self> {
+        let is_paid = self.settled_at.is_some() && self.reason != SUPERSEDED;
+        (!is_paid).then_some(self)
+    }
+
     /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
     /// the record aside, and an operator's second try asks them again.
     pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {

@@ -295,6 +295,10 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
+    async fn dead_letter(&self, _: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        nobody_asks()
+    }
+
     async fn replay_dead_letter(
         &self,
         _: i64,

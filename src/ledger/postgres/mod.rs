@@ -436,6 +436,10 @@ impl Ledger for PostgresLedger {
         ))
     }
 
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        read!(self.books, |db| set_aside::find_letter(db, row))
+    }
+
     async fn replay_dead_letter(
         &self,
         row: i64,

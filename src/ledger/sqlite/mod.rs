@@ -465,6 +465,10 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        self.read(move |db| set_aside::find_letter(db, row)).await
+    }
+
     async fn replay_dead_letter(
         &self,
         row: i64,
