@@ -10,7 +10,7 @@
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | after a restore | `restored` | one |
-//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `replay_dead_letter`, `dismiss_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -327,6 +327,18 @@ pub trait Ledger: Send + Sync + 'static {
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<Option<DeadLetterRow>, LedgerError>;
+
+    /// Lets go of a dead letter and records the act, if nothing can ever be owed by its record: the
+    /// envelope's seed says another amount of the share (`amount_minor`; `None`: there is no such
+    /// share), or the terms give it to somebody else. Its envelope closes without it. Answers the row
+    /// as it stands; where that is not dismissed, nothing was done or recorded. Repeating answers the
+    /// same.
+    async fn dismiss_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError>;
 
     // ---- audit ----
 

@@ -308,6 +308,15 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
+    async fn dismiss_dead_letter(
+        &self,
+        _: i64,
+        _: Option<i64>,
+        _: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError> {
+        nobody_asks()
+    }
+
     async fn audit_envelopes(
         &self,
         _: Option<TenantId>,

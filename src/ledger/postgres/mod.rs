@@ -456,6 +456,22 @@ impl Ledger for PostgresLedger {
         ))
     }
 
+    async fn dismiss_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError> {
+        let now = self.books.desk.now();
+        write!(self.books, |tx| set_aside::dismiss(
+            &tx,
+            now,
+            row,
+            amount_minor,
+            &act
+        ))
+    }
+
     async fn audit_envelopes(
         &self,
         tenant: Option<TenantId>,

@@ -17,12 +17,13 @@ use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::ledger::{
-    AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem, Settled,
+    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
+    Settled,
 };
 
 use super::Desk;
 use super::operators;
-use super::rows::{at, count, envelope_id, find_envelope, long_count, page, person};
+use super::rows::{at, count, envelope_id, find_envelope, lock_envelope, long_count, page, person};
 use super::settle::{Aside, Care, settle};
 use super::settle_post::{CountsOf, write_counts};
 use super::sql::{self, Fault};
@@ -135,7 +136,8 @@ const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
     SELECT u.*, $10 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
         $6::boolean[], $7::bigint[], $8::text[], $9::integer[]) u
     ON CONFLICT ON CONSTRAINT dead_letter_is_one
-    DO UPDATE SET tries = d.tries + excluded.tries, reason = excluded.reason
+    DO UPDATE SET tries = d.tries + excluded.tries,
+        reason = CASE WHEN d.settled_at IS NULL THEN excluded.reason ELSE d.reason END
     RETURNING d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.tries";
 
 /// Sets records aside, or counts more tries.
@@ -422,6 +424,37 @@ async fn try_again(
         Some(Settled::Superseded) => settle_letter(tx, desk.now(), letter, Some(SUPERSEDED)).await,
         Some(Settled::Parked | Settled::DeadLetter) | None => Ok(()),
     }
+}
+
+/// Lets go of a letter by which nothing can ever be owed. Answers it as it stands.
+pub(super) async fn dismiss(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    row: i64,
+    amount_minor: Option<i64>,
+    act: &AdminAct,
+) -> Result<DeadLetterRow, Fault> {
+    let known = async || -> Result<DeadLetterRow, Fault> {
+        let found = find_letter(tx, row).await?;
+        Ok(found.ok_or(LedgerError::NotFound)?)
+    };
+    let letter = known().await?;
+    let id = letter.record.envelope;
+    if letter.settled_at.is_none() && find_envelope(tx, id).await?.is_some() {
+        // Its counts move.
+        let envelope = lock_envelope(tx, id).await?;
+        if envelope.frozen {
+            return Err(LedgerError::Frozen.into());
+        }
+        if letter.is_contradicted(&envelope.terms, amount_minor) {
+            settle_letter(tx, now, &letter, Some(DISMISSED)).await?;
+        }
+    }
+    let letter = known().await?;
+    if letter.is_dismissed() {
+        operators::record_act(tx, now, act).await?;
+    }
+    Ok(letter)
 }
 
 /// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.

@@ -14,7 +14,8 @@ use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::ledger::{
-    AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem, Settled,
+    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
+    Settled,
 };
 
 use super::operators;
@@ -70,7 +71,8 @@ pub(super) fn dead_letter(
                   reason, tries, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9)
              ON CONFLICT (envelope, share, grabber, amount_minor, declined)
-             DO UPDATE SET tries = tries + 1, reason = excluded.reason
+             DO UPDATE SET tries = tries + 1,
+                 reason = iif(settled_at IS NULL, excluded.reason, reason)
              RETURNING tries",
         )
         .and_then(|mut insert| {
@@ -269,6 +271,32 @@ fn try_again(
         Settled::Superseded => settle_letter(books, letter, Some(SUPERSEDED)),
         Settled::Parked | Settled::DeadLetter => Ok(()),
     }
+}
+
+/// Lets go of a letter by which nothing can ever be owed. Answers it as it stands.
+pub(super) fn dismiss(
+    books: &Books<'_>,
+    row: i64,
+    amount_minor: Option<i64>,
+    act: &AdminAct,
+) -> Result<DeadLetterRow, LedgerError> {
+    let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    let envelope = find_envelope(books.db, letter.record.envelope)?;
+    if letter.settled_at.is_none()
+        && let Some(envelope) = envelope
+    {
+        if envelope.frozen {
+            return Err(LedgerError::Frozen);
+        }
+        if letter.is_contradicted(&envelope.terms, amount_minor) {
+            settle_letter(books, &letter, Some(DISMISSED))?;
+        }
+    }
+    let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    if letter.is_dismissed() {
+        operators::record_act(books, act)?;
+    }
+    Ok(letter)
 }
 
 /// Marks the open letter of a record that stands in the books, if there is one.
