@@ -6,7 +6,7 @@
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
-//! | who settles | `lease` | one |
+//! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | after a restore | `restored` | one |
@@ -154,6 +154,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// those whose leases run, by the ledger's clock. It saves work and decides nothing: two who
     /// believe that they have the same partition pay nothing twice.
     async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError>;
+
+    /// Renews the lease of a process that serves and does not settle, for `for_ms`; 0 ends it. It has
+    /// no portion: it only says that these books are served. Answers how many others run.
+    async fn serving(&self, holder: String, for_ms: i64) -> Result<usize, LedgerError>;
 
     /// Posts what was parked while an envelope was frozen. Answers how many records it settled.
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError>;

@@ -4,7 +4,7 @@
 //! # Shape
 //! | step | door | file |
 //! |---|---|---|
-//! | 1. nobody serves these books | the folder's lock, then `ledger.lease` | here |
+//! | 1. nobody serves these books | the folder's lock, then `ledger.lease`, `ledger.serving` | here |
 //! | 2. in which epochs the hot store went on | `hot.standing` | here |
 //! | 3. leaves and epochs begin anew, on record | `ledger.restored` | here |
 //! | 4. the hot store is registered in the new epochs | `publish::Registrar` | here |
@@ -249,7 +249,8 @@ async fn nobody_serves(ledger: &dyn Ledger) -> Result<(), RestoredError> {
             tokio::time::sleep(Duration::from_millis(LEASE_RENEW_MS)).await;
         }
         let portion = ledger.lease(HOLDER.to_owned(), LEASE_MS).await?;
-        if portion.of <= 1 {
+        let serving = ledger.serving(HOLDER.to_owned(), 0).await?;
+        if portion.of <= 1 && serving == 0 {
             ledger.lease(HOLDER.to_owned(), 0).await?;
             return Ok(());
         }

@@ -9,7 +9,7 @@
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
-//! | lease | [`Settlement::lease_once`] | [`LEASE_RENEW_MS`] |
+//! | lease | [`Settlement::lease_once`]; [`Settlement::serve_once`] where others settle | [`LEASE_RENEW_MS`] |
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
@@ -224,6 +224,22 @@ impl Settlement {
             return self.leave().await;
         }
         self.lease.renew(&*self.ledger).await
+    }
+
+    /// Says that these books are served by a process that settles nothing.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the lease may run out.
+    pub async fn serve_once(&self) -> Result<(), SettleError> {
+        self.lease.serve(&*self.ledger).await
+    }
+
+    /// Says so no more.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the lease runs out.
+    pub async fn serve_no_more(&self) -> Result<(), SettleError> {
+        self.lease.serve_no_more(&*self.ledger).await
     }
 
     /// Settles what waits before the process ends: all of it where no other process does, else what

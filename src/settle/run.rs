@@ -92,7 +92,8 @@ impl Settlement {
         Ok(())
     }
 
-    /// Only measures the backlog, until `shutdown`: other processes settle it.
+    /// Only measures the backlog and says that the books are served, until `shutdown`: other processes
+    /// settle it.
     ///
     /// # Errors
     /// As [`Settlement::run`].
@@ -101,7 +102,11 @@ impl Settlement {
         jitter: impl Fn(u64) -> u64 + Send + Sync,
         shutdown: CancellationToken,
     ) -> Result<(), SettleError> {
-        self.measure_loop(&jitter, &shutdown).await
+        tokio::try_join!(
+            self.measure_loop(&jitter, &shutdown),
+            self.serve_loop(&jitter, &shutdown),
+        )?;
+        Ok(())
     }
 
     async fn drain_loop(
@@ -195,6 +200,22 @@ impl Settlement {
         while !shutdown.is_cancelled() {
             let renewed = self.lease_once().await;
             rest(pace.rest(renewed, LEASE_RENEW_MS, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn serve_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("lease", self);
+        while !shutdown.is_cancelled() {
+            let renewed = self.serve_once().await;
+            rest(pace.rest(renewed, LEASE_RENEW_MS, jitter)?, shutdown).await;
+        }
+        if let Err(error) = self.serve_no_more().await {
+            tracing::debug!(%error, "the lease runs out by itself");
         }
         Ok(())
     }

@@ -102,6 +102,10 @@ impl Ledger for BooksDoor {
         .await
     }
 
+    async fn serving(&self, _: String, _: i64) -> Result<usize, LedgerError> {
+        nobody_asks()
+    }
+
     async fn settle_parked(&self, _: usize) -> Result<usize, LedgerError> {
         self.ask(|s| s.books.settle_parked()).await
     }

@@ -244,6 +244,10 @@ impl Ledger for PostgresLedger {
         write!(self.books, |tx| partitions::lease(&tx, &holder, for_ms))
     }
 
+    async fn serving(&self, holder: String, for_ms: i64) -> Result<usize, LedgerError> {
+        write!(self.books, |tx| partitions::serving(&tx, &holder, for_ms))
+    }
+
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
         let desk = &self.books.desk;
         write!(self.books, |tx| set_aside::settle_parked(&tx, desk, limit))

@@ -237,6 +237,10 @@ impl Ledger for SqliteLedger {
         Ok(Portion::ALONE)
     }
 
+    async fn serving(&self, _holder: String, _for_ms: i64) -> Result<usize, LedgerError> {
+        Ok(0)
+    }
+
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
         self.write(move |books| set_aside::settle_parked(books, limit))
             .await
