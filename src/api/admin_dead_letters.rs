@@ -1,11 +1,17 @@
-//! ListDeadLetters and ReplayDeadLetter: grabs that could not be settled, seen and tried again.
+//! ListDeadLetters, ReplayDeadLetter and DismissDeadLetter: grabs that could not be settled, seen, tried
+//! again, and let go of.
 //!
 //! # Shape
 //! A replay reads the letter, re-derives from the envelope's seed what the share is worth, and has
-//! the ledger try again with that amount in the transaction that records the act.
+//! the ledger try again with that amount in the transaction that records the act. A dismissal does the
+//! same, and asks the hot store before whether it has granted what the letter says: then somebody was
+//! told, whatever the seed says. A hot store that does not hold an open envelope says nothing, and
+//! nothing is dismissed. Who was granted the share with another amount is paid by the reconciler once
+//! the letter is out of its way, and the close waits for that.
 //!
 //! # Ordering
-//! Every act is on record before it is answered, a look and a refusal too.
+//! Every act is on record before it is answered, a look and a refusal too. A repeat of a replay that
+//! settled its letter is on record as well, and answers the same without a try.
 //!
 //! # Not here
 //! Why a record could not be settled: the ledger's stable reason.
@@ -13,13 +19,14 @@
 use red_envelope_proto::v1;
 
 use super::Api;
-use super::admin_freeze::said;
+use super::admin_freeze::{Said, said};
 use super::admission::Admission;
 use super::status::ApiError;
 use super::token::Cursor;
 use super::wire;
-use crate::domain::id::EnvelopeId;
-use crate::ledger::{DeadLetterRow, PAGE_ROWS_MAX};
+use crate::domain::envelope::BookState;
+use crate::domain::grab::{HeldShare, OutboxRecord};
+use crate::ledger::{AdminAct, DeadLetterRow, PAGE_ROWS_MAX};
 
 const LETTERS_PER_PAGE: usize = 100;
 
@@ -66,26 +73,36 @@ fn letter(row: DeadLetterRow) -> v1::DeadLetter {
     }
 }
 
+/// What an operator asks of one letter.
+struct Asked {
+    row: i64,
+    said: Said,
+}
+
+fn admit(id: &str, operator: &str, reason: &str) -> Result<Asked, ApiError> {
+    let mut a = Admission::default();
+    let row: Option<i64> = id.parse().ok().filter(|row| *row > 0);
+    if row.is_none() {
+        a.offend("dead_letter_id", "must be an id that ListDeadLetters told");
+    }
+    let said = said(&mut a, operator, reason);
+    let (row, said) = a.admit(row.zip(said))?;
+    Ok(Asked { row, said })
+}
+
 /// ReplayDeadLetter.
 pub(super) async fn replay_dead_letter(
     api: &Api,
     request: v1::ReplayDeadLetterRequest,
 ) -> Result<v1::ReplayDeadLetterResponse, ApiError> {
-    let mut a = Admission::default();
-    let row: Option<i64> = request.dead_letter_id.parse().ok().filter(|row| *row > 0);
-    if row.is_none() {
-        a.offend("dead_letter_id", "must be an id that ListDeadLetters told");
-    }
-    let said = said(&mut a, &request.operator, &request.reason);
-    let (row, said) = a.admit(row.zip(said))?;
+    let Asked { row, said } = admit(&request.dead_letter_id, &request.operator, &request.reason)?;
     let act = said.act("replay_dead_letter", None);
     let found = match found(api, row).await {
         Ok(found) => found,
         Err(error) => return Err(api.refused(act, error).await),
     };
     let act = said.act("replay_dead_letter", Some(found.record.envelope));
-    let record = &found.record;
-    let amount = match amount(api, record.envelope, record.grant.share).await {
+    let amount = match amount(api, &found).await {
         Ok(amount) => amount,
         Err(error) => return Err(api.refused(act, error).await),
     };
@@ -102,15 +119,78 @@ pub(super) async fn replay_dead_letter(
     }
 }
 
+/// DismissDeadLetter.
+pub(super) async fn dismiss_dead_letter(
+    api: &Api,
+    request: v1::DismissDeadLetterRequest,
+) -> Result<v1::DismissDeadLetterResponse, ApiError> {
+    let Asked { row, said } = admit(&request.dead_letter_id, &request.operator, &request.reason)?;
+    let act = said.act("dismiss_dead_letter", None);
+    let found = match found(api, row).await {
+        Ok(found) => found,
+        Err(error) => return Err(api.refused(act, error).await),
+    };
+    let act = said.act("dismiss_dead_letter", Some(found.record.envelope));
+    match dismissed(api, &found, act.clone()).await {
+        Ok(row) => Ok(v1::DismissDeadLetterResponse {
+            dead_letter: Some(letter(row)),
+        }),
+        Err(error) => Err(api.refused(act, error).await),
+    }
+}
+
+async fn dismissed(
+    api: &Api,
+    found: &DeadLetterRow,
+    act: AdminAct,
+) -> Result<DeadLetterRow, ApiError> {
+    if found.settled_at.is_none() && may_be_granted(api, &found.record).await? {
+        return Err(ApiError::DeadLetterStands);
+    }
+    let amount = amount(api, found).await?;
+    let dismissed = api.ledger.dismiss_dead_letter(found.row, amount, act);
+    let letter = dismissed.await?;
+    match letter.settled_at {
+        None => Err(ApiError::DeadLetterStands),
+        Some(_) if !letter.is_dismissed() => Err(ApiError::DeadLetterSettled),
+        Some(_) => Ok(letter),
+    }
+}
+
+/// Whether the hot store has granted what a record says, or can't say.
+async fn may_be_granted(api: &Api, record: &OutboxRecord) -> Result<bool, ApiError> {
+    let rows = api.ledger.envelopes(vec![record.envelope]).await?;
+    match rows.into_iter().flatten().next() {
+        None => return Ok(true),
+        // All of it is paid or refunded, and the hot store may have forgotten it.
+        Some(row) if matches!(row.state, BookState::Closed(_)) => return Ok(false),
+        Some(_) => {}
+    }
+    let share = record.grant.share;
+    let Some(page) = api.hot.grants(record.envelope, share, 1).await? else {
+        return Ok(true);
+    };
+    let is_it = |held: &HeldShare| {
+        held.grant.share == share
+            && held.grant.amount_minor == record.grant.amount_minor
+            && held.grabber == record.grabber
+            && held.declined == record.declined
+    };
+    Ok(page.first().is_some_and(is_it))
+}
+
 async fn found(api: &Api, row: i64) -> Result<DeadLetterRow, ApiError> {
-    let rows = api.ledger.dead_letters(None, row - 1, 1).await?;
-    let found = rows.into_iter().find(|found| found.row == row);
+    let found = api.ledger.dead_letter(row).await?;
     found.ok_or(ApiError::DeadLetterNotFound)
 }
 
-/// What the envelope's seed says of a share. `None`: it says nothing, since there is no such
-/// envelope or no such share.
-async fn amount(api: &Api, id: EnvelopeId, share: u32) -> Result<Option<i64>, ApiError> {
+/// What the envelope's seed says of a letter's share. `None`: it says nothing, since there is no such
+/// envelope or no such share; or the letter is settled, and nothing is asked.
+async fn amount(api: &Api, letter: &DeadLetterRow) -> Result<Option<i64>, ApiError> {
+    if letter.settled_at.is_some() {
+        return Ok(None);
+    }
+    let (id, share) = (letter.record.envelope, letter.record.grant.share);
     let terms = match api.facts.find(id).await {
         Ok(terms) => terms,
         Err(ApiError::NotFound) => return Ok(None),

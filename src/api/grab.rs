@@ -195,14 +195,19 @@ impl Api {
     }
 
     /// A sender who may not grab may have grabbed while the rule was another one: an answer that
-    /// had an effect stays the same.
+    /// had an effect stays the same. A share that the books don't take yet is shown to nobody, and is
+    /// not denied either.
     async fn own_envelope(&self, asked: &Asked) -> Result<Outcome, ApiError> {
         let snapshot = self.snapshot(asked.envelope).await?;
         let viewer = self.viewer(asked.grabber.clone(), &snapshot).await?;
-        Ok(match &viewer.own {
-            Some(share) => held(share),
-            None => Outcome::Refused(Refusal::OwnEnvelope),
-        })
+        if let Some(share) = &viewer.own {
+            return Ok(held(share));
+        }
+        let granted = self.hot.held(asked.grabber.clone(), vec![asked.envelope]);
+        match granted.await?.into_iter().flatten().next() {
+            Some(_) => Err(ApiError::Unavailable(UNSETTLED.into())),
+            None => Ok(Outcome::Refused(Refusal::OwnEnvelope)),
+        }
     }
 }
 

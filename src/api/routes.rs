@@ -342,4 +342,11 @@ impl AdminService for Operators {
     ) -> Result<Response<v1::ReplayDeadLetterResponse>, Status> {
         answered(admin_dead_letters::replay_dead_letter(&self.0, request.into_inner()).await)
     }
+
+    async fn dismiss_dead_letter(
+        &self,
+        request: Request<v1::DismissDeadLetterRequest>,
+    ) -> Result<Response<v1::DismissDeadLetterResponse>, Status> {
+        answered(admin_dead_letters::dismiss_dead_letter(&self.0, request.into_inner()).await)
+    }
 }

@@ -79,6 +79,10 @@ pub enum ApiError {
     NotFound,
     /// No such dead letter.
     DeadLetterNotFound,
+    /// Something may be owed by the dead letter, so it can't be dismissed.
+    DeadLetterStands,
+    /// The dead letter is done with already.
+    DeadLetterSettled,
     /// Another body under the same request id.
     RequestIdReused,
     /// The account has less than the call takes.
@@ -146,6 +150,8 @@ impl ApiError {
             Self::Invalid(_) => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
             Self::NotFound => (Code::NotFound, "ENVELOPE_NOT_FOUND", None),
             Self::DeadLetterNotFound => (Code::NotFound, "DEAD_LETTER_NOT_FOUND", None),
+            Self::DeadLetterStands => (Code::FailedPrecondition, "DEAD_LETTER_STANDS", None),
+            Self::DeadLetterSettled => (Code::FailedPrecondition, "DEAD_LETTER_SETTLED", None),
             Self::RequestIdReused => (Code::FailedPrecondition, "REQUEST_ID_REUSED", None),
             Self::InsufficientFunds { .. } => {
                 (Code::FailedPrecondition, "INSUFFICIENT_FUNDS", None)
@@ -189,7 +195,13 @@ impl ApiError {
                 return format!("{are}, {needed_minor} are needed").into();
             }
             Self::NotFound => "there is no such envelope for this caller",
-            Self::DeadLetterNotFound => "there is no such dead letter: it may have been settled",
+            Self::DeadLetterNotFound => "there is no such dead letter",
+            Self::DeadLetterStands => {
+                "something may be owed by this dead letter: seed, terms or hot store don't contradict it"
+            }
+            Self::DeadLetterSettled => {
+                "the dead letter was paid, or its share was by another claim"
+            }
             Self::RequestIdReused => {
                 "this request_id was used before with another request: choose a new one"
             }

@@ -6,11 +6,11 @@
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
-//! | who settles | `lease` | one |
+//! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | after a restore | `restored` | one |
-//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `replay_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `replay_dead_letter`, `dismiss_dead_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -157,6 +157,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// those whose leases run, by the ledger's clock. It saves work and decides nothing: two who
     /// believe that they have the same partition pay nothing twice.
     async fn lease(&self, holder: String, for_ms: i64) -> Result<Portion, LedgerError>;
+
+    /// Renews the lease of a process that serves and does not settle, for `for_ms`; 0 ends it. It has
+    /// no portion: it only says that these books are served. Answers how many others run.
+    async fn serving(&self, holder: String, for_ms: i64) -> Result<usize, LedgerError>;
 
     /// Posts what was parked while an envelope was frozen. Answers how many records it settled.
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError>;
@@ -309,7 +313,7 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<EnvelopePosting>, LedgerError>;
 
-    /// Dead letters with rows above `after`, the oldest first.
+    /// Open dead letters with rows above `after`, the oldest first.
     async fn dead_letters(
         &self,
         tenant: Option<TenantId>,
@@ -317,15 +321,31 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError>;
 
+    /// A dead letter by its row, open or settled.
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError>;
+
     /// Tries a dead letter again and records the act: `None` when it is paid now, else the row as
     /// it stands. `amount_minor` is what the envelope's seed says of the share, `None` where it
-    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing.
+    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing. One that is
+    /// settled is not tried: the answer is that of the try that settled it.
     async fn replay_dead_letter(
         &self,
         row: i64,
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<Option<DeadLetterRow>, LedgerError>;
+
+    /// Lets go of a dead letter and records the act, if nothing can ever be owed by its record: the
+    /// envelope's seed says another amount of the share (`amount_minor`; `None`: there is no such
+    /// share), or the terms give it to somebody else. Its envelope closes without it. Answers the row
+    /// as it stands; where that is not dismissed, nothing was done or recorded. Repeating answers the
+    /// same.
+    async fn dismiss_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError>;
 
     // ---- audit ----
 

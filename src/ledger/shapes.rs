@@ -298,7 +298,7 @@ pub struct LeafBatch {
 /// An act of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
-    /// `freeze`, `unfreeze`, `replay_dead_letter`, `trace`, `audit`, `list_dead_letters`, `restored`,
+    /// `freeze`, `unfreeze`, `replay_dead_letter`, `dismiss_dead_letter`, `trace`, `audit`, `list_dead_letters`, `restored`,
     /// `give_up`.
     pub act: String,
     /// Which envelope.
@@ -330,9 +330,36 @@ pub struct DeadLetterRow {
     pub tries: u32,
     /// When it was set aside.
     pub created_at: UnixMs,
+    /// When it was done with: paid, unless `reason` says why it need not be. `None`: it is open.
+    pub settled_at: Option<UnixMs>,
 }
 
+/// Why a letter is done with and was not paid: its share or its grabber was, by another claim.
+pub(super) const SUPERSEDED: &str = "superseded";
+/// Why a letter is done with and was not paid: an operator dismissed it.
+pub(super) const DISMISSED: &str = "dismissed";
+
 impl DeadLetterRow {
+    /// What a try that found it so answers, and each repeat of the try that made it so: `None` where it
+    /// was paid.
+    pub(super) fn answer(self) -> Option<Self> {
+        let is_owed_by_none = self.reason == SUPERSEDED || self.is_dismissed();
+        let is_paid = self.settled_at.is_some() && !is_owed_by_none;
+        (!is_paid).then_some(self)
+    }
+
+    /// Whether an operator has dismissed it.
+    pub fn is_dismissed(&self) -> bool {
+        self.settled_at.is_some() && self.reason == DISMISSED
+    }
+
+    /// PURE: whether nothing can ever be owed by it. Seed and terms never change, so a record that they
+    /// contradict stays wrong. `amount_minor` is what the seed says of the share, `None` where there is
+    /// no such share.
+    pub(super) fn is_contradicted(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
+        amount_minor != Some(self.record.grant.amount_minor) || self.refused_by(terms).is_some()
+    }
+
     /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
     /// the record aside, and an operator's second try asks them again.
     pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {

@@ -8,15 +8,19 @@
 //! | a debt of an unknown envelope, in an outbox | a grant of a stranger |
 //! | more grants than the books know, or an end that they have not begun | behind |
 //! | something of an open envelope that is not whole | behind |
+//! | a share with another grabber than the books have paid | disputed, besides |
 //!
-//! *Ordering.* Nobody grants meanwhile, so the order of the reads does not matter.
+//! *Bounds.* Of an envelope of which the books have claims, every grant and claim is read, a page at a time.
+//!
+//! *Ordering.* Nobody grants meanwhile, so the order of the reads does not matter. All of it is read before
+//! anything is mended: a repair takes what the books have paid for ever, and forgets who else was told.
 //!
 //! *Not here.* What is done about it: `mend`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::RestoredError;
-use super::report::Stranger;
+use super::report::{Dispute, Stranger};
 use crate::domain::envelope::{BookState, HotState};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, PersonId};
@@ -32,6 +36,8 @@ pub(super) struct Found {
     pub strangers: Vec<Stranger>,
     /// Open envelopes of the books that know less of them.
     pub behind: BTreeSet<EnvelopeId>,
+    /// Shares of which the two name different people.
+    pub disputes: Vec<Dispute>,
 }
 
 /// How what the hot store holds of an envelope stands to the books.
@@ -73,6 +79,7 @@ pub(super) async fn gather(
 ) -> Result<Found, RestoredError> {
     let mut strangers = BTreeMap::new();
     let mut behind = BTreeSet::new();
+    let mut disputes = Vec::new();
     let mut after = None;
     loop {
         let page = hot.envelopes(after, PAGE_ROWS_MAX).await?;
@@ -82,13 +89,16 @@ pub(super) async fn gather(
             let rows = ledger.envelopes(ids.to_vec()).await?;
             let views = hot.view(ids.to_vec()).await?;
             for ((id, row), view) in ids.iter().zip(rows).zip(views) {
-                match kin(row.as_ref(), view.as_ref()) {
-                    Kin::Agrees => {}
-                    Kin::Behind => {
-                        behind.insert(*id);
-                    }
-                    Kin::Stranger => {
+                let kin = kin(row.as_ref(), view.as_ref());
+                match (kin, row) {
+                    (Kin::Stranger, _) | (_, None) => {
                         strangers.insert(*id, stranger(hot, *id, view).await?);
+                        continue;
+                    }
+                    (Kin::Agrees, Some(row)) => disputed(hot, ledger, &row, &mut disputes).await?,
+                    (Kin::Behind, Some(row)) => {
+                        behind.insert(*id);
+                        disputed(hot, ledger, &row, &mut disputes).await?;
                     }
                 }
             }
@@ -98,7 +108,63 @@ pub(super) async fn gather(
     Ok(Found {
         strangers: strangers.into_values().collect(),
         behind,
+        disputes,
     })
+}
+
+/// Adds the shares of which the hot store names somebody else than the books have paid.
+async fn disputed(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    row: &EnvelopeRow,
+    disputes: &mut Vec<Dispute>,
+) -> Result<(), RestoredError> {
+    if row.settled_count + row.declined_count == 0 {
+        return Ok(());
+    }
+    let mut from = Some(0);
+    while let Some(first) = from {
+        let claims = ledger.claims(row.id, first, PAGE_ROWS_MAX).await?;
+        let Some(last) = claims.last().map(|held| held.grant.share) else {
+            break;
+        };
+        let full = claims.len() >= PAGE_ROWS_MAX;
+        let paid: BTreeMap<_, _> = claims
+            .into_iter()
+            .map(|held| (held.grant.share, held.grabber))
+            .collect();
+        let granted = granted(hot, row.id, first, last).await?;
+        disputes.extend(granted.into_iter().filter_map(|told| {
+            let paid = paid.get(&told.grant.share)?;
+            (*paid != told.grabber).then(|| Dispute {
+                id: row.id,
+                currency: row.terms.currency,
+                told,
+                paid: paid.clone(),
+            })
+        }));
+        from = last.checked_add(1).filter(|_| full);
+    }
+    Ok(())
+}
+
+/// Grants of the shares `first` to `last`; none where the envelope is not whole.
+async fn granted(
+    hot: &dyn HotStore,
+    id: EnvelopeId,
+    first: u32,
+    last: u32,
+) -> Result<Vec<HeldShare>, RestoredError> {
+    let (mut all, mut from) = (Vec::new(), Some(first));
+    while let Some(first) = from.filter(|share| *share <= last) {
+        let page = hot.grants(id, first, GRANTS_PER_PAGE_MAX).await?;
+        let page = page.unwrap_or_default();
+        let full = page.len() >= GRANTS_PER_PAGE_MAX;
+        let end = page.last().filter(|_| full);
+        from = end.and_then(|held| held.grant.share.checked_add(1));
+        all.extend(page.into_iter().filter(|held| held.grant.share <= last));
+    }
+    Ok(all)
 }
 
 async fn stranger(

@@ -4,11 +4,11 @@
 //! # Shape
 //! | step | door | file |
 //! |---|---|---|
-//! | 1. nobody serves these books | the folder's lock, then `ledger.lease` | here |
+//! | 1. nobody serves these books | the folder's lock, then `ledger.lease`, `ledger.serving` | here |
 //! | 2. in which epochs the hot store went on | `hot.standing` | here |
 //! | 3. leaves and epochs begin anew, on record | `ledger.restored` | here |
 //! | 4. the hot store is registered in the new epochs | `publish::Registrar` | here |
-//! | 5. which envelopes the books don't know, or know less of | `hot.envelopes`, `hot.grants`, `hot.outbox` | `gather` |
+//! | 5. which envelopes the books don't know, or know less of, and which shares they have paid to somebody else | `hot.envelopes`, `hot.grants`, `hot.outbox`, `ledger.claims` | `gather` |
 //! | 6. what the books know is brought up to what was told | `publish::Publisher`, `settle::post_missing`, `ledger.begin_close` | `mend` |
 //! | 7. which open envelopes the hot store has forgotten | `ledger.audit_envelopes`, `hot.view` | `mend` |
 //! | 8. the operator is told | the caller's | `report` |
@@ -45,7 +45,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use report::{Left, Mended, Report, Stranger};
+pub use report::{Dispute, Left, Mended, Report, Stranger};
 
 use crate::config::Config;
 use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
@@ -230,6 +230,7 @@ async fn begin_anew(
         // 7. what was forgotten
         missing = mender.missing(&found).await?;
         report.missing.clone_from(&missing.ids);
+        report.disputes = found.disputes;
         report.strangers = found.strangers;
     }
     // 8. tell
@@ -248,7 +249,8 @@ async fn nobody_serves(ledger: &dyn Ledger) -> Result<(), RestoredError> {
             tokio::time::sleep(Duration::from_millis(LEASE_RENEW_MS)).await;
         }
         let portion = ledger.lease(HOLDER.to_owned(), LEASE_MS).await?;
-        if portion.of <= 1 {
+        let serving = ledger.serving(HOLDER.to_owned(), 0).await?;
+        if portion.of <= 1 && serving == 0 {
             ledger.lease(HOLDER.to_owned(), 0).await?;
             return Ok(());
         }

@@ -64,6 +64,19 @@ pub struct Left {
     pub why: String,
 }
 
+/// A share that the books have paid to somebody else than who was told that it is theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispute {
+    /// Of which envelope.
+    pub id: EnvelopeId,
+    /// Its currency.
+    pub currency: Currency,
+    /// Who was told, by the hot store.
+    pub told: HeldShare,
+    /// Who was paid, by the books.
+    pub paid: PersonId,
+}
+
 /// Everything that was found and done.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -77,6 +90,8 @@ pub struct Report {
     pub missing: Vec<EnvelopeId>,
     /// Envelopes that could not be mended now.
     pub left: Vec<Left>,
+    /// Shares of which hot store and books name different people.
+    pub disputes: Vec<Dispute>,
 }
 
 impl Report {
@@ -87,6 +102,7 @@ impl Report {
             mended: Vec::new(),
             missing: Vec::new(),
             left: Vec::new(),
+            disputes: Vec::new(),
         }
     }
 
@@ -137,6 +153,15 @@ impl Report {
         for left in &self.left {
             line(&mut text, 1, &format!("{}: {}", left.id, left.why));
         }
+        let count = self.disputes.len();
+        line(
+            &mut text,
+            0,
+            &format!("Shares that were paid to somebody else than who was told: {count}"),
+        );
+        for dispute in &self.disputes {
+            dispute_words(&mut text, dispute, currencies);
+        }
         text
     }
 
@@ -161,6 +186,7 @@ impl Report {
             "repaired": mended.collect::<Vec<_>>(),
             "frozen": self.missing.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "left": left.collect::<Vec<_>>(),
+            "disputed": self.disputes.iter().map(dispute_json).collect::<Vec<_>>(),
         })
     }
 }
@@ -211,6 +237,32 @@ fn stranger_words(text: &mut String, stranger: &Stranger, currencies: &Currencie
             &format!("share {share}: {said} to {grabber}{declined}"),
         );
     }
+}
+
+fn dispute_words(text: &mut String, dispute: &Dispute, currencies: &Currencies) {
+    let (id, told, paid) = (dispute.id, &dispute.told, &dispute.paid);
+    let said = amount(told.grant.amount_minor, Some(dispute.currency), currencies);
+    let declined = if told.declined { ", declined" } else { "" };
+    let (share, grabber) = (told.grant.share, &told.grabber);
+    line(
+        text,
+        1,
+        &format!("{id}: share {share}: {said} told to {grabber}{declined}, paid to {paid}"),
+    );
+}
+
+fn dispute_json(dispute: &Dispute) -> Value {
+    let told = &dispute.told;
+    json!({
+        "envelope_id": dispute.id.to_string(),
+        "share": told.grant.share,
+        "amount_minor": told.grant.amount_minor,
+        "currency_code": dispute.currency.code(),
+        "granted_at_ms": told.grant.at.0,
+        "declined": told.declined,
+        "told": told.grabber,
+        "paid": dispute.paid,
+    })
 }
 
 fn stranger_json(stranger: &Stranger) -> Value {

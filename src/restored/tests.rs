@@ -13,10 +13,11 @@ use crate::domain::envelope::CloseReason;
 use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::domain::money::Currencies;
 use crate::hot::embedded::{EmbeddedStore, Limits};
 use crate::hot::{HotError, HotStore};
 use crate::ledger::LedgerError;
-use crate::ledger::conformance::{NOON_MS, World, act, draft, person, tenant};
+use crate::ledger::conformance::{NOON_MS, World, act, draft, pay, person, tenant};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::sqlite::hooks::damage;
 use crate::publish::{Amounts, PublishError, Publisher, RegistrarError};
@@ -331,6 +332,52 @@ async fn an_unknown_envelope_that_has_to_stay_does_not_keep_the_others() {
     );
     assert_eq!(scene.owed().await, 2);
     assert!(scene.holds(unknown[0]).await && !scene.holds(unknown[1]).await);
+}
+
+#[tokio::test]
+async fn a_share_that_the_books_paid_to_somebody_else_is_told_with_both_names() {
+    let scene = Scene::new();
+    let ours = scene.books(&scene.path("ours.sqlite"), 1);
+    let one = scene.sent(&ours, 100).await;
+    let won = scene.grab(&[(one, "bob"), (one, "carol")]).await;
+    // The books paid bob's share to erin, and carol's to herself.
+    let paid = [(0, "erin"), (1, "carol")];
+    let paid = paid.map(|(share, who)| pay(one, share, who, won[share as usize]));
+    ours.settle(paid.to_vec()).await;
+    // As many as the hot store granted: nothing is behind.
+    let told = |report: &Report| {
+        let told = report.disputes.iter().map(|dispute| {
+            let (told, paid) = (&dispute.told, &dispute.paid);
+            assert_eq!(dispute.id, one);
+            (told.grant.share, told.grabber.to_string(), paid.to_string())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let both = [(0, "bob".to_owned(), "erin".to_owned())];
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 0);
+    assert_eq!(told(&report), both);
+    let words = report.words(&Currencies::default());
+    let amount = format!("0.{:02} CNY", won[0]);
+    let line = format!("{one}: share 0: {amount} told to bob, paid to erin");
+    assert!(words.contains(&line), "{words}");
+    let json = report.json();
+    assert_eq!(json["disputed"][0]["told"], "bob");
+    assert_eq!(json["disputed"][0]["paid"], "erin");
+    // One that is behind as well, and one of which nothing is paid.
+    scene.grab(&[(one, "dave")]).await;
+    ours.deposit("alice", 200, "d2").await;
+    let other = ours.fund(draft("alice", 100, 4), "e2").await.id;
+    scene.publisher(&ours).publish(other).await.unwrap();
+    scene.grab(&[(other, "bob")]).await;
+    let (done, report) = scene.restored(&ours, true).await;
+    assert_eq!(done.unwrap(), 0);
+    assert_eq!(report.mended.len(), 2, "{:?}", report.mended);
+    assert_eq!(told(&report), both);
+    assert_eq!(
+        (ours.has("bob").await.0 > 0, ours.has("erin").await.0),
+        (true, won[0])
+    );
 }
 
 #[tokio::test]

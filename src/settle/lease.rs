@@ -10,6 +10,9 @@
 //! theirs, for as long as their portions differ, post the same records: the books pay them once.
 //!
 //! *If it crashes here.* The lease runs out.
+//!
+//! A process that only serves has a lease of another kind, without a portion: it says that these books are
+//! served.
 
 use parking_lot::Mutex;
 
@@ -61,6 +64,24 @@ impl Lease {
     /// The ledger is out of reach: the lease runs out.
     pub async fn leave(&self, ledger: &dyn Ledger) -> Result<(), SettleError> {
         ledger.lease(self.holder.clone(), 0).await?;
+        Ok(())
+    }
+
+    /// Renews the lease of a process that settles nothing: nobody counts it when partitions are divided.
+    ///
+    /// # Errors
+    /// The ledger is out of reach.
+    pub async fn serve(&self, ledger: &dyn Ledger) -> Result<(), SettleError> {
+        ledger.serving(self.holder.clone(), LEASE_MS).await?;
+        Ok(())
+    }
+
+    /// Ends that lease.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the lease runs out.
+    pub async fn serve_no_more(&self, ledger: &dyn Ledger) -> Result<(), SettleError> {
+        ledger.serving(self.holder.clone(), 0).await?;
         Ok(())
     }
 

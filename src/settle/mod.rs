@@ -4,16 +4,17 @@
 //!
 //! | loop of [`Settlement::run`] | step | rests |
 //! |---|---|---|
-//! | drain, one for all partitions | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
+//! | drain, in rounds over the partitions (`rounds`) | [`Drain::once`] | not while batches are full, [`FILL_MS`] while there is work, else [`IDLE_MS`] |
 //! | measure | [`Settlement::measure_once`] | [`SWEEP_MS`] |
 //! | sweep | [`Sweep::once`] | [`SWEEP_MS`] |
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
-//! | lease | [`Settlement::lease_once`] | [`LEASE_RENEW_MS`] |
+//! | lease | [`Settlement::lease_once`]; [`Settlement::serve_once`] where others settle | [`LEASE_RENEW_MS`] |
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
-//! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings.
+//! up to [`BACKOFF_MS_MAX`], with a jitter that the caller brings. In the drain it is the partition that
+//! rests, and not the loop.
 //!
 //! *Ordering.* None between the loops: every step finds its work in the stores, and each is
 //! idempotent.
@@ -31,6 +32,7 @@ mod lease;
 mod marks;
 pub mod plan;
 mod reconcile;
+mod rounds;
 pub mod rules;
 mod run;
 mod sweep;
@@ -76,6 +78,9 @@ pub const RECONCILE_MS: u64 = 5_000;
 pub const RECONCILE_PAGE_MS: u64 = 100;
 /// Partitions that are drained at once: the ledger posts what arrives together in one transaction.
 pub const DRAINS_IN_FLIGHT_MAX: usize = 16;
+/// How long a round waits for a partition: several times what a full batch takes. One that takes longer
+/// goes on beside the next rounds.
+pub const STRAGGLE_MS: u64 = 250;
 /// Envelopes that are published at once for their dead Create: a large one takes seconds, and the
 /// others pass it.
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 8;
@@ -219,6 +224,22 @@ impl Settlement {
             return self.leave().await;
         }
         self.lease.renew(&*self.ledger).await
+    }
+
+    /// Says that these books are served by a process that settles nothing.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the lease may run out.
+    pub async fn serve_once(&self) -> Result<(), SettleError> {
+        self.lease.serve(&*self.ledger).await
+    }
+
+    /// Says so no more.
+    ///
+    /// # Errors
+    /// The ledger is out of reach: the lease runs out.
+    pub async fn serve_no_more(&self) -> Result<(), SettleError> {
+        self.lease.serve_no_more(&*self.ledger).await
     }
 
     /// Settles what waits before the process ends: all of it where no other process does, else what

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::Rounds;
 use super::{
-    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FILL_MS, FORGET_PAGE_MAX, IDLE_MS, LEASE_RENEW_MS,
-    RECONCILE_MS, RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
+    BACKOFF_MS_MAX, BACKOFF_MS_MIN, FORGET_PAGE_MAX, LEASE_RENEW_MS, RECONCILE_MS,
+    RECONCILE_PAGE_MS, SWEEP_MS, SettleError, Settlement,
 };
 
 /// The rest after so many failures in a row: doubled each time, and half of it is the caller's
 /// jitter, so that processes which failed together don't come back together.
-fn backoff_ms(failures: u32, jitter: &(impl Fn(u64) -> u64 + ?Sized)) -> u64 {
+pub(super) fn backoff_ms(failures: u32, jitter: &(impl Fn(u64) -> u64 + ?Sized)) -> u64 {
     let doubled = BACKOFF_MS_MIN.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let half = doubled.min(BACKOFF_MS_MAX) / 2;
     half + jitter(half).min(half)
@@ -90,7 +92,8 @@ impl Settlement {
         Ok(())
     }
 
-    /// Only measures the backlog, until `shutdown`: other processes settle it.
+    /// Only measures the backlog and says that the books are served, until `shutdown`: other processes
+    /// settle it.
     ///
     /// # Errors
     /// As [`Settlement::run`].
@@ -99,7 +102,11 @@ impl Settlement {
         jitter: impl Fn(u64) -> u64 + Send + Sync,
         shutdown: CancellationToken,
     ) -> Result<(), SettleError> {
-        self.measure_loop(&jitter, &shutdown).await
+        tokio::try_join!(
+            self.measure_loop(&jitter, &shutdown),
+            self.serve_loop(&jitter, &shutdown),
+        )?;
+        Ok(())
     }
 
     async fn drain_loop(
@@ -107,21 +114,13 @@ impl Settlement {
         jitter: &(impl Fn(u64) -> u64 + Sync),
         shutdown: &CancellationToken,
     ) -> Result<(), SettleError> {
-        let mut pace = Pace::new("drain", self);
-        while !shutdown.is_cancelled() {
-            let drained = self.drain_once().await;
-            let well_ms = match &drained {
-                Ok(drained) if drained.more => 0,
-                Ok(drained) if drained.records > 0 => FILL_MS,
-                _ => IDLE_MS,
-            };
-            let ended = drained.and_then(|drained| match drained.refusal {
-                Some(why) => Err(SettleError::Broken(why)),
-                None => Ok(()),
-            });
-            rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
-        }
-        Ok(())
+        let rounds = Rounds {
+            partitions: self.hot.partitions(),
+            has: &|partition| self.lease.has(partition),
+            drain: &|partition| self.drain_partition(partition).boxed(),
+            vitals: &self.vitals,
+        };
+        rounds.run(jitter, shutdown).await
     }
 
     async fn measure_loop(
@@ -205,6 +204,22 @@ impl Settlement {
         Ok(())
     }
 
+    async fn serve_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("lease", self);
+        while !shutdown.is_cancelled() {
+            let renewed = self.serve_once().await;
+            rest(pace.rest(renewed, LEASE_RENEW_MS, jitter)?, shutdown).await;
+        }
+        if let Err(error) = self.serve_no_more().await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+        Ok(())
+    }
+
     async fn forget_loop(
         &self,
         jitter: &(impl Fn(u64) -> u64 + Sync),
@@ -223,7 +238,7 @@ impl Settlement {
 }
 
 /// Rests, or ends the rest at shutdown. No rest at all still lets the other loops have their turn.
-async fn rest(how_long: Duration, shutdown: &CancellationToken) {
+pub(super) async fn rest(how_long: Duration, shutdown: &CancellationToken) {
     if how_long.is_zero() {
         tokio::task::yield_now().await;
         return;

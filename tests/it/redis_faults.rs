@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use red_envelope::hot::redis::server_under_test::RedisServer;
-use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, RecallEnvelopeRequest};
+use red_envelope_proto::v1::{
+    DismissDeadLetterRequest, EnvelopeState, GrabOutcome, RecallEnvelopeRequest,
+};
 
 use crate::harness::server::Server;
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
@@ -298,6 +300,18 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
         world.look(&id, "alice").await.state(),
         EnvelopeState::Closed
     );
+    let letters = world.dead_letters().await;
+    let dismiss = DismissDeadLetterRequest {
+        dead_letter_id: letters[0].dead_letter_id.clone(),
+        operator: "olga".to_owned(),
+        reason: "forged".to_owned(),
+    };
+    let dismissed = world.admin.dismiss_dead_letter(dismiss).await.unwrap();
+    let letter = dismissed.into_inner().dead_letter.unwrap();
+    assert_eq!(letter.reason, "dismissed");
+    world.until(&id, "alice", EnvelopeState::Closed).await;
+    assert_eq!(world.available("mallory").await, 0);
+    world.audit_when_quiet().await;
 }
 
 /// The key of the outbox of an envelope that Redis holds.

@@ -352,7 +352,7 @@ async fn an_act_that_dies_is_repeated_and_tells_the_same() {
         firsts.insert(report["leaves"][0]["first_leaf_number"].as_u64());
         // And once more, after it ended well: nothing is left to tell.
         let report = told(&server.restored(&fleet.flags()));
-        for nothing in ["unknown", "repaired", "frozen", "left"] {
+        for nothing in ["unknown", "repaired", "frozen", "left", "disputed"] {
             assert_eq!(report[nothing], json!([]), "{report:#}");
         }
         firsts.insert(report["leaves"][0]["first_leaf_number"].as_u64());
@@ -389,7 +389,7 @@ async fn a_new_redis_did_not_go_on_however_often_the_act_is_repeated() {
         assert!(died.status.signal().is_some(), "{}", died.status);
         for _ in 0..2 {
             let report = told(&server.restored(&fleet.flags()));
-            for nothing in ["unknown", "repaired", "frozen", "left"] {
+            for nothing in ["unknown", "repaired", "frozen", "left", "disputed"] {
                 assert_eq!(report[nothing], json!([]), "{report:#}");
             }
         }

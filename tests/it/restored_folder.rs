@@ -77,7 +77,7 @@ async fn sent_twice(with_the_act: bool) -> (Envelope, Envelope) {
     world.record = Record::default();
     if with_the_act {
         let report = tokio::task::block_in_place(|| told(&world.server.restored(&[])));
-        for nothing in ["unknown", "repaired", "frozen", "left"] {
+        for nothing in ["unknown", "repaired", "frozen", "left", "disputed"] {
             assert_eq!(report[nothing], json!([]), "{report:#}");
         }
     }

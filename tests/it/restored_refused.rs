@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use crate::harness::World;
 use crate::harness::fleet::Fleet;
 use crate::harness::server::PROGRAM;
+use crate::harness::{Start, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn books_that_are_served_do_not_begin_anew() {
@@ -29,6 +29,36 @@ async fn books_that_are_served_do_not_begin_anew() {
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(64), "{why}");
     assert!(why.contains("in use by another red-envelope"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_are_only_served_do_not_begin_anew() {
+    let mut fleet = Fleet::of(0).await;
+    let api = Start {
+        flags: vec!["--role".to_owned(), "api".to_owned()],
+        ..Start::default()
+    };
+    fleet.join(api).await;
+    let beside = tempfile::tempdir().unwrap();
+    let folder = beside.path().join("data").display().to_string();
+    let begin = || {
+        Command::new(PROGRAM)
+            .args(["restored", "--operator", "olga", "--reason", "a mistake"])
+            .args(["--data-dir", &folder])
+            .args(fleet.flags())
+            .output()
+            .unwrap()
+    };
+    let refused = tokio::task::block_in_place(begin);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(64), "{why}");
+    assert!(why.contains("a process serves these books"), "{why}");
+    // It ends its lease when it ends.
+    let flags = fleet.flags();
+    assert!(fleet.processes[0].server.stop().await.success());
+    let begun = tokio::task::block_in_place(|| fleet.processes[0].server.restored(&flags));
+    let why = String::from_utf8_lossy(&begun.stderr).into_owned();
+    assert_eq!(begun.status.code(), Some(0), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

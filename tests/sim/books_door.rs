@@ -104,6 +104,10 @@ impl Ledger for BooksDoor {
         .await
     }
 
+    async fn serving(&self, _: String, _: i64) -> Result<usize, LedgerError> {
+        nobody_asks()
+    }
+
     async fn settle_parked(&self, _: usize) -> Result<usize, LedgerError> {
         self.ask(|s| s.books.settle_parked()).await
     }
@@ -297,12 +301,25 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
+    async fn dead_letter(&self, _: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        nobody_asks()
+    }
+
     async fn replay_dead_letter(
         &self,
         _: i64,
         _: Option<i64>,
         _: AdminAct,
     ) -> Result<Option<DeadLetterRow>, LedgerError> {
+        nobody_asks()
+    }
+
+    async fn dismiss_dead_letter(
+        &self,
+        _: i64,
+        _: Option<i64>,
+        _: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError> {
         nobody_asks()
     }
 

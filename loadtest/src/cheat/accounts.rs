@@ -126,4 +126,11 @@ impl AdminService for Cheater {
     ) -> Result<Response<v1::ReplayDeadLetterResponse>, Status> {
         not_here()
     }
+
+    async fn dismiss_dead_letter(
+        &self,
+        _: Request<v1::DismissDeadLetterRequest>,
+    ) -> Result<Response<v1::DismissDeadLetterResponse>, Status> {
+        not_here()
+    }
 }

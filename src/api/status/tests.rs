@@ -8,6 +8,8 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::invalid("total.minor_units", "must be at least 1 minor unit, not 0"),
         ApiError::NotFound,
         ApiError::DeadLetterNotFound,
+        ApiError::DeadLetterStands,
+        ApiError::DeadLetterSettled,
         ApiError::RequestIdReused,
         ApiError::InsufficientFunds {
             available_minor: 1,
@@ -33,6 +35,8 @@ fn one_of_each() -> Vec<ApiError> {
             ApiError::Invalid(_)
             | ApiError::NotFound
             | ApiError::DeadLetterNotFound
+            | ApiError::DeadLetterStands
+            | ApiError::DeadLetterSettled
             | ApiError::RequestIdReused
             | ApiError::InsufficientFunds { .. }
             | ApiError::BalanceTooLarge

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use red_envelope_proto::v1::GrabOutcome as O;
 
 use super::*;
-use crate::domain::grab::OutboxRecord;
-use crate::domain::id::Epoch;
+use crate::domain::grab::{Grab, GrabReply, OutboxRecord, Outcome};
+use crate::domain::id::{Epoch, PersonId, TenantId};
 use crate::hot::HotError;
 
 /// Takes everything, nothing, is away, or stands in another epoch.
@@ -61,9 +61,13 @@ impl Gate for Books {
 }
 
 async fn world() -> (World, Arc<Books>) {
+    world_where(true).await
+}
+
+async fn world_where(sender_may_grab: bool) -> (World, Arc<Books>) {
     let books = Arc::new(Books::default());
     let world = World::made(Making {
-        sender_may_grab: true,
+        sender_may_grab,
         gate: Some(Arc::clone(&books) as _),
     })
     .await;
@@ -197,4 +201,33 @@ async fn a_page_that_the_gate_thins_out_has_another_one_behind_it() {
         request.page_token = page.next_page_token;
     }
     assert_eq!(shown, 2);
+}
+
+#[tokio::test]
+async fn a_senders_own_share_that_the_books_refuse_is_neither_shown_nor_denied() {
+    let (world, books) = world_where(false).await;
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let own_envelope = v1::RefusalReason::OwnEnvelope;
+    books.are(REFUSES);
+    let nothing = world.grab(&id, "alice").await.unwrap();
+    assert_eq!(nothing.refusal(), own_envelope);
+    // Decided while senders could grab, and told to nobody.
+    let grab = Grab {
+        epoch: Epoch::FIRST,
+        tenant: TenantId::parse("").unwrap(),
+        envelope: id.parse().unwrap(),
+        grabber: PersonId::parse("alice").unwrap(),
+        phrase: None,
+    };
+    let decided = world.hot.grab(vec![grab]).await.unwrap();
+    let is_won = matches!(decided[0], GrabReply::Outcome(Outcome::Won(_)));
+    assert!(is_won, "{decided:?}");
+    for mood in [REFUSES, IS_AWAY, MOVED] {
+        books.are(mood);
+        let failed = world.grab(&id, "alice").await.unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable, "{mood}");
+    }
+    books.are(TAKES);
+    let told = world.grab(&id, "alice").await.unwrap();
+    assert_eq!(told.outcome(), O::AlreadyGrabbed);
 }

@@ -9,6 +9,7 @@ mod endings;
 mod gated;
 mod gates;
 mod grabs;
+mod letters;
 mod operators;
 mod raw;
 mod sights;

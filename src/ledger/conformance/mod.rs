@@ -4,6 +4,7 @@
 //! books are audited after every case.
 
 pub mod close;
+pub mod dismissed;
 pub mod fund;
 pub mod listings;
 #[cfg(test)]
@@ -291,6 +292,10 @@ macro_rules! ledger_conformance {
             operators::a_dead_letter_that_is_paid_after_all_no_longer_blocks,
             operators::a_dead_letter_whose_share_another_won_blocks_until_it_is_replayed,
             operators::a_replay_pays_nobody_to_whom_the_terms_give_nothing,
+            operators::a_replay_that_settled_its_letter_answers_the_same_for_ever,
+            dismissed::a_letter_that_can_never_be_owed_is_dismissed_and_its_envelope_closes,
+            dismissed::a_letter_that_may_be_owed_is_not_dismissed,
+            dismissed::a_record_that_comes_again_stays_dismissed,
             partitions::a_batch_read_under_an_older_epoch_posts_nothing,
             partitions::a_close_of_an_older_epoch_refunds_nothing,
             partitions::a_close_forgives_a_replaced_store_what_it_lost,

@@ -202,3 +202,57 @@ pub async fn a_replay_pays_nobody_to_whom_the_terms_give_nothing(world: &World) 
     assert_eq!(world.has("carol").await, (0, 0));
     assert_eq!(world.has("alice").await, (0, 200));
 }
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_replay_that_settled_its_letter_answers_the_same_for_ever(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let aside = |share, name: &str| SettleItem::SetAside(record(id, share, name, 20), "poison");
+    let three = vec![aside(0, "bob"), aside(1, "carol"), aside(2, "dave")];
+    world.settle(three).await;
+    let letters = world.ledger.dead_letters(None, 0, 10).await;
+    let rows: Vec<_> = letters.expect("letters").iter().map(|l| l.row).collect();
+    // Carol's share is another's, and the outbox brings dave's again.
+    let others = vec![pay(id, 1, "erin", 20), pay(id, 2, "dave", 20)];
+    world.settle(others).await;
+    let replay = async |row| {
+        let tried = world
+            .ledger
+            .replay_dead_letter(row, Some(20), act("replay", id));
+        let letter = tried.await.expect("an answer");
+        letter.map(|letter| (letter.reason, letter.tries))
+    };
+    let superseded = Some(("superseded".to_owned(), 1));
+    let all = async || {
+        assert_eq!(replay(rows[0]).await, None);
+        assert_eq!(replay(rows[1]).await, superseded);
+        assert_eq!(replay(rows[2]).await, None);
+    };
+    all().await;
+    // The answers were lost.
+    all().await;
+    let frozen = world.ledger.freeze(id, act("freeze", id)).await;
+    assert!(!frozen.expect("is frozen"));
+    all().await;
+    let unfrozen = world.ledger.unfreeze(id, act("unfreeze", id)).await;
+    assert!(!unfrozen.expect("is unfrozen"));
+    let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
+    begun.expect("it closes");
+    let expired = CloseReason::Expired;
+    let done = world.ledger.finish_close(FIRST, id, expired, 3).await;
+    assert!(matches!(done, Ok(CloseProgress::Closed(_))), "{done:?}");
+    all().await;
+    for (name, has) in [("bob", 20), ("carol", 0), ("dave", 20), ("alice", 40)] {
+        assert_eq!(world.has(name).await, (has, 0), "{name}");
+    }
+    let acts = world.ledger.acts(Some(id), 20).await.expect("acts");
+    let results: Vec<_> = acts.iter().filter(|a| a.act == "replay").collect();
+    let results: Vec<_> = results.iter().map(|a| a.result.as_str()).collect();
+    assert_eq!(results, ["done", "superseded", "done"].repeat(4));
+    let never = world
+        .ledger
+        .replay_dead_letter(rows[2] + 1_000, Some(20), act("replay", id));
+    assert!(matches!(never.await, Err(LedgerError::NotFound)));
+    let found = world.ledger.dead_letter(rows[1]).await.expect("a read");
+    let found = found.expect("a settled letter stays");
+    assert!(found.settled_at.is_some() && found.record.grabber == person("carol"));
+}

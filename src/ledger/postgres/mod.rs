@@ -256,6 +256,10 @@ impl Ledger for PostgresLedger {
         write!(self.books, |tx| partitions::lease(&tx, &holder, for_ms))
     }
 
+    async fn serving(&self, holder: String, for_ms: i64) -> Result<usize, LedgerError> {
+        write!(self.books, |tx| partitions::serving(&tx, &holder, for_ms))
+    }
+
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
         let desk = &self.books.desk;
         write!(self.books, |tx| set_aside::settle_parked(&tx, desk, limit))
@@ -448,6 +452,10 @@ impl Ledger for PostgresLedger {
         ))
     }
 
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        read!(self.books, |db| set_aside::find_letter(db, row))
+    }
+
     async fn replay_dead_letter(
         &self,
         row: i64,
@@ -458,6 +466,22 @@ impl Ledger for PostgresLedger {
         write!(self.books, |tx| set_aside::replay(
             &tx,
             desk,
+            row,
+            amount_minor,
+            &act
+        ))
+    }
+
+    async fn dismiss_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError> {
+        let now = self.books.desk.now();
+        write!(self.books, |tx| set_aside::dismiss(
+            &tx,
+            now,
             row,
             amount_minor,
             &act

@@ -21,9 +21,10 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
+    include_str!("migrations/0003_serving.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";
@@ -234,8 +235,9 @@ fn grants(role: &str) -> String {
          GRANT USAGE ON SCHEMA {SCHEMA} TO {role};
          GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA {SCHEMA} TO {role};
          REVOKE INSERT ON migration FROM {role};
-         GRANT UPDATE ON account, envelope, dead_letter, hot_partition, settle_lease TO {role};
-         GRANT DELETE ON parked, settle_lease TO {role};
+         GRANT UPDATE ON account, envelope, dead_letter, hot_partition, settle_lease, serve_lease
+             TO {role};
+         GRANT DELETE ON parked, settle_lease, serve_lease TO {role};
          GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role};
          COMMIT"
     )

@@ -267,3 +267,37 @@ pub(super) async fn lease(
         of: short(found.len().max(1))?,
     })
 }
+
+/// Renews a lease of who only serves, or ends it where `for_ms` is 0. Answers how many others run.
+pub(super) async fn serving(
+    tx: &Transaction<'_>,
+    holder: &str,
+    for_ms: i64,
+) -> Result<usize, Fault> {
+    sql::run(
+        tx,
+        "-- ledger.end_serving
+         DELETE FROM serve_lease WHERE until <= clock_timestamp() OR (holder = $1 AND $2)",
+        &[&holder, &(for_ms <= 0)],
+    )
+    .await?;
+    if for_ms > 0 {
+        sql::run(
+            tx,
+            "-- ledger.renew_serving
+             INSERT INTO serve_lease (holder, until)
+             VALUES ($1, clock_timestamp() + $2::bigint * interval '1 millisecond')
+             ON CONFLICT (holder) DO UPDATE SET until = excluded.until",
+            &[&holder, &for_ms],
+        )
+        .await?;
+    }
+    let others = sql::rows(
+        tx,
+        "-- ledger.serving
+         SELECT holder FROM serve_lease WHERE until > clock_timestamp() AND holder <> $1",
+        &[&holder],
+    )
+    .await?;
+    Ok(others.len())
+}

@@ -16,11 +16,14 @@ use tokio_postgres::Row;
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
-use crate::ledger::{AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{
+    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
+    Settled,
+};
 
 use super::Desk;
 use super::operators;
-use super::rows::{at, count, envelope_id, find_envelope, long_count, page, person};
+use super::rows::{at, count, envelope_id, find_envelope, lock_envelope, long_count, page, person};
 use super::settle::{Aside, Care, settle};
 use super::settle_post::{CountsOf, write_counts};
 use super::sql::{self, Fault};
@@ -133,7 +136,8 @@ const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
     SELECT u.*, $10 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
         $6::boolean[], $7::bigint[], $8::text[], $9::integer[]) u
     ON CONFLICT ON CONSTRAINT dead_letter_is_one
-    DO UPDATE SET tries = d.tries + excluded.tries, reason = excluded.reason
+    DO UPDATE SET tries = d.tries + excluded.tries,
+        reason = CASE WHEN d.settled_at IS NULL THEN excluded.reason ELSE d.reason END
     RETURNING d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.tries";
 
 /// Sets records aside, or counts more tries.
@@ -305,7 +309,7 @@ fn record(row: &Row) -> Result<OutboxRecord, Fault> {
 macro_rules! dead_letter_columns {
     () => {
         "d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.granted_at, d.row, \
-         n.tenant, n.currency, d.reason, d.tries, d.created_at \
+         n.tenant, n.currency, d.reason, d.tries, d.created_at, d.settled_at \
          FROM dead_letter d LEFT JOIN envelope n ON n.id = d.envelope"
     };
 }
@@ -321,6 +325,7 @@ fn dead_letter_row(row: &Row) -> Result<DeadLetterRow, Fault> {
         reason: row.try_get(9)?,
         tries: count(row, 10)?,
         created_at: at(row, 11)?,
+        settled_at: row.try_get::<_, Option<i64>>(12)?.map(UnixMs),
     })
 }
 
@@ -345,13 +350,17 @@ pub(super) async fn dead_letters(
     found.iter().map(dead_letter_row).collect()
 }
 
-async fn open_dead_letter(tx: &Transaction<'_>, row: i64) -> Result<Option<DeadLetterRow>, Fault> {
+/// One, open or settled.
+pub(super) async fn find_letter(
+    db: &impl GenericClient,
+    row: i64,
+) -> Result<Option<DeadLetterRow>, Fault> {
     let found = sql::row(
-        tx,
+        db,
         concat!(
-            "-- ledger.open_dead_letter\nSELECT ",
+            "-- ledger.find_letter\nSELECT ",
             dead_letter_columns!(),
-            " WHERE d.row = $1 AND d.settled_at IS NULL"
+            " WHERE d.row = $1"
         ),
         &[&row],
     )
@@ -361,7 +370,7 @@ async fn open_dead_letter(tx: &Transaction<'_>, row: i64) -> Result<Option<DeadL
 
 /// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
 /// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
-/// way of the close.
+/// way of the close. A letter that is settled is not tried, and the act is recorded all the same.
 pub(super) async fn replay(
     tx: &Transaction<'_>,
     desk: &Desk,
@@ -369,9 +378,31 @@ pub(super) async fn replay(
     amount_minor: Option<i64>,
     act: &AdminAct,
 ) -> Result<Option<DeadLetterRow>, Fault> {
-    let mut letter = open_dead_letter(tx, row)
-        .await?
-        .ok_or(LedgerError::NotFound)?;
+    let letter = find_letter(tx, row).await?;
+    let letter = letter.ok_or(LedgerError::NotFound)?;
+    if letter.settled_at.is_none() {
+        try_again(tx, desk, &letter, amount_minor).await?;
+    }
+    let now_stands = find_letter(tx, row).await?;
+    let answer = now_stands.and_then(DeadLetterRow::answer);
+    let result = answer
+        .as_ref()
+        .map_or("done", |letter| letter.reason.as_str());
+    let act = AdminAct {
+        result: result.to_owned(),
+        ..act.clone()
+    };
+    operators::record_act(tx, desk.now(), &act).await?;
+    Ok(answer)
+}
+
+/// Decides an open letter anew, and marks it if nothing is owed by it any more.
+async fn try_again(
+    tx: &Transaction<'_>,
+    desk: &Desk,
+    letter: &DeadLetterRow,
+    amount_minor: Option<i64>,
+) -> Result<(), Fault> {
     let envelope = find_envelope(tx, letter.record.envelope).await?;
     if envelope.as_ref().is_some_and(|envelope| envelope.frozen) {
         return Err(LedgerError::Frozen.into());
@@ -386,27 +417,44 @@ pub(super) async fn replay(
         Some(reason) => SettleItem::SetAside(letter.record.clone(), reason),
     };
     let verdicts = settle(tx, desk, &[&item], &Care::full()).await?;
-    let answer = match verdicts.first() {
+    match verdicts.first() {
         Some(Settled::Paid | Settled::Duplicate) => {
-            settle_letter(tx, desk.now(), &letter, None).await?;
-            None
+            settle_letter(tx, desk.now(), letter, None).await
         }
-        Some(Settled::Superseded) => {
-            settle_letter(tx, desk.now(), &letter, Some("superseded")).await?;
-            letter.reason = "superseded".to_owned();
-            Some(letter)
+        Some(Settled::Superseded) => settle_letter(tx, desk.now(), letter, Some(SUPERSEDED)).await,
+        Some(Settled::Parked | Settled::DeadLetter) | None => Ok(()),
+    }
+}
+
+/// Lets go of a letter by which nothing can ever be owed. Answers it as it stands.
+pub(super) async fn dismiss(
+    tx: &Transaction<'_>,
+    now: UnixMs,
+    row: i64,
+    amount_minor: Option<i64>,
+    act: &AdminAct,
+) -> Result<DeadLetterRow, Fault> {
+    let known = async || -> Result<DeadLetterRow, Fault> {
+        let found = find_letter(tx, row).await?;
+        Ok(found.ok_or(LedgerError::NotFound)?)
+    };
+    let letter = known().await?;
+    let id = letter.record.envelope;
+    if letter.settled_at.is_none() && find_envelope(tx, id).await?.is_some() {
+        // Its counts move.
+        let envelope = lock_envelope(tx, id).await?;
+        if envelope.frozen {
+            return Err(LedgerError::Frozen.into());
         }
-        Some(Settled::Parked | Settled::DeadLetter) | None => open_dead_letter(tx, row).await?,
-    };
-    let result = answer
-        .as_ref()
-        .map_or("done", |letter| letter.reason.as_str());
-    let act = AdminAct {
-        result: result.to_owned(),
-        ..act.clone()
-    };
-    operators::record_act(tx, desk.now(), &act).await?;
-    Ok(answer)
+        if letter.is_contradicted(&envelope.terms, amount_minor) {
+            settle_letter(tx, now, &letter, Some(DISMISSED)).await?;
+        }
+    }
+    let letter = known().await?;
+    if letter.is_dismissed() {
+        operators::record_act(tx, now, act).await?;
+    }
+    Ok(letter)
 }
 
 /// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.

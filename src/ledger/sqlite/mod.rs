@@ -92,9 +92,9 @@ impl SqliteLedger {
     ) -> Result<Self, OpenError> {
         let keys = Arc::new(keys);
         let db = open::writing(path, PartitionCount::ONE, clock.now())?;
-        check_keys(&db, &keys)?;
+        open::check_keys(&db, &keys)?;
         commit_first(&db, clock.now(), &keys, &mut rng)?;
-        let identity = identity(&db)?;
+        let identity = open::identity(&db)?;
         let readers = Readers::open(path)?;
         let writer = Writer::start(db, Arc::clone(&clock), Arc::clone(&keys), rng)?;
         Ok(Self {
@@ -149,35 +149,6 @@ fn commit_first(
         rng: &mut **rng,
     };
     leaves::commit_to(&mut books, &tenant, 0).map_err(OpenError::Founding)
-}
-
-/// The first half of the default tenant's first commitment: random, public, and never changed.
-fn identity(db: &Connection) -> Result<String, OpenError> {
-    let root: [u8; 32] = db.query_row(
-        "-- ledger.identity
-         SELECT batch_root FROM leaf_batch WHERE tenant = ?1 AND batch_number = 0",
-        [TENANT_DEFAULT],
-        |row| row.get(0),
-    )?;
-    Ok(data_encoding::HEXLOWER.encode(&root[..16]))
-}
-
-/// The keys must open the newest commitment, or no envelope could be created or proved.
-fn check_keys(db: &Connection, keys: &SealKeys) -> Result<(), OpenError> {
-    let newest: Option<(String, i64)> = rusqlite::OptionalExtension::optional(db.query_row(
-        "-- ledger.newest_commitment
-         SELECT tenant, batch_number FROM leaf_batch ORDER BY tenant DESC, batch_number DESC LIMIT 1",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    ))?;
-    let Some((tenant, batch_number)) = newest else {
-        return Ok(());
-    };
-    let wrong = |error: String| OpenError::SealKeys(error);
-    let tenant = TenantId::parse(&tenant).map_err(|error| wrong(error.to_string()))?;
-    leaves::open_batch(db, keys, &tenant, batch_number.unsigned_abs())
-        .map(|_| ())
-        .map_err(|error| wrong(error.to_string()))
 }
 
 #[async_trait]
@@ -264,6 +235,10 @@ impl Ledger for SqliteLedger {
     /// These books have one process, by the lock on their folder.
     async fn lease(&self, _holder: String, _for_ms: i64) -> Result<Portion, LedgerError> {
         Ok(Portion::ALONE)
+    }
+
+    async fn serving(&self, _holder: String, _for_ms: i64) -> Result<usize, LedgerError> {
+        Ok(0)
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
@@ -465,6 +440,10 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+        self.read(move |db| set_aside::find_letter(db, row)).await
+    }
+
     async fn replay_dead_letter(
         &self,
         row: i64,
@@ -472,6 +451,16 @@ impl Ledger for SqliteLedger {
         act: AdminAct,
     ) -> Result<Option<DeadLetterRow>, LedgerError> {
         self.write(move |books| set_aside::replay(books, row, amount_minor, &act))
+            .await
+    }
+
+    async fn dismiss_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError> {
+        self.write(move |books| set_aside::dismiss(books, row, amount_minor, &act))
             .await
     }
 

@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::domain::id::{PartitionCount, UnixMs};
+use crate::domain::fairness::SealKeys;
+use crate::domain::id::{PartitionCount, TENANT_DEFAULT, TenantId, UnixMs};
 use crate::ledger::LedgerError;
+
+use super::leaves;
 
 /// Numbered from 1, forward only. A released file is never edited.
 const MIGRATIONS: [&str; 4] = [
@@ -84,6 +87,35 @@ pub enum OpenError {
 /// The latest schema that this release knows.
 pub(super) fn schema_known() -> i32 {
     i32::try_from(MIGRATIONS.len()).expect("migrations are few")
+}
+
+/// The first half of the default tenant's first commitment: random, public, and never changed.
+pub(super) fn identity(db: &Connection) -> Result<String, OpenError> {
+    let root: [u8; 32] = db.query_row(
+        "-- ledger.identity
+         SELECT batch_root FROM leaf_batch WHERE tenant = ?1 AND batch_number = 0",
+        [TENANT_DEFAULT],
+        |row| row.get(0),
+    )?;
+    Ok(data_encoding::HEXLOWER.encode(&root[..16]))
+}
+
+/// The keys must open the newest commitment, or no envelope could be created or proved.
+pub(super) fn check_keys(db: &Connection, keys: &SealKeys) -> Result<(), OpenError> {
+    let newest: Option<(String, i64)> = rusqlite::OptionalExtension::optional(db.query_row(
+        "-- ledger.newest_commitment
+         SELECT tenant, batch_number FROM leaf_batch ORDER BY tenant DESC, batch_number DESC LIMIT 1",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    ))?;
+    let Some((tenant, batch_number)) = newest else {
+        return Ok(());
+    };
+    let wrong = |error: String| OpenError::SealKeys(error);
+    let tenant = TenantId::parse(&tenant).map_err(|error| wrong(error.to_string()))?;
+    leaves::open_batch(db, keys, &tenant, batch_number.unsigned_abs())
+        .map(|_| ())
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// The connection that writes, on an up-to-date schema.

@@ -13,7 +13,10 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
-use crate::ledger::{AdminAct, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{
+    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
+    Settled,
+};
 
 use super::operators;
 use super::rows::{Sql, at, envelope_id, find_envelope, page, person};
@@ -68,7 +71,8 @@ pub(super) fn dead_letter(
                   reason, tries, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9)
              ON CONFLICT (envelope, share, grabber, amount_minor, declined)
-             DO UPDATE SET tries = tries + 1, reason = excluded.reason
+             DO UPDATE SET tries = tries + 1,
+                 reason = iif(settled_at IS NULL, excluded.reason, reason)
              RETURNING tries",
         )
         .and_then(|mut insert| {
@@ -169,8 +173,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<OutboxRecord> {
 }
 
 const DEAD_LETTER: &str = "d.envelope, d.share, d.grabber, d.amount_minor, d.declined, \
-     d.granted_at, d.row, n.tenant, n.currency, d.reason, d.tries, d.created_at \
-     FROM dead_letter d LEFT JOIN envelope n ON n.id = d.envelope";
+     d.granted_at, d.row, n.tenant, n.currency, d.reason, d.tries, d.created_at, \
+     d.settled_at FROM dead_letter d LEFT JOIN envelope n ON n.id = d.envelope";
 
 fn dead_letter_row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
     let tenant = row.get_ref(7)?.as_str_or_null()?;
@@ -183,6 +187,7 @@ fn dead_letter_row(row: &Row<'_>) -> rusqlite::Result<DeadLetterRow> {
         reason: row.get(9)?,
         tries: row.get(10)?,
         created_at: at(row, 11)?,
+        settled_at: row.get::<_, Option<i64>>(12)?.map(UnixMs),
     })
 }
 
@@ -209,10 +214,10 @@ pub(super) fn dead_letters(
     .sql()
 }
 
-fn open_dead_letter(db: &Connection, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
+/// One, open or settled.
+pub(super) fn find_letter(db: &Connection, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
     db.prepare_cached(&format!(
-        "-- ledger.open_dead_letter
-         SELECT {DEAD_LETTER} WHERE d.row = ?1 AND d.settled_at IS NULL"
+        "-- ledger.find_letter\nSELECT {DEAD_LETTER} WHERE d.row = ?1"
     ))
     .and_then(|mut find| find.query_row([row], dead_letter_row).optional())
     .sql()
@@ -220,14 +225,35 @@ fn open_dead_letter(db: &Connection, row: i64) -> Result<Option<DeadLetterRow>, 
 
 /// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
 /// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
-/// way of the close.
+/// way of the close. A letter that is settled is not tried, and the act is recorded all the same.
 pub(super) fn replay(
     books: &Books<'_>,
     row: i64,
     amount_minor: Option<i64>,
     act: &AdminAct,
 ) -> Result<Option<DeadLetterRow>, LedgerError> {
-    let mut letter = open_dead_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    if letter.settled_at.is_none() {
+        try_again(books, &letter, amount_minor)?;
+    }
+    let answer = find_letter(books.db, row)?.and_then(DeadLetterRow::answer);
+    let result = answer
+        .as_ref()
+        .map_or("done".to_owned(), |letter| letter.reason.clone());
+    let act = AdminAct {
+        result,
+        ..act.clone()
+    };
+    operators::record_act(books, &act)?;
+    Ok(answer)
+}
+
+/// Decides an open letter anew, and marks it if nothing is owed by it any more.
+fn try_again(
+    books: &Books<'_>,
+    letter: &DeadLetterRow,
+    amount_minor: Option<i64>,
+) -> Result<(), LedgerError> {
     let envelope = find_envelope(books.db, letter.record.envelope)?;
     if envelope.as_ref().is_some_and(|envelope| envelope.frozen) {
         return Err(LedgerError::Frozen);
@@ -240,27 +266,37 @@ pub(super) fn replay(
     let mut batch = Batch::begin(books)?;
     let verdict = batch.decide(&letter.record, aside)?;
     batch.post()?;
-    let answer = match verdict {
-        Settled::Paid | Settled::Duplicate => {
-            settle_letter(books, &letter, None)?;
-            None
+    match verdict {
+        Settled::Paid | Settled::Duplicate => settle_letter(books, letter, None),
+        Settled::Superseded => settle_letter(books, letter, Some(SUPERSEDED)),
+        Settled::Parked | Settled::DeadLetter => Ok(()),
+    }
+}
+
+/// Lets go of a letter by which nothing can ever be owed. Answers it as it stands.
+pub(super) fn dismiss(
+    books: &Books<'_>,
+    row: i64,
+    amount_minor: Option<i64>,
+    act: &AdminAct,
+) -> Result<DeadLetterRow, LedgerError> {
+    let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    let envelope = find_envelope(books.db, letter.record.envelope)?;
+    if letter.settled_at.is_none()
+        && let Some(envelope) = envelope
+    {
+        if envelope.frozen {
+            return Err(LedgerError::Frozen);
         }
-        Settled::Superseded => {
-            settle_letter(books, &letter, Some("superseded"))?;
-            letter.reason = "superseded".to_owned();
-            Some(letter)
+        if letter.is_contradicted(&envelope.terms, amount_minor) {
+            settle_letter(books, &letter, Some(DISMISSED))?;
         }
-        Settled::Parked | Settled::DeadLetter => open_dead_letter(books.db, row)?,
-    };
-    let result = answer
-        .as_ref()
-        .map_or("done".to_owned(), |letter| letter.reason.clone());
-    let act = AdminAct {
-        result,
-        ..act.clone()
-    };
-    operators::record_act(books, &act)?;
-    Ok(answer)
+    }
+    let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
+    if letter.is_dismissed() {
+        operators::record_act(books, act)?;
+    }
+    Ok(letter)
 }
 
 /// Marks the open letter of a record that stands in the books, if there is one.

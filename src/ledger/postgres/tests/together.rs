@@ -202,6 +202,32 @@ async fn leases_divide_the_partitions_among_those_who_renew_them() {
 }
 
 #[tokio::test]
+async fn who_only_serves_is_seen_and_divides_nothing() {
+    let (World { ledger, .. }, _place) = world().await;
+    let serving = |holder: &str, for_ms| ledger.serving(holder.to_owned(), for_ms);
+    assert_eq!(serving("an api", 60_000).await.unwrap(), 0);
+    assert_eq!(serving("an api", 60_000).await.unwrap(), 0);
+    assert_eq!(serving("another", 60_000).await.unwrap(), 1);
+    let settles = ledger.lease("a settler".to_owned(), 60_000).await;
+    assert_eq!(settles.unwrap(), Portion::ALONE);
+    // A look has no lease.
+    assert_eq!(serving("restored", 0).await.unwrap(), 2);
+    assert_eq!(serving("restored", 0).await.unwrap(), 2);
+    assert_eq!(serving("another", 0).await.unwrap(), 1);
+    // One that died is seen until its lease has run out.
+    serving("an api", 100).await.unwrap();
+    let mut seen = false;
+    for _ in 0..100_000 {
+        if serving("restored", 0).await.unwrap() == 0 {
+            assert!(seen, "a lease ran out at once");
+            return;
+        }
+        seen = true;
+    }
+    panic!("a lease does not run out");
+}
+
+#[tokio::test]
 async fn books_that_are_not_ours_are_refused_with_what_to_do() {
     let (world, place) = world().await;
     let rng = Box::new(<rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(1));
