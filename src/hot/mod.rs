@@ -330,10 +330,11 @@ pub trait HotStore: Send + Sync + 'static {
     /// needs no registration.
     async fn standing(&self) -> Result<Option<Standing>, HotError>;
 
-    /// Lets partitions grant under these epochs, after the ledger accepted `server` for them.
+    /// Lets partitions grant under these epochs, after the ledger accepted for them who was
+    /// `standing` there: that process, with the data that it had then.
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError>;
 

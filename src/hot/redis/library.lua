@@ -58,7 +58,7 @@ local function bind()
 end
 
 local fence = {} -- partition → epoch
-local debt = {} -- partition → records in the outbox: for operators only, counted anew by register_1
+local debt = {} -- partition → records in the outbox: for operators only, counted anew by register_2
 
 local function clock(arg)
   -- '=…': a test's clock that stands still; else milliseconds beside the server's own time.
@@ -933,10 +933,11 @@ end
 -- ── register ─────────────────────────────────────────────────────────────────────────────────────
 
 -- KEYS     epoch, outbox, index
--- ARGV     partition, epoch, run_id
+-- ARGV     partition, epoch, run_id, the epoch that the data carried when the ledger was asked or 0
 -- Replies  {OK}; {EPOCH, the newer one that stands, 0 for none}; {DAMAGED, which key has another type}
--- Keeps    an epoch never goes back. Called only after the ledger accepted this process for it: one
---          that started since has another run_id, and stays without a fence.
+-- Keeps    an epoch never goes back. Called only after the ledger accepted this process and its
+--          data for it: a process that started since has another run_id, data that were emptied
+--          since carry another epoch, and they stay without a fence.
 local function register(keys, args)
   local partition, epoch = number(args[1]), number(args[2])
   if string.match(call('INFO', 'server'), 'run_id:(%w+)') ~= args[3] then
@@ -949,6 +950,8 @@ local function register(keys, args)
   end
   local stored = number(call('GET', keys[1]) or '0') or 0
   if stored > epoch then return { REPLY.EPOCH, stored } end
+  -- A repetition, and another process before us, find the new epoch there already.
+  if stored ~= number(args[4]) and stored ~= epoch then return { REPLY.EPOCH, 0 } end
   -- Flushed under a process that goes on: what was lost was lost in this epoch, so it wants a newer.
   if stored < epoch and (fence[partition] or 0) >= epoch then return { REPLY.EPOCH, 0 } end
   if call('EXISTS', keys[2]) == 0 then
@@ -984,7 +987,7 @@ local function writes(name, callback) register_as(name, callback, {}) end
 local function frees(name, callback) register_as(name, callback, { 'allow-oom' }) end
 local function reads(name, callback) register_as(name, callback, { 'no-writes' }) end
 
-writes('register_1', register)
+writes('register_2', register)
 writes('load_1', load)
 writes('open_1', open)
 writes('grab_1', grab)

@@ -309,13 +309,13 @@ impl HotStore for RedisStore {
 
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         // A process that was started anew may have been started with other settings. They gate what is
         // acknowledged, not what is settled and ended.
         self.check_after(None).await;
-        let registered = self.core.register(&server, &epochs).await;
+        let registered = self.core.register(&standing, &epochs).await;
         self.core.heard(&registered);
         registered
     }
