@@ -305,6 +305,11 @@ pub trait HotStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError>;
 
+    /// Partitions whose outbox may hold something, asked of all at once: the others are empty.
+    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        Ok(self.partitions().all().collect())
+    }
+
     /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the
     /// entry that reaches `limit` records or [`OUTBOX_RECORDS_PER_CALL_MAX`].
     async fn outbox(

@@ -182,6 +182,16 @@ impl Core {
         self.answer(call.partition, sent.map_err(|failure| self.fault(failure))?)
     }
 
+    /// Calls a function of several partitions: what it says of epochs is the caller's to read.
+    ///
+    /// # Errors
+    /// The outcome is unknown.
+    pub async fn ask(&self, call: &Call) -> Result<(Reply, Vec<Value>), HotError> {
+        let sent = self.link.send(&call.command()).await;
+        let value = sent.map_err(|failure| self.fault(failure))?;
+        reply::split(self.value(value)?)
+    }
+
     /// Calls functions of several partitions, all on their way at once.
     ///
     /// # Errors

@@ -19,7 +19,7 @@
 -- Ordering. Functions are idempotent: clients and proxies replay calls whose answer was lost.
 --
 -- Bounds. No loop runs longer than the arguments that the caller counted (GRABS_PER_CALL_MAX,
--- LOAD_CHUNK_SHARES_MAX, PAIRS_PER_CALL_MAX) or than the constants below.
+-- LOAD_CHUNK_SHARES_MAX, PAIRS_PER_CALL_MAX, partitions) or than the constants below.
 
 -- Compared with reply.rs by a test.
 local REPLY = {
@@ -831,6 +831,20 @@ local function records_of(entry)
   return (unpacked('<I4', bytes, 16))
 end
 
+-- KEYS     a partition: epoch, outbox
+-- ARGV     a partition: partition, epoch
+-- Replies  {OK, then a partition: 1 where its outbox holds something, else 0}; {EPOCH, the one that
+--          stands} where a partition stands in another: whoever reads its outbox hears which
+local function owing(keys, args)
+  local replies = { REPLY.OK }
+  for i = 1, #args, 2 do
+    local other = other_epoch(number(args[i]), number(args[i + 1]), keys[i])
+    if other then return { REPLY.EPOCH, other } end
+    replies[#replies + 1] = try_call('XLEN', keys[i + 1]) == 0 and 0 or 1
+  end
+  return replies
+end
+
 -- KEYS     epoch, outbox
 -- ARGV     partition, epoch, where it begins, records at most
 -- Replies  {OK, (id, entry)*} up to the entry that reaches the limit
@@ -1004,6 +1018,7 @@ frees('set_aside_1', set_aside)
 reads('view_1', view)
 reads('result_1', result)
 reads('grants_1', grants)
+reads('owing_1', owing)
 reads('outbox_1', outbox)
 reads('find_1', find)
 reads('vitals_1', vitals)

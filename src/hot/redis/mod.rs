@@ -274,6 +274,10 @@ impl HotStore for RedisStore {
         self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
     }
 
+    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        self.core.owing().await
+    }
+
     async fn outbox(
         &self,
         partition: Partition,

@@ -31,6 +31,33 @@ const POISON_LOOKED_AT_MAX: usize = 1_000;
 const REMOVED_PER_CALL_MAX: usize = 100;
 
 impl Core {
+    /// Partitions whose outbox may hold something.
+    pub async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        let all: Vec<_> = self.keys.count().all().collect();
+        let first = *all.first().expect("a store has partitions");
+        let mut call = Call::reading(self, "owing_1", first);
+        for partition in &all {
+            if *partition != first {
+                call = call.key(self.keys.epoch(*partition));
+            }
+            call = call.key(self.keys.outbox(*partition));
+            call = call
+                .number(partition.index())
+                .number(self.epoch(*partition).0);
+        }
+        let (code, items) = self.ask(&call).await?;
+        // Who reads the outbox hears which of them stands in another epoch.
+        if code != Reply::Ok {
+            return Ok(all);
+        }
+        if items.len() != all.len() {
+            return Err(reply::nonsense(&Value::Array(items)));
+        }
+        let owing = all.iter().zip(&items);
+        let owing = owing.filter(|(_, something)| **something != Value::Int(0));
+        Ok(owing.map(|(partition, _)| *partition).collect())
+    }
+
     /// The head of a partition's outbox. What nobody can read is set aside, so that it stops
     /// nobody else.
     pub async fn outbox(

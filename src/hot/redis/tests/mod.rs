@@ -1,5 +1,6 @@
 //! The store on Redis against the door's conformance suite, a model, and bad days.
 
+mod backlog;
 mod cuts;
 mod damage;
 mod fence;

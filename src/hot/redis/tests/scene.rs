@@ -166,7 +166,7 @@ impl Scene {
             "freeze_1" => vec![g, self.keys.marked(partition)],
             "remove_1" => [index].into_iter().chain(all).collect(),
             "stamp_1" | "rebuilt_1" | "view_1" => vec![g, s, p],
-            "settled_1" | "outbox_1" | "find_1" => vec![outbox],
+            "settled_1" | "owing_1" | "outbox_1" | "find_1" => vec![outbox],
             "set_aside_1" => vec![outbox, self.keys.poison(partition)],
             "result_1" => vec![g],
             "grants_1" => vec![g, l],
@@ -192,7 +192,7 @@ impl Scene {
         let lock = lock_of(&cast.terms);
         let own: Words = match name {
             "register_2" => vec![text(&self.run_id), self.carried()],
-            "vitals_1" => vec![],
+            "vitals_1" | "owing_1" => vec![],
             "load_1" => return self.chunk_arguments(cast, 0),
             "open_1" => {
                 let names = cast.terms.exclusive.iter();
