@@ -347,7 +347,8 @@ pub trait HotStore: Send + Sync + 'static {
     /// Returns at once while that is so; never where no registration is needed.
     async fn unregistered(&self);
 
-    /// Whether the outbox holds a record of this envelope.
+    /// Whether a record of this envelope waits that only the outbox has, or may have: one that nobody
+    /// can read is none where the store has every grant of the envelope.
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
 
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the

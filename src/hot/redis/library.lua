@@ -43,6 +43,8 @@ local LOCK_BYTES = 36
 local TRIES_OF_GRABBER_MAX, TRIES_OF_ENVELOPE_MAX = 5, 10000
 -- Entries that a look over the outbox reads at once, and how many such looks a call makes.
 local SCAN_ENTRIES, SCAN_ROUNDS_MAX = 250, 40
+-- Bytes at which a look for something in the outbox stops: below a millisecond.
+local LOOK_BYTES = 131072
 
 -- While Redis loads a library there are no globals, and later it looks each of them up through two
 -- tables. So the first call keeps those that a grab needs.
@@ -865,24 +867,33 @@ local function outbox(keys, args)
   return replies
 end
 
+local function holds_any(bytes, needles, from)
+  for i = from, #needles do
+    if string.find(bytes, needles[i], 1, true) then return true end
+  end
+  return false
+end
+
 -- KEYS     epoch, outbox
 -- ARGV     partition, epoch, where it begins, then what to look for
 -- Replies  {OK, where it stopped or '', entry*}: entries that hold one of these byte strings
+-- Costs    O(LOOK_BYTES) and the entry that reaches it: an entry may have 15 KB
 local function find(keys, args)
   local other = other_epoch(number(args[1]), number(args[2]), keys[1])
   if other then return { REPLY.EPOCH, other } end
-  local page = call('XRANGE', keys[2], args[3], '+', 'COUNT', SCAN_ENTRIES)
-  local stopped = ''
-  if #page == SCAN_ENTRIES then stopped = '(' .. page[#page][1] end
-  local replies = { REPLY.OK, stopped }
-  for _, entry in ipairs(page) do
-    for i = 4, #args do
-      if string.find(entry[2][2], args[i], 1, true) then
-        replies[#replies + 1] = entry[2][2]
-        break
-      end
+  local replies, from, looked, left, entries = { REPLY.OK, '' }, args[3], 0, LOOK_BYTES, 8
+  while true do
+    local page = call('XRANGE', keys[2], from, '+', 'COUNT', entries)
+    for _, entry in ipairs(page) do
+      left = left - #entry[2][2]
+      if holds_any(entry[2][2], args, 4) then replies[#replies + 1] = entry[2][2] end
     end
+    if #page < entries then return replies end
+    from, looked = '(' .. page[#page][1], looked + entries
+    if left <= 0 or looked >= SCAN_ENTRIES then break end
+    entries = math.min(entries * 2, SCAN_ENTRIES - looked)
   end
+  replies[2] = from
   return replies
 end
 

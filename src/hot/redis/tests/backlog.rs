@@ -1,9 +1,16 @@
-//! Outboxes that are empty.
+//! Outboxes that are empty, and outboxes that are long: what a look costs is bounded.
 
+use redis::Value;
+
+use super::scene::Scene;
 use super::{Crash, Flavour, OnRedis};
 use crate::domain::id::{Epoch, Partition};
-use crate::hot::conformance::stage::{Cast, partition};
+use crate::hot::conformance::stage::{Cast, partition, person, tenant};
+use crate::hot::redis::layout::id_of;
 use crate::hot::{HotError, HotStore};
+
+/// Bytes of an entry of 512 grabs by people with names of eighteen letters.
+const FAT_BYTES: usize = 15_000;
 
 async fn on_redis() -> OnRedis {
     OnRedis::new(Flavour::Debian, Crash::Process).await
@@ -46,4 +53,87 @@ async fn every_outbox_may_hold_something_where_another_epoch_stands() {
     assert_eq!(late.owing().await.unwrap(), []);
     stage.server.command(&[b"FLUSHALL"]);
     assert_eq!(late.owing().await.unwrap().len(), 4);
+}
+
+/// Puts so many fat entries into an outbox, in this epoch.
+fn fatten(scene: &mut Scene, outbox: &str, entries: usize, last: &[u8]) {
+    let id = format!("{}-*", scene.epoch.0);
+    let fat = vec![b'.'; FAT_BYTES];
+    for _ in 0..entries {
+        scene.ask(&[b"XADD", outbox.as_bytes(), id.as_bytes(), b"r", &fat]);
+    }
+    scene.ask(&[b"XADD", outbox.as_bytes(), id.as_bytes(), b"r", last]);
+}
+
+#[test]
+fn a_look_through_an_outbox_stops_at_its_bytes_and_goes_on_where_it_stopped() {
+    let mut scene = Scene::new(&[("appendonly", "no")]);
+    let cast = Cast::lucky(&[5]);
+    let outbox = scene.keys.outbox(Partition::ZERO);
+    let last = [&b"behind: "[..], &cast.id.to_bytes()].concat();
+    fatten(&mut scene, &outbox, 100, &last);
+    let mut words = scene.words("find_1", &cast);
+    let (mut looks, mut seen) = (0, 0);
+    let found = loop {
+        let Value::Array(items) = scene.send(&words) else {
+            panic!("find_1 answers a list");
+        };
+        let Value::BulkString(stopped) = &items[1] else {
+            panic!("{items:?}");
+        };
+        looks += 1;
+        let at = words.len() - 2;
+        if stopped.is_empty() {
+            break items[2..].to_vec();
+        }
+        assert_eq!(items.len(), 2, "nothing of it was found before");
+        let before = scene.ask(&[b"XRANGE", outbox.as_bytes(), b"-", &stopped[1..]]);
+        let Value::Array(before) = before else {
+            panic!("{before:?}");
+        };
+        // A look reads more than its bound only by the page that reaches it.
+        assert!((before.len() - seen) * FAT_BYTES < 500_000, "{looks}");
+        seen = before.len();
+        words[at].clone_from(stopped);
+    };
+    assert_eq!(found, [Value::BulkString(last)]);
+    assert!(looks >= 4, "{looks}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balance_is_told_behind_a_backlog_and_refused_behind_one_that_is_too_long() {
+    let stage = on_redis().await;
+    let store = &*stage.store;
+    let cast = Cast::lucky(&[5, 7]);
+    cast.publish(store).await;
+    let of_it = partition(store, cast.id);
+    let key = store.core.keys.outbox(of_it);
+    let mut connection = stage.server.connection().unwrap();
+    let mut fatten = |entries: usize| {
+        let mut many = redis::pipe();
+        for _ in 0..entries {
+            many.cmd("XADD").arg(&key).arg("2-*").arg("r");
+            many.arg(vec![b'.'; FAT_BYTES]).ignore();
+        }
+        many.query::<()>(&mut connection).unwrap();
+    };
+    fatten(100);
+    cast.grab(store, "ann").await;
+    let pending = store.pending(tenant(), person("ann")).await.unwrap();
+    assert_eq!(pending.len(), 1);
+    assert!(store.owes(cast.id).await.unwrap());
+    // Some 15 MB more.
+    fatten(1_000);
+    let refused = store.pending(tenant(), person("ann")).await;
+    assert!(matches!(refused, Err(HotError::Shed)), "{refused:?}");
+    let refused = store.owes(cast.id).await;
+    assert!(matches!(refused, Err(HotError::Shed)), "{refused:?}");
+    // What was settled is no backlog.
+    stage.server.command(&[
+        b"XTRIM",
+        key.as_bytes(),
+        b"MINID",
+        id_of(3 << 44).as_bytes(),
+    ]);
+    assert_eq!(store.pending(tenant(), person("ann")).await.unwrap(), []);
 }

@@ -7,6 +7,7 @@ mod fence;
 mod histories;
 mod interrupted;
 mod mended;
+mod poison;
 mod repairs;
 mod scene;
 
