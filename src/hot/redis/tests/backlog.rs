@@ -1,5 +1,7 @@
-//! Outboxes that are empty, and outboxes that are long: what a look costs is bounded.
+//! Outboxes that are empty, outboxes that are long, and a library that is gone: what a look costs is
+//! bounded, and what a call finds is said.
 
+use futures_util::FutureExt;
 use redis::Value;
 
 use super::scene::Scene;
@@ -53,6 +55,25 @@ async fn every_outbox_may_hold_something_where_another_epoch_stands() {
     assert_eq!(late.owing().await.unwrap(), []);
     stage.server.command(&[b"FLUSHALL"]);
     assert_eq!(late.owing().await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grab_that_finds_no_library_has_redis_registered_anew() {
+    let mut stage = on_redis().await;
+    let cast = Cast::lucky(&[5, 7]);
+    cast.publish(&*stage.store).await;
+    stage.server.command(&[b"FUNCTION", b"FLUSH"]);
+    let refused = stage
+        .store
+        .grab(vec![cast.grab_in(&*stage.store, "ann")])
+        .await;
+    assert!(
+        matches!(refused, Err(HotError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(stage.store.unregistered().now_or_never().is_some());
+    stage.register(Epoch(2)).await;
+    cast.grab(&*stage.store, "ann").await;
 }
 
 /// Puts so many fat entries into an outbox, in this epoch.

@@ -4,6 +4,7 @@ mod backlog;
 mod cuts;
 mod damage;
 mod fence;
+mod full;
 mod histories;
 mod interrupted;
 mod mended;
