@@ -220,7 +220,7 @@ impl Bench {
         store.check().await;
         let standing = store.standing().await?.context("Redis stands")?;
         let all = count.all().map(|partition| (partition, Epoch(2))).collect();
-        store.register(standing.server, all).await?;
+        store.register(standing, all).await?;
         Ok(Self {
             child,
             folder,

@@ -305,6 +305,11 @@ pub trait HotStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError>;
 
+    /// Partitions whose outbox may hold something, asked of all at once: the others are empty.
+    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        Ok(self.partitions().all().collect())
+    }
+
     /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the
     /// entry that reaches `limit` records or [`OUTBOX_RECORDS_PER_CALL_MAX`].
     async fn outbox(
@@ -330,10 +335,11 @@ pub trait HotStore: Send + Sync + 'static {
     /// needs no registration.
     async fn standing(&self) -> Result<Option<Standing>, HotError>;
 
-    /// Lets partitions grant under these epochs, after the ledger accepted `server` for them.
+    /// Lets partitions grant under these epochs, after the ledger accepted for them who was
+    /// `standing` there: that process, with the data that it had then.
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError>;
 
@@ -341,7 +347,8 @@ pub trait HotStore: Send + Sync + 'static {
     /// Returns at once while that is so; never where no registration is needed.
     async fn unregistered(&self);
 
-    /// Whether the outbox holds a record of this envelope.
+    /// Whether a record of this envelope waits that only the outbox has, or may have: one that nobody
+    /// can read is none where the store has every grant of the envelope.
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
 
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the

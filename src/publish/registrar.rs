@@ -189,7 +189,7 @@ impl Registrar {
             crash("register::before_register")?;
             // 4. let them grant
             if !accepted.is_empty() {
-                self.hot.register(standing.server.clone(), accepted).await?;
+                self.hot.register(standing.clone(), accepted).await?;
             }
             if !lost {
                 let server = standing.server;

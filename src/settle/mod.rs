@@ -64,7 +64,7 @@ use crate::telemetry::metrics;
 use lease::Lease;
 
 /// Rest of a drain that found nothing: a grab's money is in the books 20 ms later at the most, and
-/// 50 looks a second at an index in memory cost nothing. On Redis each is a call a partition.
+/// 50 looks a second at an index in memory cost nothing. On Redis each is one call.
 pub const IDLE_MS: u64 = 20;
 /// Rest of a drain after a batch that was not full: under load the next one is larger, so that the
 /// ledger commits 200 batches a second at the most.
@@ -266,8 +266,8 @@ impl Settlement {
         self.lease.leave(&*self.ledger).await
     }
 
-    /// Settles one batch of each partition that is this process's. Answers whether more is known to
-    /// wait.
+    /// Settles one batch of each partition that is this process's and owes something. Answers whether more
+    /// is known to wait.
     ///
     /// # Errors
     /// As [`Drain::once`]. A partition that fails keeps no other one waiting: the first failure is
@@ -275,7 +275,8 @@ impl Settlement {
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
         let mut failure = None;
-        let mut drains = stream::iter(self.hot.partitions().all())
+        let owing = self.hot.owing().await?;
+        let mut drains = stream::iter(owing)
             .filter(|partition| std::future::ready(self.lease.has(*partition)))
             .map(|partition| self.drain_partition(partition).boxed())
             .buffer_unordered(DRAINS_IN_FLIGHT_MAX);

@@ -1,8 +1,9 @@
 //! The rounds of the drain over the partitions of this process. One that fails or takes long keeps no
 //! other one waiting.
 //!
-//! *Shape.* A round begins a drain of each partition that is neither being drained nor resting. It ends
-//! when these have ended, or after [`STRAGGLE_MS`]: what takes longer goes on beside the next rounds. A
+//! *Shape.* A round asks which outboxes may hold something, and begins a drain of each of these partitions,
+//! and of those that failed last, that is neither being drained nor resting. Where the question fails, each
+//! partition finds for itself. The round ends when these have ended, or after [`STRAGGLE_MS`]: what takes longer goes on beside the next rounds. A
 //! partition that failed rests by itself, is tried beside the rounds, and is in them again when it went
 //! well.
 //!
@@ -15,7 +16,7 @@
 //! *If it crashes here.* Nothing is lost but how often a partition has failed.
 //!
 //! *Not here.* What a drain does (`drain`). Whether a whole store is away: then each partition that has
-//! something to settle fails, and the others cost one look at an empty outbox.
+//! something to settle fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub(super) struct Rounds<'a> {
     pub(super) partitions: PartitionCount,
     /// Whether a partition is this process's now.
     pub(super) has: &'a (dyn Fn(Partition) -> bool + Sync),
+    /// Which outboxes may hold something; `None`: nobody knows.
+    pub(super) owing: &'a (dyn Fn() -> BoxFuture<'a, Option<Vec<Partition>>> + Sync),
     pub(super) drain: &'a (dyn Fn(Partition) -> BoxFuture<'a, Result<Drained, SettleError>> + Sync),
     pub(super) vitals: &'a Vitals,
 }
@@ -155,7 +158,12 @@ impl Rounds<'_> {
         while !shutdown.is_cancelled() {
             let mut awaited = BTreeSet::new();
             known.leave_others(self.has);
-            for partition in self.partitions.all().filter(|p| (self.has)(*p)) {
+            let mut due: BTreeSet<Partition> = match (self.owing)().await {
+                Some(owing) => owing.into_iter().collect(),
+                None => self.partitions.all().collect(),
+            };
+            due.extend(known.failing.keys());
+            for partition in due.into_iter().filter(|p| (self.has)(*p)) {
                 if !known.busy.insert(partition) {
                     continue;
                 }

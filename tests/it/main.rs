@@ -25,6 +25,7 @@ mod ledger_faults;
 mod listeners;
 mod lost_replies;
 mod redis_faults;
+mod redis_idle;
 mod redis_kills;
 mod redis_level;
 mod redis_power;

@@ -314,6 +314,29 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     world.audit_when_quiet().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_nobody_can_read_is_made_up_for_and_its_envelope_closes() {
+    let (mut world, id, _) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    let owed = ten_more(&mut world, &id, 20).await;
+    let outbox = the_outbox_of(world.redis(), &id);
+    let whose: red_envelope::domain::id::EnvelopeId = id.parse().unwrap();
+    let junk = [&b"\x01 of "[..], &whose.to_bytes()].concat();
+    let redis = world.redis();
+    redis.command(&[b"XTRIM", &outbox, b"MAXLEN", b"0"]);
+    redis.command(&[b"XADD", &outbox, b"9-*", b"r", &junk]);
+    drop(books);
+    for (grabber, amount) in &owed {
+        world.until_available(grabber, *amount).await;
+    }
+    recall(&mut world, &id).await.unwrap();
+    world.until(&id, "alice", EnvelopeState::Closed).await;
+    world.audit_when_quiet().await;
+    // It is kept for people.
+    assert_eq!(keys_like(&mut world, "re1:*:poison").len(), 1);
+}
+
 /// The key of the outbox of an envelope that Redis holds.
 pub fn the_outbox_of(redis: &RedisServer, id: &str) -> Vec<u8> {
     let keys = keys_on(redis, &format!("re1:*:g:{id}"));

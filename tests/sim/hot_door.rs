@@ -203,7 +203,7 @@ impl HotStore for HotDoor {
         Ok(None)
     }
 
-    async fn register(&self, _: String, _: Vec<(Partition, Epoch)>) -> Result<(), HotError> {
+    async fn register(&self, _: Standing, _: Vec<(Partition, Epoch)>) -> Result<(), HotError> {
         nobody_asks()
     }
 

@@ -187,10 +187,10 @@ impl HotStore for Gated {
 
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
-        self.inner.register(server, epochs).await
+        self.inner.register(standing, epochs).await
     }
 
     async fn unregistered(&self) {

@@ -468,7 +468,7 @@ impl HotStore for EmbeddedStore {
 
     async fn register(
         &self,
-        _server: String,
+        _standing: Standing,
         _epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         Ok(())

@@ -7,6 +7,7 @@
 //! | drop | what nobody waits for any more (its deadline passed before it was sent) |
 //! | pack | by partition and envelope, so that each envelope is read and written once a call |
 //! | send | one `grab_1` for all partitions of the server, on a connection that nothing else uses |
+//! | full | where memory is, who has a share hears it again (`repeats`), the others that it is full |
 //! | answer | each caller in its own order |
 //!
 //! # Bounds
@@ -29,7 +30,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::core::Core;
 use super::layout::Reader;
-use super::link::Link;
+use super::link::{Failure, Link};
 use super::reply::{self, Reply};
 use crate::domain::grab::{
     GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
@@ -158,8 +159,15 @@ impl Sender {
                 let watch = Stopwatch::start();
                 let sent = match packed.order.is_empty() {
                     true => Ok(Value::Nil),
-                    false => link.send(&packed.command).await.map_err(|f| core.fault(f)),
+                    false if core.is_full() => Err(Failure::Full),
+                    false => link.send(&packed.command).await,
                 };
+                if let Err(Failure::Full) = sent {
+                    packed.answer_repeats(&core).await;
+                    drop(permit);
+                    return;
+                }
+                let sent = sent.map_err(|failure| core.fault(failure));
                 if sent.is_ok() {
                     metrics::batch_committed(packed.order.len(), watch.seconds());
                 }
@@ -252,6 +260,32 @@ impl Packed {
             let failure = outcome.as_ref().err().or(failed.get(&ask));
             // A caller who went away repeats.
             let _ = answer.send(failure.map_or(Ok(replies), |error| Err(error.clone())));
+        }
+    }
+
+    /// Answers who has a share already, and nobody else: Redis takes nothing new.
+    async fn answer_repeats(mut self, core: &Core) {
+        // Above the bound there is a sentence; where Redis itself refuses, it is the error.
+        let full = match core.may_acknowledge() {
+            Err(error) => error,
+            Ok(()) => Failure::Full.into(),
+        };
+        let repeats = core.repeats(&self.grabs).await;
+        let repeats = repeats.unwrap_or_else(|_| vec![None; self.grabs.len()]);
+        let mut failed = std::collections::BTreeSet::new();
+        for ((ask, at), reply) in self.order.iter().zip(repeats) {
+            match reply {
+                Some(reply) => self.asks[*ask].1[*at] = reply,
+                None => drop(failed.insert(*ask)),
+            }
+        }
+        for (ask, (answer, replies)) in self.asks.into_iter().enumerate() {
+            let told = match failed.contains(&ask) {
+                true => Err(full.clone()),
+                false => Ok(replies),
+            };
+            // A caller who went away repeats.
+            let _ = answer.send(told);
         }
     }
 

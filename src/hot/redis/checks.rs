@@ -23,7 +23,7 @@ pub mod rights;
 
 use crate::domain::ack::AckLevel;
 
-/// Above this part of maxmemory nothing is granted, since a full Redis refuses even a retry: 90 %.
+/// Above this part of maxmemory nothing is granted: 90 %. Who has a share is still told so.
 const MEMORY_TENTHS_MAX: u64 = 9;
 
 /// What a server says of itself.
@@ -115,6 +115,15 @@ pub fn judge(
     } else {
         Err(reasons)
     }
+}
+
+/// Whether memory is all that is lacking: with more of it there would be a level in force.
+pub fn is_full(facts: &ServerFacts, wanted: Option<AckLevel>, before: Option<AckLevel>) -> bool {
+    let roomy = ServerFacts {
+        memory_max: 0,
+        ..facts.clone()
+    };
+    judge(facts, wanted, before).is_err() && judge(&roomy, wanted, before).is_ok()
 }
 
 /// What makes every other question pointless.

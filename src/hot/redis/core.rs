@@ -9,7 +9,7 @@
 //! What the functions do: `library.lua`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -51,6 +51,8 @@ pub struct Core {
     epochs: Vec<AtomicU64>,
     registered: watch::Sender<bool>,
     level: Mutex<Result<AckLevel, Vec<String>>>,
+    /// Nothing but memory is lacking.
+    full: AtomicBool,
     trouble: Mutex<Option<String>>,
 }
 
@@ -69,6 +71,7 @@ impl Core {
             epochs,
             registered: watch::Sender::new(false),
             level: Mutex::new(Err(vec!["Redis has not been checked yet".into()])),
+            full: AtomicBool::new(false),
             trouble: Mutex::default(),
         }
     }
@@ -117,9 +120,17 @@ impl Core {
         let _ended = registered.wait_for(|registered| !registered).await;
     }
 
-    /// The level that the server keeps, or why nothing may be acknowledged.
-    pub fn judged(&self, level: Result<AckLevel, Vec<String>>) {
+    /// The level that the server keeps, or why nothing may be acknowledged; `full`: only since its
+    /// memory is.
+    pub fn judged(&self, level: Result<AckLevel, Vec<String>>, full: bool) {
         *self.level.lock() = level;
+        self.full.store(full, Ordering::Release);
+    }
+
+    /// Whether nothing new may be acknowledged for lack of memory alone. What was acknowledged before
+    /// is kept at the level, so it may be told again.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// The level in force.
@@ -180,6 +191,16 @@ impl Core {
     pub async fn call(&self, call: Call) -> Result<(Reply, Vec<Value>), HotError> {
         let sent = self.link.send(&call.command()).await;
         self.answer(call.partition, sent.map_err(|failure| self.fault(failure))?)
+    }
+
+    /// Calls a function of several partitions: what it says of epochs is the caller's to read.
+    ///
+    /// # Errors
+    /// The outcome is unknown.
+    pub async fn ask(&self, call: &Call) -> Result<(Reply, Vec<Value>), HotError> {
+        let sent = self.link.send(&call.command()).await;
+        let value = sent.map_err(|failure| self.fault(failure))?;
+        reply::split(self.value(value)?)
     }
 
     /// Calls functions of several partitions, all on their way at once.

@@ -7,7 +7,7 @@
 //! | key | type | holds | written by | lives | bytes |
 //! |---|---|---|---|---|---|
 //! | `re1:layout` | string | how many partitions there are, and of which books | the first registration | for ever | 150 |
-//! | `re1:{T}:epoch` | string | the partition's epoch | `register_1` | for ever | 80 |
+//! | `re1:{T}:epoch` | string | the partition's epoch | `register_2` | for ever | 80 |
 //! | `re1:{T}:outbox` | stream | wins that the ledger does not have yet | `grab_1`, `decline_1`, `settled_1` | for ever | 18 a grab |
 //! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1` | for ever | 100 an envelope |
 //! | `re1:{T}:marked` | sorted set | ids of frozen envelopes | `freeze_1` | for ever | – |

@@ -130,11 +130,16 @@ impl Link {
     /// Sends one command.
     ///
     /// # Errors
-    /// See [`failure`]; the connection is given up where its answers may be late.
+    /// See [`failure`] and [`refusal`]; the connection is given up where its answers may be late.
     pub async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         let mut open = self.connection().await.map_err(Failure::Unreachable)?;
         let sent = open.send_packed_command(command).await;
-        sent.map_err(|error| self.failed(&error))
+        match sent.map_err(|error| self.failed(&error))? {
+            Value::ServerError(error) => {
+                Err(refusal(error.code(), error.details().unwrap_or_default()))
+            }
+            value => Ok(value),
+        }
     }
 
     /// Sends commands without waiting for one another's answers. An error of one is its answer.
@@ -164,7 +169,9 @@ pub enum Failure {
     Unreachable(HotError),
     /// The server does not have the library.
     NoLibrary,
-    /// The server refused: too little memory, a right that is missing, a type that is wrong.
+    /// The server has no memory left for what would take some.
+    Full,
+    /// The server refused: a right that is missing, a type that is wrong.
     Refused(String),
 }
 
@@ -173,6 +180,9 @@ impl From<Failure> for HotError {
         match failure {
             Failure::Unreachable(error) => error,
             Failure::NoLibrary => Self::Unavailable("Redis has lost the function library".into()),
+            Failure::Full => {
+                Self::Unavailable("Redis has no memory left for new shares: raise maxmemory".into())
+            }
             Failure::Refused(why) => Self::Unavailable(why),
         }
     }
@@ -193,8 +203,10 @@ pub fn refusal(code: &str, detail: &str) -> Failure {
     if code == "ERR" && detail.starts_with("Function not found") {
         return Failure::NoLibrary;
     }
+    if code == "OOM" {
+        return Failure::Full;
+    }
     Failure::Refused(match code {
-        "OOM" => "Redis has no memory left for new shares: raise maxmemory".into(),
         "NOPERM" => format!("the Redis user may not do what the service needs: {detail}"),
         _ => format!("Redis refused: {code} {detail}"),
     })

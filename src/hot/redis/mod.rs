@@ -114,9 +114,13 @@ impl RedisStore {
 
     /// `before`: the level at the last look at this very process of Redis.
     async fn check_after(&self, before: Option<AckLevel>) {
+        let mut full = false;
         let level = match self.admin.get().await {
             Ok(mut connection) => match checks::gather::gather(&mut connection).await {
-                Ok(facts) => checks::judge(&facts, self.asked, before),
+                Ok(facts) => {
+                    full = checks::is_full(&facts, self.asked, before);
+                    checks::judge(&facts, self.asked, before)
+                }
                 Err(error) => Err(vec![error.to_string()]),
             },
             Err(error) => Err(vec![format!("Redis can't be reached: {error}")]),
@@ -126,7 +130,7 @@ impl RedisStore {
         {
             tracing::error!(why = reasons.join("; "), "nothing is acknowledged any more");
         }
-        self.core.judged(level);
+        self.core.judged(level, full);
     }
 
     /// Whether the last check found a level that holds.
@@ -198,7 +202,9 @@ impl HotStore for RedisStore {
     }
 
     async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
-        self.core.may_acknowledge()?;
+        if !self.core.is_full() {
+            self.core.may_acknowledge()?;
+        }
         self.batcher.grab(grabs).await
     }
 
@@ -274,6 +280,10 @@ impl HotStore for RedisStore {
         self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
     }
 
+    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        self.core.owing().await
+    }
+
     async fn outbox(
         &self,
         partition: Partition,
@@ -309,13 +319,13 @@ impl HotStore for RedisStore {
 
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         // A process that was started anew may have been started with other settings. They gate what is
         // acknowledged, not what is settled and ended.
         self.check_after(None).await;
-        let registered = self.core.register(&server, &epochs).await;
+        let registered = self.core.register(&standing, &epochs).await;
         self.core.heard(&registered);
         registered
     }

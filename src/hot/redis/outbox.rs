@@ -1,8 +1,9 @@
 //! What is owed to the ledger: read from the head, looked through, deleted by id and nonce.
 //!
 //! # Bounds
-//! A call of `settled` takes [`PAIRS_PER_CALL_MAX`] pairs; a look through an outbox ends after
-//! [`LOOKS_MAX`] pages of 250 entries: with a longer backlog the caller tries again later.
+//! A call of `settled` takes [`PAIRS_PER_CALL_MAX`] pairs; a look through outboxes reads pages of
+//! 128 KB or 250 entries, one of each partition and [`LOOKS_MAX`] more of all together: with a longer
+//! backlog the caller tries again later.
 //!
 //! # Ordering
 //! Entries that were read under an epoch fit the envelopes of that epoch, whenever they were
@@ -14,23 +15,73 @@ use redis::Value;
 
 use super::acked::Head;
 use super::core::{Call, Core};
-use super::layout::{entry_of, id_of, number_of};
+use super::layout::{Meta, entry_of, id_of, number_of};
 use super::lifecycle::unexpected;
 use super::reply::{self, Reply};
+use crate::domain::envelope::HotState;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::hot::{HotError, HotVitals, Mark, PendingShare};
 
 /// Pairs of one call of `settled_1`: each reads an entry.
 const PAIRS_PER_CALL_MAX: usize = 500;
-/// Pages of one look through an outbox: 10,000 entries, two million grabs of a burst.
+/// Pages of a look beside the first one of each partition: 5 MB, some 170,000 grabs of a burst, or
+/// 10,000 entries. Each takes Redis below a millisecond.
 const LOOKS_MAX: usize = 40;
 /// Entries that were set aside and that are looked at: people look before there are ten.
 const POISON_LOOKED_AT_MAX: usize = 1_000;
 /// Envelopes that one call removes, and that one look through the outbox looks for.
 const REMOVED_PER_CALL_MAX: usize = 100;
 
+/// What a look through outboxes found.
+#[derive(Debug, Default)]
+struct Found {
+    records: Vec<OutboxRecord>,
+    /// Entries that hold what was looked for, and that nobody can read.
+    unreadable: Vec<Vec<u8>>,
+}
+
+impl Found {
+    /// Whether something here is, or may be, of this envelope.
+    fn names(&self, id: EnvelopeId) -> bool {
+        let needle = id.to_bytes();
+        self.records.iter().any(|record| record.envelope == id)
+            || self.unreadable.iter().any(|entry| holds(entry, &needle))
+    }
+}
+
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
 impl Core {
+    /// Partitions whose outbox may hold something.
+    pub async fn owing(&self) -> Result<Vec<Partition>, HotError> {
+        let all: Vec<_> = self.keys.count().all().collect();
+        let first = *all.first().expect("a store has partitions");
+        let mut call = Call::reading(self, "owing_1", first);
+        for partition in &all {
+            if *partition != first {
+                call = call.key(self.keys.epoch(*partition));
+            }
+            call = call.key(self.keys.outbox(*partition));
+            call = call
+                .number(partition.index())
+                .number(self.epoch(*partition).0);
+        }
+        let (code, items) = self.ask(&call).await?;
+        // Who reads the outbox hears which of them stands in another epoch.
+        if code != Reply::Ok {
+            return Ok(all);
+        }
+        if items.len() != all.len() {
+            return Err(reply::nonsense(&Value::Array(items)));
+        }
+        let owing = all.iter().zip(&items);
+        let owing = owing.filter(|(_, something)| **something != Value::Int(0));
+        Ok(owing.map(|(partition, _)| *partition).collect())
+    }
+
     /// The head of a partition's outbox. What nobody can read is set aside, so that it stops
     /// nobody else.
     pub async fn outbox(
@@ -113,47 +164,68 @@ impl Core {
         Ok(watermark)
     }
 
-    /// Records in a partition's outbox whose entries hold one of these byte strings. The caller
-    /// looks at each: another name may hold the string as well.
+    /// What the outboxes of these partitions hold with one of these byte strings in it. The caller looks
+    /// at each record: another name may hold the string as well.
     async fn find(
         &self,
-        partition: Partition,
+        partitions: impl Iterator<Item = Partition>,
         needles: &[Vec<u8>],
-    ) -> Result<Vec<OutboxRecord>, HotError> {
-        let mut found = Vec::new();
-        let mut from = b"-".to_vec();
-        for _ in 0..LOOKS_MAX {
-            let mut call = Call::reading(self, "find_1", partition)
-                .key(self.keys.outbox(partition))
-                .under(self.epoch(partition))
-                .arg(from);
-            for needle in needles {
-                call = call.arg(needle.clone());
+    ) -> Result<Found, HotError> {
+        let mut found = Found::default();
+        let mut open: Vec<_> = partitions
+            .map(|partition| (partition, b"-".to_vec()))
+            .collect();
+        let mut looks_left = open.len() + LOOKS_MAX;
+        while !open.is_empty() {
+            looks_left = looks_left.checked_sub(open.len()).ok_or(HotError::Shed)?;
+            let calls = open.iter().map(|(partition, from)| {
+                let call = Call::reading(self, "find_1", *partition)
+                    .key(self.keys.outbox(*partition))
+                    .under(self.epoch(*partition))
+                    .arg(from.as_slice());
+                needles
+                    .iter()
+                    .fold(call, |call, needle| call.arg(needle.as_slice()))
+            });
+            let pages = self.call_all(calls.collect()).await?;
+            let mut more = Vec::new();
+            for ((partition, _), (_, items)) in open.iter().zip(pages) {
+                let Some((stopped, entries)) = items.split_first() else {
+                    return Err(reply::nonsense(&Value::Nil));
+                };
+                for bytes in entries {
+                    let bytes = reply::bytes(bytes)?;
+                    // Only the records matter, so any id will do.
+                    match entry_of("0-0", bytes) {
+                        Some(entry) => found.records.extend(entry.records),
+                        None => found.unreadable.push(bytes.to_vec()),
+                    }
+                }
+                let stopped = reply::bytes(stopped)?;
+                if !stopped.is_empty() {
+                    more.push((*partition, stopped.to_vec()));
+                }
             }
-            let (_, items) = self.call(call).await?;
-            let Some((stopped, entries)) = items.split_first() else {
-                return Err(reply::nonsense(&Value::Nil));
-            };
-            for bytes in entries {
-                // Only the records matter, so any id will do.
-                let entry = entry_of("0-0", reply::bytes(bytes)?);
-                found.extend(entry.into_iter().flat_map(|entry| entry.records));
-            }
-            from = reply::bytes(stopped)?.to_vec();
-            if from.is_empty() {
-                return Ok(found);
-            }
+            open = more;
         }
-        Err(HotError::Shed)
+        Ok(found)
     }
 
-    /// Whether a record of this envelope waits, for the ledger or, set aside, for people.
+    /// Whether a record of this envelope waits, for the ledger or, set aside or about to be, for
+    /// people. One that nobody can read counts only where the grant that it owed may be lost here.
     pub async fn owes(&self, id: EnvelopeId) -> Result<bool, HotError> {
         let (partition, needle) = (self.partition(id), id.to_bytes());
-        let found = self.find(partition, &[needle.to_vec()]).await?;
-        if found.iter().any(|record| record.envelope == id) {
+        let one = std::iter::once(partition);
+        let found = self.find(one, &[needle.to_vec()]).await?;
+        if found.records.iter().any(|record| record.envelope == id) {
             return Ok(true);
         }
+        let unread = found.names(id) || self.poisoned(partition, &needle).await?;
+        Ok(unread && !self.has_its_grants(id).await?)
+    }
+
+    /// Whether an entry that was set aside may be of this envelope.
+    async fn poisoned(&self, partition: Partition, needle: &[u8]) -> Result<bool, HotError> {
         let mut poison = redis::cmd("LRANGE");
         poison
             .arg(self.keys.poison(partition))
@@ -162,10 +234,30 @@ impl Core {
         let Some(Value::Array(entries)) = self.read_all(vec![poison]).await?.pop() else {
             return Ok(false);
         };
-        let names = |entry: &Value| {
-            reply::bytes(entry).is_ok_and(|bytes| bytes.windows(needle.len()).any(|w| w == needle))
-        };
+        let names = |entry: &Value| reply::bytes(entry).is_ok_and(|bytes| holds(bytes, needle));
         Ok(entries.len() == POISON_LOOKED_AT_MAX || entries.iter().any(names))
+    }
+
+    /// Whether the grabs hash of an envelope is whole in this epoch. Then it has every grant that was
+    /// ever made here, since a grant is written in the call that owes it.
+    async fn has_its_grants(&self, id: EnvelopeId) -> Result<bool, HotError> {
+        let (partition, own) = (self.partition(id), self.keys.envelope(id));
+        let epoch = self.epoch(partition);
+        let call = Call::reading(self, "view_1", partition)
+            .key(own.grabs)
+            .key(own.shares)
+            .key(own.phrase)
+            .under(epoch)
+            .number(0)
+            // The shares are not asked for.
+            .number(u32::MAX);
+        let (_, items) = self.call(call).await?;
+        let meta = items.first().map_or(Ok(&[][..]), reply::bytes)?;
+        Ok(Meta::unpack(meta).is_some_and(|meta| {
+            // A tombstone has no share and was never rebuilt: it does not know who had one.
+            let tombstone = meta.length == 0 && !meta.compact;
+            meta.epoch == epoch && meta.state != HotState::Funding && !tombstone
+        }))
     }
 
     /// What somebody has won that waits for the ledger, declined shares aside.
@@ -177,12 +269,8 @@ impl Core {
         let mut needle = vec![u8::try_from(grabber.as_str().len()).expect("ids are short")];
         needle.extend_from_slice(grabber.as_str().as_bytes());
         let needles = [needle];
-        let looks = self.keys.count().all().map(|p| self.find(p, &needles));
-        let mut own = Vec::new();
-        for records in futures_util::future::try_join_all(looks).await? {
-            let mine = |record: &OutboxRecord| record.grabber == *grabber && !record.declined;
-            own.extend(records.into_iter().filter(mine));
-        }
+        let mut own = self.find(self.keys.count().all(), &needles).await?.records;
+        own.retain(|record| record.grabber == *grabber && !record.declined);
         let ids: Vec<_> = own.iter().map(|record| record.envelope).collect();
         let terms = self.terms_of(&ids).await?;
         let with_terms = own.into_iter().zip(terms).filter_map(|(record, terms)| {
@@ -206,16 +294,13 @@ impl Core {
             self.stands(partition, epoch)?;
             for some in ids.chunks(REMOVED_PER_CALL_MAX) {
                 let needles: Vec<_> = some.iter().map(|id| id.to_bytes().to_vec()).collect();
-                let owed = self.find(partition, &needles).await?;
+                let owed = self.find(std::iter::once(partition), &needles).await?;
                 let mut call = Call::writing(self, "remove_1", partition)
                     .key(self.keys.index(partition))
                     .under(epoch);
                 // What is over gets no new record, so this look is conclusive for it; what is not
                 // over stays.
-                for id in some
-                    .iter()
-                    .filter(|id| owed.iter().all(|r| r.envelope != **id))
-                {
+                for id in some.iter().filter(|id| !owed.names(**id)) {
                     let own = self.keys.envelope(*id);
                     self.acked.forgotten(*id);
                     call = call

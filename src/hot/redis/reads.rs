@@ -15,11 +15,11 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::core::{Call, Core};
-use super::layout::{LISTED_SHARES_MIN, Meta};
+use super::layout::{LISTED_SHARES_MIN, Meta, grant_of};
 use super::reply::{self, Reply};
 use super::sums::{SHARES_PER_LOOK_BYTES, Sums};
 use crate::domain::envelope::{HotState, Terms};
-use crate::domain::grab::HeldShare;
+use crate::domain::grab::{Grab, GrabReply, Grant, HeldShare, Outcome, Refusal};
 use crate::domain::id::{EnvelopeId, Partition, PersonId};
 use crate::hot::{HotError, HotView};
 
@@ -198,18 +198,47 @@ impl Core {
         });
         let replies = self.call_all(calls.collect()).await?;
         let held = replies.into_iter().map(|(_, items)| {
-            let [width, value] = &items[..] else {
-                return Err(reply::nonsense(&Value::Array(items)));
-            };
-            let width = usize::try_from(reply::number(width)?).unwrap_or(usize::MAX);
-            let grant = super::layout::grant_of(reply::bytes(value)?, width);
-            Ok(grant.map(|(grant, declined)| HeldShare {
+            Ok(one_result(&items)?.map(|(grant, declined)| HeldShare {
                 grabber: grabber.clone(),
                 grant,
                 declined,
             }))
         });
         held.collect()
+    }
+
+    /// What `grab_1` would answer to those of these grabs who have a share or declined one, by functions
+    /// that only read; `None` to the others, and wherever it would not answer so.
+    pub async fn repeats(&self, grabs: &[Grab]) -> Result<Vec<Option<GrabReply>>, HotError> {
+        let metas = grabs.iter().map(|grab| {
+            let mut get = redis::cmd("HGET");
+            get.arg(self.keys.envelope(grab.envelope).grabs).arg("");
+            get
+        });
+        let metas = self.read_all(metas.collect()).await?;
+        let calls = grabs.iter().map(|grab| {
+            Call::reading(self, "result_1", self.partition(grab.envelope))
+                .key(self.keys.envelope(grab.envelope).grabs)
+                .under(grab.epoch)
+                .arg(grab.grabber.as_str())
+        });
+        let results = self.call_all(calls.collect()).await?;
+        let mut replies = Vec::with_capacity(grabs.len());
+        for ((grab, meta), (_, items)) in grabs.iter().zip(metas).zip(results) {
+            let served = reply::bytes(&meta).ok().and_then(Meta::unpack);
+            let served = served.is_some_and(|meta| {
+                let stands = meta.epoch == grab.epoch && meta.state != HotState::Funding;
+                stands && meta.frozen.is_none() && meta.tenant == grab.tenant
+            });
+            let held = one_result(&items)?.filter(|_| served);
+            replies.push(held.map(|(grant, declined)| {
+                GrabReply::Outcome(match declined {
+                    true => Outcome::Refused(Refusal::Declined),
+                    false => Outcome::AlreadyGrabbed(grant),
+                })
+            }));
+        }
+        Ok(replies)
     }
 
     /// Taken shares with numbers ≥ `from`, by number; `None` where the envelope is missing.
@@ -374,6 +403,15 @@ fn best(held: &[HeldShare]) -> Option<HeldShare> {
     let kept = held.iter().filter(|held| !held.declined);
     kept.min_by_key(|held| (-held.grant.amount_minor, held.grant.share))
         .cloned()
+}
+
+/// The grant of one answer of `result_1`, and whether it was declined.
+fn one_result(items: &[Value]) -> Result<Option<(Grant, bool)>, HotError> {
+    let [width, value] = items else {
+        return Err(reply::nonsense(&Value::Array(items.to_vec())));
+    };
+    let width = usize::try_from(reply::number(width)?).unwrap_or(usize::MAX);
+    Ok(grant_of(reply::bytes(value)?, width))
 }
 
 /// The sums after a look, and whether nothing more is to be read.

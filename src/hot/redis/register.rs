@@ -72,25 +72,29 @@ impl Core {
         Ok(())
     }
 
-    /// Lets partitions grant under these epochs, if `server` is still who answers: asked first, so
-    /// that nothing is written to another one, and again by each call of the function.
+    /// Lets partitions grant under these epochs, if who was `standing` there is still who answers, with
+    /// the same data: the process is asked first, so that nothing is written to another one, and both
+    /// again by each call of the function.
     pub async fn register(
         &self,
-        server: &str,
+        standing: &Standing,
         epochs: &[(Partition, Epoch)],
     ) -> Result<(), HotError> {
         self.claim_layout().await?;
-        if self.standing().await?.server != server {
+        if self.standing().await?.server != standing.server {
             return Err(HotError::Unavailable(
                 "Redis was restarted meanwhile".into(),
             ));
         }
         let calls = epochs.iter().map(|(partition, epoch)| {
-            Call::writing(self, "register_1", *partition)
+            let carried = standing.epochs.get(usize::from(partition.index()));
+            let carried = carried.copied().flatten().unwrap_or(Epoch(0));
+            Call::writing(self, "register_2", *partition)
                 .key(self.keys.outbox(*partition))
                 .key(self.keys.index(*partition))
                 .under(*epoch)
-                .arg(server)
+                .arg(standing.server.as_str())
+                .number(carried.0)
         });
         let replies = self.call_all(calls.collect()).await?;
         for ((partition, epoch), (code, items)) in epochs.iter().zip(replies) {

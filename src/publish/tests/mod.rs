@@ -232,7 +232,7 @@ impl HotStore for Scripted {
 
     async fn register(
         &self,
-        server: String,
+        standing: Standing,
         epochs: Vec<(Partition, Epoch)>,
     ) -> Result<(), HotError> {
         let mut said = self.said.lock();
@@ -241,7 +241,7 @@ impl HotStore for Scripted {
                 standing.epochs[usize::from(partition.index())] = Some(*epoch);
             }
         }
-        said.registered.push((server, epochs));
+        said.registered.push((standing.server, epochs));
         Ok(())
     }
 

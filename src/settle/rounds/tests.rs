@@ -56,6 +56,7 @@ async fn run_for<'a>(
     let rounds = Rounds {
         partitions,
         has,
+        owing: &|| std::future::ready(None).boxed(),
         drain,
         vitals,
     };

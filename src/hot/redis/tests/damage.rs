@@ -41,7 +41,7 @@ fn stage(scene: &mut Scene, name: &str) -> Cast {
         "rebuilt_1" => &["rebuild_1", "rebuild_put_1"],
         _ => &[],
     };
-    if name == "register_1" {
+    if name == "register_2" {
         scene.epoch.0 += 1;
     } else if name == "stamp_1" || name.starts_with("rebuild") || name.starts_with("rebuilt") {
         scene.next_epoch();
@@ -141,7 +141,7 @@ fn has_its_effect(scene: &mut Scene, name: &str, cast: &Cast, reply: &Value) -> 
             let left = scene.ask(&[b"XRANGE", outbox.as_bytes(), b"-", b"+"]);
             !format!("{left:?}").contains(&format!("{}-1", scene.epoch.0))
         }
-        "register_1" => {
+        "register_2" => {
             let key = scene.keys.epoch(Partition::ZERO);
             let epoch = scene.epoch.0.to_string().into_bytes();
             scene.ask(&[b"GET", key.as_bytes()]) == Value::BulkString(epoch)

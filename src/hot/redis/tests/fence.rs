@@ -73,7 +73,7 @@ impl Played {
         let mut answers = Vec::new();
         for (name, _) in functions()
             .into_iter()
-            .filter(|(name, _)| name != "register_1")
+            .filter(|(name, _)| name != "register_2")
         {
             for cast in [self.lucky.clone(), self.named.clone()] {
                 let answer = self.scene.call(&name, &cast);
@@ -140,7 +140,7 @@ fn a_late_process_cannot_register_the_epoch_that_was_flushed() {
     played.lose(Loss::Flushed, LIBRARY);
     for late in [stood, Epoch(stood.0 - 1)] {
         played.scene.epoch = late;
-        let answer = played.scene.call("register_1", &played.lucky);
+        let answer = played.scene.call("register_2", &played.lucky);
         let none = Value::Array(vec![Value::Int(14), Value::Int(0)]);
         assert_eq!(answer, none, "{late:?}");
     }
@@ -153,11 +153,11 @@ fn a_late_process_cannot_register_the_epoch_that_was_flushed() {
 fn a_registration_for_another_process_sets_no_fence() {
     let mut played = Played::new(LIBRARY);
     // The ledger accepted the process before: it restarts, and the call arrives at its successor.
-    let mut late = played.scene.words("register_1", &played.lucky);
+    let mut late = played.scene.words("register_2", &played.lucky);
     played.lose(Loss::Killed, LIBRARY);
     let before = played.scene.dump();
     for epoch in [played.scene.epoch.0, played.scene.epoch.0 + 1] {
-        let at = late.len() - 2;
+        let at = late.len() - 3;
         late[at] = epoch.to_string().into_bytes();
         let none = Value::Array(vec![Value::Int(14), Value::Int(0)]);
         assert_eq!(played.scene.send(&late), none, "{epoch}");
@@ -171,6 +171,37 @@ fn a_registration_for_another_process_sets_no_fence() {
 }
 
 #[test]
+fn a_registration_for_data_that_were_emptied_since_sets_no_fence() {
+    // The ledger lets the data keep their epoch, or gives them the next one; then they are flushed and
+    // the library is put there anew, all in one process.
+    for ahead in [0, 1] {
+        let mut played = Played::new(LIBRARY);
+        played.scene.epoch.0 += ahead;
+        let late = played.scene.words("register_2", &played.lucky);
+        played.scene.ask(&[b"FLUSHALL"]);
+        played.lose(Loss::Replaced, LIBRARY);
+        let none = Value::Array(vec![Value::Int(14), Value::Int(0)]);
+        assert_eq!(played.scene.send(&late), none, "{ahead}");
+        assert!(played.scene.dump().is_empty(), "{ahead}");
+        assert_eq!(
+            played.scene.code("grab_1", &played.lucky),
+            Some(Reply::Epoch)
+        );
+        played.scene.next_epoch();
+    }
+}
+
+#[test]
+fn a_registration_may_be_repeated_after_its_answer_was_lost() {
+    let mut played = Played::new(LIBRARY);
+    played.scene.epoch.0 += 1;
+    let first = played.scene.words("register_2", &played.lucky);
+    for _ in 0..2 {
+        assert_eq!(code_of(&played.scene.send(&first)), Some(Reply::Ok));
+    }
+}
+
+#[test]
 fn an_epoch_never_goes_back() {
     let mut played = Played::new(LIBRARY);
     let stood = played.scene.epoch;
@@ -178,7 +209,7 @@ fn an_epoch_never_goes_back() {
         played.lose(loss, LIBRARY);
         let before = played.scene.dump();
         played.scene.epoch = Epoch(stood.0 - 1);
-        let answer = played.scene.call("register_1", &played.lucky);
+        let answer = played.scene.call("register_2", &played.lucky);
         let newer = Value::Int(i64::try_from(stood.0).unwrap());
         assert_eq!(
             answer,

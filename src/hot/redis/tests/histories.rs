@@ -64,7 +64,7 @@ async fn start(url: &str, clock: &ManualClock) -> Arc<RedisStore> {
     let store = RedisStore::new(url, asked, count, timing(), clock, "of the test".into()).unwrap();
     let standing = store.standing().await.unwrap().unwrap();
     let epochs = count.all().map(|partition| (partition, Epoch(2)));
-    let registered = store.register(standing.server, epochs.collect()).await;
+    let registered = store.register(standing, epochs.collect()).await;
     registered.unwrap();
     Arc::new(store)
 }

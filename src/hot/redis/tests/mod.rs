@@ -1,11 +1,14 @@
 //! The store on Redis against the door's conformance suite, a model, and bad days.
 
+mod backlog;
 mod cuts;
 mod damage;
 mod fence;
+mod full;
 mod histories;
 mod interrupted;
 mod mended;
+mod poison;
 mod repairs;
 mod scene;
 
@@ -83,7 +86,7 @@ impl OnRedis {
         self.epoch = epoch;
         let standing = self.store.standing().await.unwrap().unwrap();
         let all = self.store.partitions().all().map(|p| (p, epoch)).collect();
-        self.store.register(standing.server, all).await.unwrap();
+        self.store.register(standing, all).await.unwrap();
     }
 
     /// Forgets the store, and registers a new one for the next epoch (or the same one).
@@ -96,7 +99,7 @@ impl OnRedis {
     pub async fn introduce(&self, other: &Arc<RedisStore>) {
         let standing = other.standing().await.unwrap().unwrap();
         let all = other.partitions().all().map(|p| (p, self.epoch)).collect();
-        other.register(standing.server, all).await.unwrap();
+        other.register(standing, all).await.unwrap();
     }
 
     /// Brings every envelope into the epoch, as the first touch of each would: the books of these

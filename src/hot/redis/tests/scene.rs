@@ -95,7 +95,7 @@ impl Scene {
     pub fn next_epoch(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
         let cast = Cast::lucky(&[1]);
-        assert_eq!(self.code("register_1", &cast), Some(Reply::Ok));
+        assert_eq!(self.code("register_2", &cast), Some(Reply::Ok));
     }
 
     /// Nothing but the library, in the next epoch.
@@ -158,7 +158,7 @@ impl Scene {
         let (outbox, index) = (self.keys.outbox(partition), self.keys.index(partition));
         let with_index = || all.iter().cloned().chain([index.clone()]).collect();
         let keys: Vec<String> = match name {
-            "register_1" | "vitals_1" => vec![outbox, index],
+            "register_2" | "vitals_1" => vec![outbox, index],
             "load_1" | "close_1" | "rebuild_1" => with_index(),
             "open_1" | "rebuild_put_1" => vec![g, s],
             "grab_1" => vec![outbox, g, s, l, p],
@@ -166,7 +166,7 @@ impl Scene {
             "freeze_1" => vec![g, self.keys.marked(partition)],
             "remove_1" => [index].into_iter().chain(all).collect(),
             "stamp_1" | "rebuilt_1" | "view_1" => vec![g, s, p],
-            "settled_1" | "outbox_1" | "find_1" => vec![outbox],
+            "settled_1" | "owing_1" | "outbox_1" | "find_1" => vec![outbox],
             "set_aside_1" => vec![outbox, self.keys.poison(partition)],
             "result_1" => vec![g],
             "grants_1" => vec![g, l],
@@ -191,8 +191,8 @@ impl Scene {
         let nonce = vec![7; 8];
         let lock = lock_of(&cast.terms);
         let own: Words = match name {
-            "register_1" => vec![text(&self.run_id)],
-            "vitals_1" => vec![],
+            "register_2" => vec![text(&self.run_id), self.carried()],
+            "vitals_1" | "owing_1" => vec![],
             "load_1" => return self.chunk_arguments(cast, 0),
             "open_1" => {
                 let names = cast.terms.exclusive.iter();
@@ -280,6 +280,15 @@ impl Scene {
             }
         }
         words
+    }
+
+    /// The epoch that the data carry now; 0: none.
+    fn carried(&self) -> Vec<u8> {
+        let key = self.keys.epoch(crate::domain::id::Partition::ZERO);
+        match self.server.command(&[b"GET", key.as_bytes()]) {
+            Value::BulkString(epoch) => epoch,
+            _ => text(0),
+        }
     }
 
     /// The meta of an envelope of which zoe and yan took the first shares under the epoch before.
