@@ -20,6 +20,7 @@ mod crash;
 mod create_dies;
 mod endings;
 mod fleet_faults;
+mod fleet_history;
 mod fleet_lost_replies;
 mod ledger_faults;
 mod listeners;
