@@ -2,6 +2,7 @@
 
 mod against_model;
 mod attacks;
+mod edits;
 mod moved;
 mod together;
 
