@@ -20,6 +20,7 @@ mod crash;
 mod create_dies;
 mod edited_books;
 mod endings;
+mod fleet_failover;
 mod fleet_faults;
 mod fleet_history;
 mod fleet_lost_replies;

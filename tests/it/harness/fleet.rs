@@ -61,13 +61,24 @@ impl Fleet {
     }
 
     async fn new(count: usize, wired: Option<Store>) -> Self {
-        let postgres = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
-        let postgres = postgres.await.unwrap();
+        let postgres = tokio::task::spawn_blocking(|| {
+            let postgres = PostgresServer::start(Release::Debian, &[]);
+            (postgres.database(), postgres)
+        });
+        Self::over(postgres.await.unwrap(), count, wired).await
+    }
+
+    /// So many processes on books at this address, which are in this PostgreSQL.
+    pub async fn over(
+        (books, postgres): (String, PostgresServer),
+        count: usize,
+        wired: Option<Store>,
+    ) -> Self {
         let mut fleet = Self {
             processes: Vec::new(),
             settlers: Vec::new(),
             redis: RedisServer::start(Flavour::Debian, &[]),
-            books: postgres.database(),
+            books,
             postgres,
             record: Record::default(),
             wires: Vec::new(),
@@ -122,7 +133,8 @@ impl Fleet {
 
     /// The name of the database of the books.
     pub fn database(&self) -> &str {
-        self.books.rsplit('/').next().unwrap_or_default()
+        let last = self.books.rsplit('/').next().unwrap_or_default();
+        last.split('?').next().unwrap_or_default()
     }
 
     /// How the process at this place finds the stores, and the keys of the first one.
@@ -164,8 +176,7 @@ impl Fleet {
 
     /// What the books answer to a statement.
     pub fn ask_the_books(&self, statement: &str) -> String {
-        let (_, name) = self.books.rsplit_once('/').unwrap();
-        self.postgres.sql(name, statement)
+        self.postgres.sql(self.database(), statement)
     }
 
     /// Everybody's clocks beside the true time.

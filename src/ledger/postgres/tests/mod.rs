@@ -3,6 +3,7 @@
 mod against_model;
 mod attacks;
 mod edits;
+mod hosts;
 mod moved;
 mod together;
 
