@@ -38,4 +38,5 @@ mod restored_refused;
 mod roles;
 mod streams;
 mod together;
+mod two_releases;
 mod watching;
