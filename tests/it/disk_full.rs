@@ -41,6 +41,15 @@ fn reason(status: &Status) -> String {
     info.map(|info| info.reason.clone()).unwrap_or_default()
 }
 
+fn recall_of(id: &str) -> RecallEnvelopeRequest {
+    RecallEnvelopeRequest {
+        envelope_id: id.to_owned(),
+        sender: "alice".to_owned(),
+        request_id: "back".to_owned(),
+        ..RecallEnvelopeRequest::default()
+    }
+}
+
 /// What is told to whoever needs the books.
 async fn refusals(process: &mut World, id: &str) -> [String; 3] {
     let sent = process.envelopes.create_envelope(equal("alice", cny(1), 1));
@@ -52,13 +61,8 @@ async fn refusals(process: &mut World, id: &str) -> [String; 3] {
         ..DepositRequest::default()
     };
     let paid_in = process.accounts.deposit(deposit).await.unwrap_err();
-    let recall = RecallEnvelopeRequest {
-        envelope_id: id.to_owned(),
-        sender: "alice".to_owned(),
-        request_id: "back".to_owned(),
-        ..RecallEnvelopeRequest::default()
-    };
-    let recalled = process.envelopes.recall_envelope(recall).await.unwrap_err();
+    let recalled = process.envelopes.recall_envelope(recall_of(id)).await;
+    let recalled = recalled.unwrap_err();
     [sent, paid_in, recalled].map(|status| reason(&status))
 }
 
@@ -120,14 +124,9 @@ async fn while_the_disk_of_the_books_is_full_grabs_go_on_and_all_is_paid_when_it
     }
     all_win(&fleet, &id, "after").await;
     let recall = async || {
-        let recall = RecallEnvelopeRequest {
-            envelope_id: id.clone(),
-            sender: "alice".to_owned(),
-            request_id: "back".to_owned(),
-            ..RecallEnvelopeRequest::default()
-        };
         let mut client = fleet.processes[1].envelopes.clone();
-        fleet.record.recall(&mut client, recall).await.is_ok()
+        let recalled = fleet.record.recall(&mut client, recall_of(&id));
+        recalled.await.is_ok()
     };
     until("the rest is recalled", recall).await;
     let process = &mut fleet.processes[0];

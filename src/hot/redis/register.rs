@@ -168,7 +168,7 @@ fn text_of(value: &Value) -> Option<&[u8]> {
 /// The number that a library's text gives itself; 0 where it has none.
 fn revision(text: &[u8]) -> u32 {
     let mut lines = text.split(|byte| *byte == b'\n');
-    let number = lines.find_map(|line| line.strip_prefix(b"-- revision "));
+    let number = lines.find_map(|line| line.strip_prefix(b"--")?.strip_prefix(b" revision "));
     let number = number.and_then(|number| std::str::from_utf8(number).ok());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
