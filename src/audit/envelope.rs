@@ -7,6 +7,7 @@ use super::shares::{ShareSums, Shares};
 use super::{AuditError, rows};
 use crate::domain::books::{DiscrepancyKind, EnvelopeBooks, IN_FLIGHT_MS_MAX};
 use crate::domain::envelope::{BookState, HotState};
+use crate::domain::fairness::leaf_hash;
 use crate::domain::id::Epoch;
 use crate::hot::{HotStore, HotView};
 use crate::ledger::{AuditRow, EnvelopeRow, Ledger, LedgerError};
@@ -16,16 +17,19 @@ use crate::publish;
 pub(super) async fn check(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
-    audited: &AuditRow,
+    (audited, row): (&AuditRow, &EnvelopeRow),
     view: Option<&HotView>,
     findings: &mut Findings,
 ) -> Result<(), AuditError> {
-    rows::check_row(audited, findings);
-    let row = &audited.envelope;
-    let amounts = match amounts(ledger, row).await? {
+    rows::check_row(audited, row, findings);
+    let amounts = match amounts(ledger, row, findings).await? {
         Ok(amounts) => amounts,
         Err(why) => {
-            unreadable(row, &why, findings);
+            unreadable(
+                row,
+                &format!("its shares can't be derived: {why}"),
+                findings,
+            );
             return Ok(());
         }
     };
@@ -38,11 +42,17 @@ pub(super) async fn check(
         hot_whole: view.is_some_and(|view| !view.stale),
         sums: ShareSums::default(),
     };
-    shares.walk(findings).await?;
+    match shares.walk(findings).await {
+        Err(AuditError::Ledger(LedgerError::Broken(why))) => {
+            unreadable(row, &format!("its claims can't be read: {why}"), findings);
+            return Ok(());
+        }
+        walked => walked?,
+    }
     let (hot_holds, sums) = (shares.hot_holds, shares.sums);
     findings.report.claim_count += sums.claims;
     findings.report.grant_count += sums.grants;
-    check_counts(audited, view.filter(|_| hot_holds), &sums, findings);
+    check_counts((audited, row), view.filter(|_| hot_holds), &sums, findings);
     let books = books(row, &amounts, &sums);
     if !books.balanced() {
         let detail = format!(
@@ -67,12 +77,18 @@ pub(super) async fn check(
 async fn amounts(
     ledger: &dyn Ledger,
     row: &EnvelopeRow,
+    findings: &mut Findings,
 ) -> Result<Result<Arc<[i64]>, String>, AuditError> {
     let seed = match ledger.server_seed(Arc::clone(&row.terms)).await {
         Ok(seed) => seed,
         Err(LedgerError::Broken(why)) => return Ok(Err(why)),
         Err(error) => return Err(error.into()),
     };
+    let leaf = &row.terms.leaf;
+    if leaf_hash(row.terms.tenant.as_str(), leaf.leaf_number, &seed) != leaf.leaf_hash {
+        let detail = format!("leaf {} does not commit to its seed", leaf.leaf_number);
+        wrong(DiscrepancyKind::AmountWrong, row, detail, findings);
+    }
     match publish::cut_aside(&row.terms, row.id, seed).await {
         Ok(made) => Ok(made.map_err(|why| why.to_string())),
         Err(why) => Err(LedgerError::Unavailable(why.to_string()).into()),
@@ -83,13 +99,19 @@ fn wrong(kind: DiscrepancyKind, row: &EnvelopeRow, detail: String, findings: &mu
     findings.wrong(kind, &row.terms.tenant, row.id, detail);
 }
 
-/// Its row makes no shares: only what the row says can be added up.
-fn unreadable(row: &EnvelopeRow, why: &str, findings: &mut Findings) {
-    let detail = format!("its shares can't be derived: {why}");
-    wrong(DiscrepancyKind::EnvelopeUnbalanced, row, detail, findings);
+/// Its row makes no shares, or its claims are none: only what the row says can be added up.
+fn unreadable(row: &EnvelopeRow, detail: &str, findings: &mut Findings) {
+    wrong(
+        DiscrepancyKind::EnvelopeUnbalanced,
+        row,
+        detail.to_owned(),
+        findings,
+    );
+    let funded_minor = row.terms.total_minor;
+    let remaining_minor = funded_minor.saturating_sub(row.settled_minor);
     let books = EnvelopeBooks {
-        funded_minor: row.terms.total_minor,
-        remaining_minor: row.terms.total_minor - row.settled_minor - row.refunded_minor,
+        funded_minor,
+        remaining_minor: remaining_minor.saturating_sub(row.refunded_minor),
         unsettled_minor: 0,
         settled_minor: row.settled_minor,
         refunded_minor: row.refunded_minor,
@@ -99,12 +121,11 @@ fn unreadable(row: &EnvelopeRow, why: &str, findings: &mut Findings) {
 
 /// What is missing from a later read was there in an earlier one: neither claims nor grants go.
 fn check_counts(
-    audited: &AuditRow,
+    (audited, row): (&AuditRow, &EnvelopeRow),
     view: Option<&HotView>,
     sums: &ShareSums,
     findings: &mut Findings,
 ) {
-    let row = &audited.envelope;
     let counted = u64::from(audited.paid.0) + u64::from(audited.declined.0);
     if sums.claims < counted {
         let detail = format!("{} claims are there, {counted} were counted", sums.claims);

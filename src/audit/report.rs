@@ -117,6 +117,16 @@ impl Findings {
         });
     }
 
+    /// Rows that nobody can read: a line of the report, and not the end of the audit.
+    pub(super) fn unread(&mut self, envelope: Option<EnvelopeId>, detail: String) {
+        self.found(Discrepancy {
+            kind: DiscrepancyKind::EnvelopeUnbalanced,
+            tenant: None,
+            envelope,
+            detail,
+        });
+    }
+
     /// One envelope's money.
     pub(super) fn add(&mut self, currency: Currency, books: &EnvelopeBooks, made_good_minor: i64) {
         let sums = self.sums.entry(currency).or_default();

@@ -3,12 +3,15 @@
 use super::report::Findings;
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
 use crate::domain::envelope::BookState;
-use crate::ledger::{AuditRow, AuditTotals};
+use crate::ledger::{AuditRow, AuditTotals, EnvelopeRow};
 
 /// An envelope's row beside its entries and claims. All come from one snapshot, so every
 /// difference is wrong.
-pub(super) fn check_row(audited: &AuditRow, findings: &mut Findings) {
-    let row = &audited.envelope;
+pub(super) fn check_row(audited: &AuditRow, row: &EnvelopeRow, findings: &mut Findings) {
+    if let Some(detail) = &audited.contradicts {
+        let (kind, tenant) = (DiscrepancyKind::EnvelopeUnbalanced, &row.terms.tenant);
+        findings.wrong(kind, tenant, row.id, detail.clone());
+    }
     let (paid_count, paid_minor) = audited.paid;
     let (declined_count, declined_minor) = audited.declined;
     let funded_minor = row.terms.total_minor;

@@ -19,6 +19,7 @@
 //! # Not here
 //! What is grabbable now (the hot store), how shares are published, when to settle or to close.
 
+mod audited;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
 pub mod postgres;

@@ -391,8 +391,14 @@ pub struct EnvelopePosting {
 /// from one snapshot.
 #[derive(Clone, Debug)]
 pub struct AuditRow {
-    /// The row.
-    pub envelope: EnvelopeRow,
+    /// Its place among the rows.
+    pub row: i64,
+    /// Its id, where that is one.
+    pub id: Option<EnvelopeId>,
+    /// The row, or why this release can't read it.
+    pub envelope: Result<EnvelopeRow, String>,
+    /// Where its columns say something else than its terms.
+    pub contradicts: Option<String>,
     /// Sum of the escrow's credits.
     pub entries_in_minor: i64,
     /// Sum of the escrow's debits, as a positive amount.

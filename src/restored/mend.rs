@@ -24,7 +24,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState, Terms};
 use crate::domain::grab::OutboxEntry;
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{CloseReply, HotStore, Mark, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX};
-use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, SETTLE_TRIES_MAX, Under};
+use crate::ledger::{EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_TRIES_MAX, Under};
 use crate::publish::{Amounts, Publisher};
 use crate::settle::{Drain, Drained, post_missing};
 
@@ -147,9 +147,13 @@ impl Mender {
             let Some(last) = page.last() else {
                 return Ok(missing);
             };
-            after = last.envelope.row;
-            let open = page.iter().map(|audited| &audited.envelope);
-            let open: Vec<_> = open.filter(|row| may_grant(row)).collect();
+            after = last.row;
+            let mut open = Vec::with_capacity(page.len());
+            for audited in page {
+                // An envelope that nobody can read might be one of those that are asked for.
+                let row = audited.envelope.map_err(LedgerError::Broken)?;
+                open.extend(Some(row).filter(may_grant));
+            }
             for some in open.chunks(VIEWS_PER_CALL_MAX) {
                 let views = self.hot.view(some.iter().map(|row| row.id).collect());
                 for (row, view) in some.iter().zip(views.await?) {

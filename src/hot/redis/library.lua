@@ -1,4 +1,5 @@
 #!lua name=redenvelope
+-- revision 1
 -- Who may take which share, decided inside Redis: one atomic call, no lock, no rollback.
 --
 -- Shape. Redis has no rollback: a command that fails in the middle leaves what was written before
@@ -15,6 +16,10 @@
 -- REPLACE of the library clears it. A function does nothing unless the caller's epoch is the
 -- fence's and the one under the partition's epoch key, so a server that was restarted, flushed
 -- or promoted grants nothing before it is registered.
+--
+-- Revision. Any other text has a higher number above (a test sees to it). A process leaves a library
+-- of a higher number than its own where it is, so that two releases don't replace each other's in
+-- turn: for as long as they run together each function of the older one is there and means the same.
 --
 -- Ordering. Functions are idempotent: clients and proxies replay calls whose answer was lost.
 --

@@ -2,7 +2,8 @@
 //!
 //! # Ordering
 //! The library is replaced only where the server's text is another one: a REPLACE clears the fence,
-//! and until the next registration nothing is granted by anybody.
+//! and until the next registration nothing is granted by anybody. One of a later revision stays: two
+//! releases that run together would else replace each other's library in turn, and nobody would grant.
 //!
 //! # Not here
 //! Which epoch: the ledger decides (`publish::registrar`).
@@ -62,7 +63,8 @@ impl Core {
             .arg(LIBRARY_NAME)
             .arg("WITHCODE");
         let there = self.run_all(vec![list]).await?.pop().unwrap_or(Value::Nil);
-        if holds(&there, LIBRARY.as_bytes()) {
+        let there = text_of(&there).unwrap_or_default();
+        if there == LIBRARY.as_bytes() || revision(there) > revision(LIBRARY.as_bytes()) {
             return Ok(());
         }
         let mut load = redis::cmd("FUNCTION");
@@ -157,12 +159,41 @@ impl Core {
     }
 }
 
-/// Whether a text stands somewhere in a reply.
-fn holds(value: &Value, text: &[u8]) -> bool {
+/// The text of a library that stands somewhere in a reply.
+fn text_of(value: &Value) -> Option<&[u8]> {
     match value {
-        Value::BulkString(bytes) => bytes == text,
-        Value::Array(items) => items.iter().any(|item| holds(item, text)),
-        Value::Map(pairs) => pairs.iter().any(|(_, item)| holds(item, text)),
-        _ => false,
+        Value::BulkString(bytes) => bytes.starts_with(b"#!lua").then_some(bytes),
+        Value::Array(items) => items.iter().find_map(text_of),
+        Value::Map(pairs) => pairs.iter().find_map(|(_, item)| text_of(item)),
+        _ => None,
+    }
+}
+
+/// The number that a library's text gives itself; 0 where it has none.
+fn revision(text: &[u8]) -> u32 {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let number = lines.find_map(|line| line.strip_prefix(b"--")?.strip_prefix(b" revision "));
+    let number = number.and_then(|number| std::str::from_utf8(number).ok());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The revision, and the CRC-32 of the text that has it.
+    const TOLD: (u32, u32) = (1, 0x5d35d30b);
+
+    #[test]
+    fn another_text_of_the_library_has_another_revision() {
+        let (number, crc) = (
+            revision(LIBRARY.as_bytes()),
+            crc32fast::hash(LIBRARY.as_bytes()),
+        );
+        assert_eq!(
+            (number, crc),
+            TOLD,
+            "count the revision up, and note here which text has it"
+        );
     }
 }

@@ -502,7 +502,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
-        self.audited(async |tx| audit::totals(tx, tenant.as_ref()).await)
+        self.audited(async |tx| audit::totals(tx, &self.books.desk, tenant.as_ref()).await)
             .await
     }
 }

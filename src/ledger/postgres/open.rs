@@ -11,7 +11,7 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
 };
 use tokio_postgres::NoTls;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{LoadBalanceHosts, SslMode, TargetSessionAttrs};
 
 use crate::domain::id::{TENANT_DEFAULT, TenantId};
 use crate::ledger::LedgerError;
@@ -118,6 +118,12 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
     if config.get_dbname().is_none() || config.get_user().is_none() {
         let why = "name a user and a database, as in postgresql://user@host:5432/database";
         return Err(OpenError::Address(why.to_owned()));
+    }
+    if config.get_hosts().len() > 1 {
+        // Whichever is the primary. In turn, since a host that hangs takes all the time that a try has.
+        config
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .load_balance_hosts(LoadBalanceHosts::Random);
     }
     // Those of the address stand, and ours after them. Each question of a call has an index, but for those of
     // tables as small as the leases: these look so dear that they would be compiled.

@@ -19,6 +19,8 @@ use crate::config::Environment;
 
 /// Where Debian's package puts the programs.
 const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
+/// The name by which a standby follows.
+const STANDBY: &str = "standby";
 /// The role of servers that own nothing.
 pub const RUNTIME: &str = "red_runtime";
 /// Looks of 50 ms until it answers.
@@ -107,6 +109,11 @@ impl PostgresServer {
         let told = String::from_utf8_lossy(&made.stderr).into_owned();
         assert!(made.status.success(), "initdb: {told}");
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        Self::run(folder, programs, options)
+    }
+
+    /// On a folder that is made.
+    fn run(folder: PathBuf, programs: PathBuf, options: Vec<String>) -> Self {
         for _ in 0..PORTS_TRIED_MAX {
             let port = free_port();
             let mut server = Self {
@@ -124,6 +131,40 @@ impl PostgresServer {
             std::mem::take(&mut server.folder);
         }
         panic!("PostgreSQL did not start: {}", log_of(&folder));
+    }
+
+    /// A standby of this server, which from now on answers a commit when both have it.
+    ///
+    /// # Panics
+    /// It can't be made.
+    pub fn standby(&self) -> Self {
+        let folder = make_folder(self.folder.parent().expect("it lies in a folder"));
+        let words = as_nobody(&self.programs.join("pg_basebackup"));
+        let from = self.url("postgres");
+        done(
+            Command::new(&words[0])
+                .args(&words[1..])
+                .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+                .arg(format!("--dbname={from}?application_name={STANDBY}"))
+                .arg("--pgdata")
+                .arg(folder.join("data")),
+        );
+        let standby = Self::run(folder, self.programs.clone(), Vec::new());
+        let both = format!("ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'");
+        self.sql("postgres", &both);
+        self.sql("postgres", "-- ledger.reload\nSELECT pg_reload_conf()");
+        standby
+    }
+
+    /// Ends that this is a standby.
+    pub fn promote(&self) {
+        let promote = "-- ledger.promote\nSELECT pg_promote()";
+        assert_eq!(self.sql("postgres", promote), "t");
+    }
+
+    /// The port at which it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The address of a new, empty database.
@@ -241,8 +282,13 @@ impl PostgresServer {
     /// # Panics
     /// It does not run.
     pub fn kill(&mut self) {
-        self.signal("-KILL");
+        self.die();
         let _reaped = self.child.wait();
+    }
+
+    /// The same, for somebody who goes on using its name.
+    pub fn die(&self) {
+        self.signal("-KILL");
     }
 
     /// SIGSTOP: it answers nothing, and its connections stay.

@@ -4,7 +4,7 @@
 //! | question | answer |
 //! |---|---|
 //! | `audit_envelopes` | a page of envelopes with the sums of their entries and claims |
-//! | `audit_totals` | every posting, account, envelope and claim that contradicts its entries; sums a currency |
+//! | `audit_totals` | every posting, account, envelope and claim that contradicts its entries, every batch of leaves whose root is not that of its secret; sums a currency |
 //!
 //! # Bounds
 //! A page, and at most `PAGE_ROWS_MAX` discrepancies of each kind. `audit_totals` reads the whole
@@ -17,10 +17,12 @@
 use rusqlite::{Connection, Row};
 
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
+use crate::domain::fairness::{LEAVES_PER_BATCH, SealKeys};
 use crate::domain::id::{EnvelopeId, TenantId};
+use crate::ledger::audited::{Batch, Columns};
 use crate::ledger::{AuditRow, AuditTotals, CurrencyTotals, LedgerError, PAGE_ROWS_MAX};
 
-use super::rows::{ENVELOPE_COLUMNS, Sql, currency, envelope, page};
+use super::rows::{ENVELOPE_COLUMNS, Sql, currency, envelope, envelope_id, page};
 
 /// Envelopes above `after` with what their entries and claims sum to.
 pub(super) fn envelopes(
@@ -38,7 +40,10 @@ pub(super) fn envelopes(
               WHERE envelope_row = n.row AND amount_minor < 0),
              coalesce(c.paid_count, 0), coalesce(c.paid_minor, 0),
              coalesce(c.declined_count, 0), coalesce(c.declined_minor, 0),
-             n.dead_letter_count + n.parked_count
+             n.dead_letter_count + n.parked_count, n.day, n.tenant, n.sender, n.currency,
+             n.leaf_number, n.share_count, n.funded_minor, n.created_at, n.expires_at,
+             (SELECT batch_root FROM leaf_batch b
+              WHERE b.tenant = n.tenant AND b.batch_number = n.leaf_number / {LEAVES_PER_BATCH})
          FROM envelope n LEFT JOIN
              (SELECT envelope_row,
                   sum(1 - declined) AS paid_count, sum(amount_minor * (1 - declined)) AS paid_minor,
@@ -59,8 +64,26 @@ pub(super) fn envelopes(
 }
 
 fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+    // What can't be read is one row's damage.
+    let envelope = envelope(row).map_err(|error| error.to_string());
+    let columns = Columns {
+        day: row.get(20)?,
+        tenant: row.get_ref(21)?.as_str()?,
+        sender: row.get_ref(22)?.as_str()?,
+        currency: row.get_ref(23)?.as_str()?,
+        leaf_number: row.get(24)?,
+        share_count: row.get(25)?,
+        funded_minor: row.get(26)?,
+        created_at: row.get(27)?,
+        expires_at: row.get(28)?,
+        batch_root: row.get_ref(29)?.as_blob_or_null()?,
+    };
+    let read = envelope.as_ref().ok();
     Ok(AuditRow {
-        envelope: envelope(row)?,
+        row: row.get(0)?,
+        id: envelope_id(row, 1).ok(),
+        contradicts: read.and_then(|envelope| columns.contradict(envelope)),
+        envelope,
         entries_in_minor: row.get(13)?,
         entries_out_minor: row.get(14)?,
         paid: (row.get(15)?, row.get(16)?),
@@ -157,18 +180,68 @@ const UNCLAIMED: &str = "-- ledger.audit_unclaimed
         AND (?2 IS NULL OR p.tenant = ?2)
     LIMIT ?1";
 
-const QUESTIONS: [(DiscrepancyKind, &str); 6] = [
+/// Requests and the postings that they made: one each, of the same owner, envelope and kind. A request
+/// that is gone would be done again.
+const REQUESTS: &str = "-- ledger.audit_requests
+    WITH i AS MATERIALIZED (SELECT tenant, owner, method, posting_row, envelope_row FROM idempotency)
+    SELECT p.tenant, n.id, 'posting ' || p.row || ' (' || p.kind || ') does not go with its request ('
+        || coalesce(i.method, 'missing') || ')'
+    FROM posting p LEFT JOIN i ON i.posting_row = p.row
+        LEFT JOIN (SELECT e.posting_row, max(a.owner) AS owner, max(e.amount_minor > 0) AS credited
+                   FROM entry e JOIN account a ON a.row = e.account_row
+                   WHERE a.kind = 'owner' AND e.share IS NULL GROUP BY e.posting_row) o
+            ON o.posting_row = p.row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+    WHERE (?2 IS NULL OR p.tenant = ?2)
+        AND (i.posting_row IS NOT NULL OR p.kind IN ('deposit', 'withdrawal', 'fund'))
+        AND (i.posting_row IS NULL OR p.tenant <> i.tenant OR p.envelope_row IS NOT i.envelope_row
+            OR p.kind <> iif(i.method = 'withdraw', 'withdrawal', i.method)
+            OR o.owner IS NOT i.owner OR o.credited IS NOT (p.kind = 'deposit'))
+    UNION ALL
+    SELECT i.tenant, n.id, 'posting ' || i.posting_row || ' (missing) does not go with its request ('
+        || i.method || ')'
+    FROM i LEFT JOIN posting p ON p.row = i.posting_row
+        LEFT JOIN envelope n ON n.row = i.envelope_row
+    WHERE p.row IS NULL AND (?2 IS NULL OR i.tenant = ?2)
+    LIMIT ?1";
+
+/// Counts of what was set aside that are not those of the rows, and money of an envelope that came from,
+/// or went back to, somebody else than its sender.
+const SENDERS: &str = "-- ledger.audit_senders
+    SELECT n.tenant, n.id, 'envelope row ' || n.row || ': money of another owner than its sender, or '
+        || n.dead_letter_count || ' dead letters and ' || n.parked_count
+        || ' parked records that are not there'
+    FROM envelope n
+        LEFT JOIN (SELECT envelope_row, count(*) AS letters FROM dead_letter
+                   WHERE settled_at IS NULL AND envelope_row IS NOT NULL GROUP BY envelope_row) d
+            ON d.envelope_row = n.row
+        LEFT JOIN (SELECT envelope_row, count(*) AS parked FROM parked GROUP BY envelope_row) k
+            ON k.envelope_row = n.row
+        LEFT JOIN (SELECT p.envelope_row, max(a.owner) AS most, min(a.owner) AS least
+                   FROM posting p JOIN entry e ON e.posting_row = p.row
+                       JOIN account a ON a.row = e.account_row
+                   WHERE p.kind IN ('fund', 'refund') GROUP BY p.envelope_row) o
+            ON o.envelope_row = n.row
+    WHERE (?2 IS NULL OR n.tenant = ?2) AND (
+        n.dead_letter_count <> coalesce(d.letters, 0) OR n.parked_count <> coalesce(k.parked, 0)
+        OR coalesce(o.most, n.sender) <> n.sender OR coalesce(o.least, n.sender) <> n.sender)
+    LIMIT ?1";
+
+const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
     (DiscrepancyKind::PostingUnbalanced, POSTINGS),
     (DiscrepancyKind::PostingUnbalanced, ENTRIES),
     (DiscrepancyKind::BalanceWrong, ACCOUNTS),
     (DiscrepancyKind::EnvelopeUnbalanced, ENVELOPES),
     (DiscrepancyKind::EnvelopeUnbalanced, CLAIMS),
     (DiscrepancyKind::EnvelopeUnbalanced, UNCLAIMED),
+    (DiscrepancyKind::PostingUnbalanced, REQUESTS),
+    (DiscrepancyKind::EnvelopeUnbalanced, SENDERS),
 ];
 
 /// Every posting, account, envelope and claim, and the sums of each currency.
 pub(super) fn totals(
     db: &Connection,
+    keys: &SealKeys,
     tenant: Option<&TenantId>,
 ) -> Result<AuditTotals, LedgerError> {
     let mut discrepancies = Vec::new();
@@ -183,6 +256,7 @@ pub(super) fn totals(
             discrepancies.push(row.sql()?);
         }
     }
+    discrepancies.extend(wrong_batches(db, keys, tenant)?);
     let currencies = currency_totals(db, tenant)?;
     discrepancies.extend(currencies.iter().filter_map(CurrencyTotals::unbalanced));
     discrepancies.truncate(PAGE_ROWS_MAX);
@@ -198,10 +272,40 @@ fn discrepancy(kind: DiscrepancyKind, row: &Row<'_>) -> rusqlite::Result<Discrep
         kind,
         tenant: tenant.and_then(|tenant| TenantId::parse(tenant).ok()),
         envelope: row
-            .get::<_, Option<[u8; 16]>>(1)?
+            .get::<_, Option<[u8; 16]>>(1)
+            .ok()
+            .flatten()
             .map(EnvelopeId::from_bytes),
         detail: row.get(2)?,
     })
+}
+
+/// Batches of leaves whose root is not that of their secret.
+fn wrong_batches(
+    db: &Connection,
+    keys: &SealKeys,
+    tenant: Option<&TenantId>,
+) -> Result<Vec<Discrepancy>, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.audit_batches
+         SELECT tenant, batch_number, batch_root, sealed FROM leaf_batch
+         WHERE (?1 IS NULL OR tenant = ?1) ORDER BY tenant, batch_number",
+    )
+    .and_then(|mut find| {
+        let mut found = find.query([tenant.map(TenantId::as_str)])?;
+        let mut wrong = Vec::new();
+        while let Some(row) = found.next()? {
+            let batch = Batch {
+                tenant: row.get_ref(0)?.as_str()?,
+                batch_number: row.get(1)?,
+                root: row.get_ref(2)?.as_blob()?,
+                sealed: row.get_ref(3)?.as_blob()?,
+            };
+            wrong.extend(batch.wrong(keys));
+        }
+        Ok(wrong)
+    })
+    .sql()
 }
 
 fn currency_totals(
@@ -221,16 +325,22 @@ fn currency_totals(
          GROUP BY a.currency ORDER BY a.currency",
     )
     .and_then(|mut find| {
-        find.query_map([tenant.map(TenantId::as_str)], |row| {
-            Ok(CurrencyTotals {
-                currency: currency(row, 0)?,
+        let mut found = find.query([tenant.map(TenantId::as_str)])?;
+        let mut totals = Vec::new();
+        while let Some(row) = found.next()? {
+            // The accounts of a currency that is none were named, since their postings are of another one.
+            let Ok(currency) = currency(row, 0) else {
+                continue;
+            };
+            totals.push(CurrencyTotals {
+                currency,
                 outside_minor: row.get(1)?,
                 available_minor: row.get(2)?,
                 escrow_minor: row.get(3)?,
                 made_good_minor: row.get(4)?,
-            })
-        })?
-        .collect()
+            });
+        }
+        Ok(totals)
     })
     .sql()
 }

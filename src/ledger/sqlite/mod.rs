@@ -475,7 +475,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
-        self.read(move |db| audit::totals(db, tenant.as_ref()))
+        let keys = Arc::clone(&self.keys);
+        self.read(move |db| audit::totals(db, &keys, tenant.as_ref()))
             .await
     }
 }

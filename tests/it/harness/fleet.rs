@@ -35,34 +35,54 @@ pub struct Fleet {
     pub books: String,
     /// Of every grab, through whatever process.
     pub record: Record,
-    /// Between each process and the books, by its place, in a fleet that is on wires.
+    /// Between each process and one of its stores, by its place, in a fleet that is on wires.
     pub wires: Vec<Proxy>,
-    on_wires: bool,
+    wired: Option<Store>,
+}
+
+/// To which store the wires of a fleet lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// PostgreSQL.
+    Books,
+    /// Redis.
+    Redis,
 }
 
 impl Fleet {
     /// So many processes on new stores.
     pub async fn of(count: usize) -> Self {
-        Self::new(count, false).await
+        Self::new(count, None).await
     }
 
-    /// The same, with a wire between each of them and the books.
-    pub async fn on_wires(count: usize) -> Self {
-        Self::new(count, true).await
+    /// The same, with a wire between each of them and this store.
+    pub async fn on_wires_to(store: Store, count: usize) -> Self {
+        Self::new(count, Some(store)).await
     }
 
-    async fn new(count: usize, on_wires: bool) -> Self {
-        let postgres = tokio::task::spawn_blocking(|| PostgresServer::start(Release::Debian, &[]));
-        let postgres = postgres.await.unwrap();
+    async fn new(count: usize, wired: Option<Store>) -> Self {
+        let postgres = tokio::task::spawn_blocking(|| {
+            let postgres = PostgresServer::start(Release::Debian, &[]);
+            (postgres.database(), postgres)
+        });
+        Self::over(postgres.await.unwrap(), count, wired).await
+    }
+
+    /// So many processes on books at this address, which are in this PostgreSQL.
+    pub async fn over(
+        (books, postgres): (String, PostgresServer),
+        count: usize,
+        wired: Option<Store>,
+    ) -> Self {
         let mut fleet = Self {
             processes: Vec::new(),
             settlers: Vec::new(),
             redis: RedisServer::start(Flavour::Debian, &[]),
-            books: postgres.database(),
+            books,
             postgres,
             record: Record::default(),
             wires: Vec::new(),
-            on_wires,
+            wired,
         };
         for _ in 0..count {
             fleet.join(Start::default()).await;
@@ -72,8 +92,11 @@ impl Fleet {
 
     /// One more process, under these circumstances.
     pub async fn join(&mut self, start: Start) {
-        if self.on_wires {
-            let (_, port, _) = parts(&self.books);
+        let port = self.wired.map(|store| match store {
+            Store::Books => parts(&self.books).1,
+            Store::Redis => self.redis.port(),
+        });
+        if let Some(port) = port {
             self.wires.push(Proxy::to(port).await);
         }
         let start = self.start(start, self.processes.len());
@@ -110,23 +133,29 @@ impl Fleet {
 
     /// The name of the database of the books.
     pub fn database(&self) -> &str {
-        self.books.rsplit('/').next().unwrap_or_default()
+        let last = self.books.rsplit('/').next().unwrap_or_default();
+        last.split('?').next().unwrap_or_default()
     }
 
     /// How the process at this place finds the stores, and the keys of the first one.
     fn start(&self, start: Start, place: usize) -> Start {
-        let mut start = Start {
-            hot: Hot::Redis,
-            ..start
-        }
-        .reaching(Some(&self.redis));
-        let books = match self.wires.get(place) {
+        let wire = |to| (self.wired == Some(to)).then(|| self.wires.get(place));
+        let redis = match wire(Store::Redis).flatten() {
+            None => self.redis.url(),
+            Some(wire) => format!("redis://127.0.0.1:{}", wire.port()),
+        };
+        let books = match wire(Store::Books).flatten() {
             None => self.books.clone(),
             Some(wire) => {
                 let (host, _, name) = parts(&self.books);
                 format!("{host}:{}/{name}", wire.port())
             }
         };
+        let mut start = Start {
+            hot: Hot::Redis,
+            ..start
+        }
+        .reaching_at(&redis);
         start.flags.extend(["--ledger".to_owned(), books]);
         if let Some(first) = self.processes.first() {
             let keys = first.server.data_folder().join("seal.key");
@@ -147,8 +176,7 @@ impl Fleet {
 
     /// What the books answer to a statement.
     pub fn ask_the_books(&self, statement: &str) -> String {
-        let (_, name) = self.books.rsplit_once('/').unwrap();
-        self.postgres.sql(name, statement)
+        self.postgres.sql(self.database(), statement)
     }
 
     /// Everybody's clocks beside the true time.

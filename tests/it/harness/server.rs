@@ -63,12 +63,17 @@ impl Start {
     }
 
     /// The same, told where its Redis is.
-    pub fn reaching(mut self, redis: Option<&RedisServer>) -> Self {
-        let Some(redis) = redis else {
-            return self;
-        };
+    pub fn reaching(self, redis: Option<&RedisServer>) -> Self {
+        match redis {
+            None => self,
+            Some(redis) => self.reaching_at(&redis.url()),
+        }
+    }
+
+    /// The same, with the address that is told.
+    pub fn reaching_at(mut self, redis: &str) -> Self {
         let partitions = REDIS_PARTITIONS.to_string();
-        let told = ["--hot", &redis.url(), "--hot-partitions", &partitions];
+        let told = ["--hot", redis, "--hot-partitions", &partitions];
         self.flags.extend(told.map(str::to_owned));
         self
     }

@@ -2,8 +2,8 @@
 
 use super::world;
 use crate::domain::envelope::CloseReason;
-use crate::domain::id::{Epoch, Partition};
-use crate::ledger::conformance::{FIRST, decline, pay};
+use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::ledger::conformance::{FIRST, World, decline, pay};
 
 /// The statements of a file, each with what its first line says after `-- ledger.word: `.
 pub(super) fn statements(file: &str) -> Vec<(&str, &str)> {
@@ -14,10 +14,8 @@ pub(super) fn statements(file: &str) -> Vec<(&str, &str)> {
     file.split("\n\n").skip(1).map(named).collect()
 }
 
-#[tokio::test]
-async fn direct_attacks_are_refused_by_the_schema() {
-    let (world, place) = world().await;
-    // Row 1: a closed envelope. Row 2: an open one that paid bob 40 of 100 and took 5 back.
+/// Row 1: a closed envelope. Row 2: an open one that paid bob 40 of 100 and took 5 back. Answers the second.
+pub(super) async fn scene(world: &World) -> EnvelopeId {
     let closed = world.live(100, 4, "e1").await;
     world.settle(vec![pay(closed, 0, "bob", 40)]).await;
     let ledger = &world.ledger;
@@ -43,7 +41,13 @@ async fn direct_attacks_are_refused_by_the_schema() {
         .advance_epochs(from, "a server".to_owned())
         .await
         .unwrap();
+    open
+}
 
+#[tokio::test]
+async fn direct_attacks_are_refused_by_the_schema() {
+    let (world, place) = world().await;
+    scene(&world).await;
     let attacks = statements(include_str!("attacks.sql"));
     assert_eq!(attacks.len(), 52);
     for (name, sql) in attacks {

@@ -2,6 +2,8 @@
 
 mod against_model;
 mod attacks;
+mod edits;
+mod hosts;
 mod moved;
 mod together;
 

@@ -126,7 +126,9 @@ fn first_books(path: &std::path::Path) {
          INSERT INTO posting (tenant, kind, currency, posted_at)
          VALUES ('default', 'deposit', 'CNY', 0);
          INSERT INTO entry (posting_row, account_row, amount_minor)
-         VALUES (1, 1, -100), (1, 2, 100);",
+         VALUES (1, 1, -100), (1, 2, 100);
+         INSERT INTO idempotency (tenant, owner, method, request_id, request_hash, posting_row)
+         VALUES ('default', 'alice', 'deposit', 'd1', zeroblob(32), 1);",
     )
     .unwrap();
 }
