@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Pool, Transaction};
 use parking_lot::Mutex;
-use tokio_postgres::Row;
+use tokio_postgres::{IsolationLevel, Row};
 
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
@@ -37,7 +37,7 @@ impl Desk {
 /// connections. Its own limits are shorter, but it has to run to keep them.
 pub(super) const TRY_WAIT: Duration = Duration::from_secs(20);
 /// The same for what reads all tables.
-pub(super) const AUDIT_WAIT: Duration = Duration::from_secs(3_600);
+const AUDIT_WAIT: Duration = Duration::from_secs(3_600);
 
 /// The connections, and what calls have at hand.
 pub(super) struct Books {
@@ -191,6 +191,28 @@ impl Books {
             *noted = trouble;
         }
         done
+    }
+
+    /// Asks on one snapshot, for as long as an audit may take.
+    pub async fn audited<T>(
+        &self,
+        ask: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, LedgerError> {
+        let attempt = async {
+            let mut client = self.pool.get().await.map_err(Fault::from)?;
+            let snapshot = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start();
+            let tx = snapshot.await.map_err(Fault::from)?;
+            // It reads whole tables.
+            let apart = "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on";
+            tx.batch_execute(apart).await?;
+            ask(&tx).await
+        };
+        let done = in_time(AUDIT_WAIT, attempt).await;
+        self.noted(done.map_err(LedgerError::from))
     }
 
     /// Posts batches in one transaction: verdicts for each, or the epoch in which its partition stands.

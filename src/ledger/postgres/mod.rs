@@ -55,9 +55,7 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deadpool_postgres::Transaction;
 use parking_lot::Mutex;
-use tokio_postgres::IsolationLevel;
 
 use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason, Terms};
@@ -72,7 +70,7 @@ use super::{
     LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
     Settled, Transfer, Transferred, Under,
 };
-use books::{AUDIT_WAIT, Books, Desk, in_time, read, write};
+use books::{Books, Desk, read, write};
 use close::MarkLive;
 use known::{Known, Secrets};
 pub use open::{CONNECTIONS_MAX, OpenError, has_books, migrate};
@@ -131,28 +129,6 @@ impl PostgresLedger {
             books,
             identity,
         })
-    }
-
-    /// Asks on one snapshot, for as long as an audit may take.
-    async fn audited<T>(
-        &self,
-        ask: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, Fault>,
-    ) -> Result<T, LedgerError> {
-        let attempt = async {
-            let mut client = self.books.pool.get().await.map_err(Fault::from)?;
-            let snapshot = client
-                .build_transaction()
-                .isolation_level(IsolationLevel::RepeatableRead)
-                .read_only(true)
-                .start();
-            let tx = snapshot.await.map_err(Fault::from)?;
-            // It reads whole tables.
-            let apart = "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on";
-            tx.batch_execute(apart).await?;
-            ask(&tx).await
-        };
-        let done = in_time(AUDIT_WAIT, attempt).await;
-        self.books.noted(done.map_err(LedgerError::from))
     }
 
     /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
@@ -497,12 +473,14 @@ impl Ledger for PostgresLedger {
         let page = (after, limit);
         // What is audited is what the books hold, not what was remembered of them.
         self.books.desk.secrets.forget();
-        self.audited(async |tx| audit::envelopes(tx, tenant.as_ref(), page).await)
+        self.books
+            .audited(async |tx| audit::envelopes(tx, tenant.as_ref(), page).await)
             .await
     }
 
     async fn audit_totals(&self, tenant: Option<TenantId>) -> Result<AuditTotals, LedgerError> {
-        self.audited(async |tx| audit::totals(tx, &self.books.desk, tenant.as_ref()).await)
+        self.books
+            .audited(async |tx| audit::totals(tx, &self.books.desk, tenant.as_ref()).await)
             .await
     }
 }

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, PoolError,
+    RecyclingMethod, Runtime,
 };
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{LoadBalanceHosts, SslMode, TargetSessionAttrs};
@@ -152,19 +153,7 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         .create_timeout(Some(CONNECT_WAIT))
         .recycle_timeout(Some(CONNECT_WAIT))
         .pre_recycle(Hook::async_fn(|client, metrics| {
-            Box::pin(async move {
-                let unused_for = metrics.last_used();
-                let age = metrics.age();
-                let question = match refreshes(age) > refreshes(age.saturating_sub(unused_for)) {
-                    true => "DISCARD PLANS",
-                    false if unused_for > UNASKED_MAX => "",
-                    false => return Ok(()),
-                };
-                // The pool's own limits don't hold here.
-                let asked = tokio::time::timeout(CONNECT_WAIT, client.simple_query(question)).await;
-                let answer = asked.map_err(|_| HookError::message("it gives no answer"))?;
-                answer.map(drop).map_err(HookError::Backend)
-            })
+            Box::pin(still_serves(client, metrics))
         }))
         // A session keeps the settings of its role and database that stood when it began.
         .post_create(Hook::async_fn(|client, _| {
@@ -180,6 +169,20 @@ pub(super) fn pool(url: &str) -> Result<Pool, OpenError> {
         .runtime(Runtime::Tokio1)
         .build()
         .map_err(|error| OpenError::Address(error.to_string()))
+}
+
+/// Whether a connection may be used again, with the plans that it has; asked where that may have changed.
+async fn still_serves(client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
+    let (age, unused_for) = (metrics.age(), metrics.last_used());
+    let question = match refreshes(age) > refreshes(age.saturating_sub(unused_for)) {
+        true => "DISCARD PLANS",
+        false if unused_for > UNASKED_MAX => "",
+        false => return Ok(()),
+    };
+    // The pool's own limits don't hold here.
+    let asked = tokio::time::timeout(CONNECT_WAIT, client.simple_query(question)).await;
+    let answer = asked.map_err(|_| HookError::message("it gives no answer"))?;
+    answer.map(drop).map_err(HookError::Backend)
 }
 
 /// A first connection.

@@ -13,7 +13,9 @@ const TRIES_MAX: usize = 20;
 #[tokio::test]
 async fn of_several_hosts_one_that_hangs_keeps_nobody_from_the_other() {
     let server = tokio::task::spawn_blocking(|| shared(Release::Debian)).await;
-    let url = server.unwrap().database();
+    // It lives as long as somebody holds it.
+    let server = server.unwrap();
+    let url = server.database();
     // Connections to it are made, and nobody says a word.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hung = format!("@127.0.0.1:{},", hangs.local_addr().unwrap().port());
