@@ -7,6 +7,7 @@
 //! | 2. what the books say | `ledger.envelopes` |
 //! | 3. what the hot store lost, or has of an older epoch | `Publisher`, then 1 and 2 again |
 //! | 4. best luck and declined shares of closed envelopes that the hot store has forgotten | `ledger.best_claim`, `ledger.claims`, cached: they never change |
+//! | of one that was just published | the row that `publish` read, then 1 |
 //! | 5. what the viewer holds | `hot.held`, `ledger.claims_of` |
 //!
 //! # Bounds

@@ -9,7 +9,8 @@
 //!
 //! # Ordering
 //! The hot store is read before the ledger: what was granted by then is the least that is shown
-//! as taken, and what was settled since can only add to it.
+//! as taken, and what was settled since can only add to it. Of an envelope that was just published it is
+//! read after it: of the two counts the larger one is shown, so nothing is taken back.
 //!
 //! # The rules
 //! The sender sees everything. A holder sees the own share. Amounts of others, and the sum that

@@ -20,7 +20,8 @@
 //! permits. Looks: [`LOOKS_MAX`].
 //!
 //! *Ordering.* Every step is idempotent, so two processes may publish the same envelope. The money
-//! is held before step 1; a grab is possible only after step 4. An envelope that is closed
+//! is held before step 1, but for the epochs of a Create, which are taken before the hold; a grab is
+//! possible only after step 4. An envelope that is closed
 //! meanwhile stays closed: the hot store's end (or the tombstone that a close leaves where there is
 //! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
 //! what the hot store remembers of the end could bring it back: so a publish that waited for a

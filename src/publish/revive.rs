@@ -5,7 +5,7 @@
 //! | hot store | books | what happens |
 //! |---|---|---|
 //! | holds it in this epoch | | it stands |
-//! | missing | Funding, never published, nothing claimed | load |
+//! | not asked, or missing in the epoch from before its hold | Funding, new ([`Look::of_new`]), nothing claimed | load |
 //! | missing | Funding or Live | what it still owes is settled first; then load where it was never Live and nobody has a claim, else repair |
 //! | missing | Closing | what it still owes is settled first; then repair, over as the books say |
 //! | stale: it holds it in an older epoch | Funding or Live | repair |

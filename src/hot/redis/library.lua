@@ -590,6 +590,13 @@ end
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────
 
+-- An index that was deleted, by an operator's mistake, is made up for when its envelopes end: it is by the
+-- index that they are forgotten, and that what nobody owes of them is found.
+local function enlist(index, id)
+  local kind = call('TYPE', index).ok
+  if kind == 'none' or kind == 'zset' then call('ZADD', index, 'NX', 0, id) end
+end
+
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     clock, partition, epoch, id, state wanted, expires_at, tombstone 0|1, meta of a Funding
 --          envelope, terms
@@ -606,6 +613,7 @@ local function close(keys, args)
   if seen and seen.frozen ~= UNMARKED then return { REPLY.FROZEN } end
   local m = sound(keys[2])
   if m and m.state == FUNDING and m.compact == 1 then m = nil end
+  if m then enlist(keys[7], args[4]) end
   if m and OVER[m.state] then return { REPLY.OK, m.state, m.base + m.next } end
   local wanted, expires_at = number(args[5]), seen and seen.expires_at or number(args[6])
   if now >= expires_at then

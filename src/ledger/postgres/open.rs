@@ -50,7 +50,7 @@ const LOCK_MS_MAX: u32 = 10_000;
 const IDLE_MS_MAX: u32 = 10_000;
 /// A connection that was used so recently is used again without asking whether it lives: in a burst each
 /// call would pay a round trip for it.
-const UNASKED_MAX: Duration = Duration::from_millis(500);
+const UNASKED_MAX: Duration = Duration::from_millis(100);
 /// How long the other host may leave sent bytes unacknowledged.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(5);
 /// Prepared statements stay with a connection; a connection that is lost takes them with it.

@@ -171,3 +171,23 @@ async fn a_damaged_envelope_that_owes_something_is_not_closed() {
     mended.cast.settle_all(&*stage.store).await;
     close(&*stage.store, &mended).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_deleted_is_made_up_for_when_its_envelopes_end() {
+    let stage = stage().await;
+    let store = &*stage.store;
+    for kind in KINDS {
+        let mended = Mended::play(store, kind).await;
+        let id = mended.cast.id;
+        let index = store.core.keys.index(id.partition(store.partitions()));
+        // Before the end, and behind it: an end is asked for until the books are closed.
+        for _ in 0..2 {
+            stage.server.command(&[b"DEL", index.as_bytes()]);
+            assert!(!store.envelopes(None, 100).await.unwrap().contains(&id));
+            close(store, &mended).await;
+            assert!(store.envelopes(None, 100).await.unwrap().contains(&id));
+        }
+        store.remove(epoch(store, id), vec![id]).await.unwrap();
+        assert!(!store.envelopes(None, 100).await.unwrap().contains(&id));
+    }
+}
