@@ -191,11 +191,11 @@ async fn amount(api: &Api, letter: &DeadLetterRow) -> Result<Option<i64>, ApiErr
         return Ok(None);
     }
     let (id, share) = (letter.record.envelope, letter.record.grant.share);
-    let terms = match api.facts.find(id).await {
-        Ok(terms) => terms,
-        Err(ApiError::NotFound) => return Ok(None),
-        Err(error) => return Err(error),
+    // By the books' terms: whoever forged a record may have written into the hot store's, too.
+    let Some(row) = api.ledger.envelopes(vec![id]).await?.pop().flatten() else {
+        return Ok(None);
     };
+    let terms = row.terms;
     if share >= terms.share_count {
         return Ok(None);
     }

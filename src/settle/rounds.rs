@@ -158,7 +158,14 @@ impl Rounds<'_> {
         while !shutdown.is_cancelled() {
             let mut awaited = BTreeSet::new();
             known.leave_others(self.has);
-            let mut due: BTreeSet<Partition> = match (self.owing)().await {
+            let mut asked = (self.owing)();
+            let owing = loop {
+                tokio::select! {
+                    owing = &mut asked => break owing,
+                    Some(ended) = under_way.next() => known.take(ended)?,
+                }
+            };
+            let mut due: BTreeSet<Partition> = match owing {
                 Some(owing) => owing.into_iter().collect(),
                 None => self.partitions.all().collect(),
             };

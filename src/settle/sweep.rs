@@ -227,7 +227,7 @@ impl Sweep {
         let next = page.last().copied();
         page.retain(|id| self.lease.has_envelope(*id, self.hot.partitions()));
         let before = self.ledger.now().plus_ms(-CLOSED_KEPT_MS);
-        let mut forgotten = 0;
+        let (mut forgotten, mut failure) = (0, None);
         for ids in page.chunks(VIEWS_PER_CALL_MAX) {
             let views = self.hot.view(ids.to_vec()).await?.into_iter().flatten();
             let over: Vec<_> = views
@@ -242,22 +242,28 @@ impl Sweep {
                 .filter(|row| matches!(row.state, BookState::Closed(_)))
                 .filter(|row| row.closed_at.is_some_and(|at| at <= before))
                 .map(|row| row.id);
-            forgotten += self.remove(closed.collect()).await?;
+            forgotten += self.remove(closed.collect(), &mut failure).await;
         }
+        // Those that can't be removed now keep nobody behind them: the next walk finds them again.
         *self.forget_after.lock() = next;
-        Ok(forgotten)
+        failure.map_or(Ok(forgotten), Err)
     }
 
-    async fn remove(&self, ids: Vec<EnvelopeId>) -> Result<usize, SettleError> {
-        let count = ids.len();
+    /// Answers how many; the first failure is noted, and keeps no other partition's.
+    async fn remove(&self, ids: Vec<EnvelopeId>, failure: &mut Option<SettleError>) -> usize {
+        let mut removed = 0;
         let mut by_partition = std::collections::BTreeMap::<_, Vec<_>>::new();
         for id in ids {
             let partition = id.partition(self.hot.partitions());
             by_partition.entry(partition).or_default().push(id);
         }
         for (partition, ids) in by_partition {
-            self.hot.remove(self.hot.epoch(partition), ids).await?;
+            let count = ids.len();
+            match self.hot.remove(self.hot.epoch(partition), ids).await {
+                Ok(_) => removed += count,
+                Err(error) => drop(failure.get_or_insert(error.into())),
+            }
         }
-        Ok(count)
+        removed
     }
 }

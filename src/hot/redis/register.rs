@@ -64,7 +64,7 @@ impl Core {
             .arg("WITHCODE");
         let there = self.run_all(vec![list]).await?.pop().unwrap_or(Value::Nil);
         let there = text_of(&there).unwrap_or_default();
-        if there == LIBRARY.as_bytes() || revision(there) > revision(LIBRARY.as_bytes()) {
+        if stays(there, LIBRARY.as_bytes()) {
             return Ok(());
         }
         let mut load = redis::cmd("FUNCTION");
@@ -170,6 +170,12 @@ fn text_of(value: &Value) -> Option<&[u8]> {
 }
 
 /// The number that a library's text gives itself; 0 where it has none.
+/// Whether a library that is there stays: of two the later one, and of two texts with one revision always the
+/// same one, so that two builds don't replace each other's in turn.
+fn stays(there: &[u8], ours: &[u8]) -> bool {
+    (revision(there), there) >= (revision(ours), ours)
+}
+
 fn revision(text: &[u8]) -> u32 {
     let mut lines = text.split(|byte| *byte == b'\n');
     let number = lines.find_map(|line| line.strip_prefix(b"--")?.strip_prefix(b" revision "));
@@ -183,6 +189,19 @@ mod tests {
 
     /// The revision, and the CRC-32 of the text that has it.
     const TOLD: (u32, u32) = (1, 0x773e8612);
+
+    #[test]
+    fn of_two_libraries_one_stays_whoever_looks_first() {
+        let (old, new) = (
+            &b"#!lua\n-- revision 1\na"[..],
+            &b"#!lua\n-- revision 2\na"[..],
+        );
+        let twin = &b"#!lua\n-- revision 1\nb"[..];
+        for (one, other) in [(old, new), (old, twin), (b"", old)] {
+            assert!(stays(other, one) && !stays(one, other));
+            assert!(stays(one, one));
+        }
+    }
 
     #[test]
     fn another_text_of_the_library_has_another_revision() {
