@@ -12,6 +12,7 @@
 //! # Not here
 //! What is sent: `core`. Pools: administrative commands use deadpool.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -62,9 +63,9 @@ pub struct Link {
     client: Client,
     config: AsyncConnectionConfig,
     timing: Timing,
-    open: Mutex<Option<MultiplexedConnection>>,
+    open: Arc<Mutex<Option<MultiplexedConnection>>>,
     /// One try at a time; when the last one failed.
-    trying: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    trying: Arc<tokio::sync::Mutex<Option<tokio::time::Instant>>>,
 }
 
 impl Link {
@@ -92,8 +93,8 @@ impl Link {
             client: Client::open(target).map_err(bad)?,
             config,
             timing,
-            open: Mutex::new(None),
-            trying: tokio::sync::Mutex::new(None),
+            open: Arc::default(),
+            trying: Arc::default(),
         })
     }
 
@@ -102,29 +103,38 @@ impl Link {
         if let Some(open) = self.open.lock().clone() {
             return Ok(open);
         }
-        let mut failed_at = self.trying.lock().await;
-        if let Some(open) = self.open.lock().clone() {
-            return Ok(open);
-        }
-        if failed_at.is_some_and(|at| at.elapsed() < self.timing.pause) {
-            return Err(HotError::Unavailable("Redis can't be reached".into()));
-        }
-        let connect = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.config);
-        match connect.await {
-            Ok(open) => {
-                *failed_at = None;
-                *self.open.lock() = Some(open.clone());
-                Ok(open)
+        // By a task of its own: a caller who is not polled, such as a call on a stream whose client does
+        // not read, must not keep the right to try from all others.
+        let (client, config) = (self.client.clone(), self.config.clone());
+        let (open, trying) = (Arc::clone(&self.open), Arc::clone(&self.trying));
+        let pause = self.timing.pause;
+        let tried = tokio::spawn(async move {
+            let mut failed_at = trying.lock().await;
+            if let Some(open) = open.lock().clone() {
+                return Ok(open);
             }
-            Err(error) => {
-                *failed_at = Some(clock::timer_now());
-                Err(HotError::Unavailable(format!(
-                    "Redis can't be reached: {error}"
-                )))
+            if failed_at.is_some_and(|at| at.elapsed() < pause) {
+                return Err(HotError::Unavailable("Redis can't be reached".into()));
             }
-        }
+            match client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+            {
+                Ok(connected) => {
+                    *failed_at = None;
+                    *open.lock() = Some(connected.clone());
+                    Ok(connected)
+                }
+                Err(error) => {
+                    *failed_at = Some(clock::timer_now());
+                    Err(HotError::Unavailable(format!(
+                        "Redis can't be reached: {error}"
+                    )))
+                }
+            }
+        });
+        let ending = |_| HotError::Unavailable("the process is ending".into());
+        tried.await.map_err(ending)?
     }
 
     /// Sends one command.
@@ -210,4 +220,25 @@ pub fn refusal(code: &str, detail: &str) -> Failure {
         "NOPERM" => format!("the Redis user may not do what the service needs: {detail}"),
         _ => format!("Redis refused: {code} {detail}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_who_is_not_polled_keeps_nobody_from_connecting() {
+        // Connections to it are made, and nobody says a word.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", silent.local_addr().unwrap());
+        let timing = Timing {
+            connect: Duration::from_millis(50),
+            ..Timing::default()
+        };
+        let link = Link::new(&url, timing).unwrap();
+        let mut stuck = Box::pin(link.connection());
+        assert!(futures_util::poll!(stuck.as_mut()).is_pending());
+        let other = tokio::time::timeout(Duration::from_secs(30), link.connection()).await;
+        assert!(matches!(other, Ok(Err(HotError::Unavailable(_)))));
+    }
 }
