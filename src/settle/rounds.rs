@@ -158,18 +158,7 @@ impl Rounds<'_> {
         while !shutdown.is_cancelled() {
             let mut awaited = BTreeSet::new();
             known.leave_others(self.has);
-            let mut asked = (self.owing)();
-            let owing = loop {
-                tokio::select! {
-                    owing = &mut asked => break owing,
-                    Some(ended) = under_way.next() => known.take(ended)?,
-                }
-            };
-            let mut due: BTreeSet<Partition> = match owing {
-                Some(owing) => owing.into_iter().collect(),
-                None => self.partitions.all().collect(),
-            };
-            due.extend(known.failing.keys());
+            let due = self.due(&mut known, &mut under_way).await?;
             for partition in due.into_iter().filter(|p| (self.has)(*p)) {
                 if !known.busy.insert(partition) {
                     continue;
@@ -212,6 +201,28 @@ impl Rounds<'_> {
             known.take(ended)?;
         }
         Ok(())
+    }
+
+    /// Whose turn it is: those whose outbox may hold something, and those that failed. What is under way
+    /// goes on while the question is asked: it may hold what the answer waits for.
+    async fn due(
+        &self,
+        known: &mut Known<'_>,
+        under_way: &mut FuturesUnordered<impl Future<Output = Ended>>,
+    ) -> Result<BTreeSet<Partition>, SettleError> {
+        let mut asked = (self.owing)();
+        let owing = loop {
+            tokio::select! {
+                owing = &mut asked => break owing,
+                Some(ended) = under_way.next() => known.take(ended)?,
+            }
+        };
+        let mut due: BTreeSet<Partition> = match owing {
+            Some(owing) => owing.into_iter().collect(),
+            None => self.partitions.all().collect(),
+        };
+        due.extend(known.failing.keys());
+        Ok(due)
     }
 
     /// Drains one partition after its rest, if it has failed before.
