@@ -158,6 +158,7 @@ async fn play(fleet: &mut Fleet) -> (Story, std::path::PathBuf) {
     let unknown = world.send(equal("zoe", cny(200), 4)).await;
     won(world, &unknown, "hana").await;
     let _settled = world.audit_when_quiet().await;
+    into_the_last_epoch(fleet, &[(&goes_on, "bob"), (&unknown, "hana")]).await;
     // The books are away: what is told now stands in the outbox only, both in entries of their own.
     fleet.postgres.pause();
     let world = &mut fleet.processes[1];
@@ -178,6 +179,18 @@ async fn play(fleet: &mut Fleet) -> (Story, std::path::PathBuf) {
         winners,
     };
     (story, backup)
+}
+
+/// Each process registers a Redis that was restarted, in an epoch of its own: envelopes are brought into the
+/// last one by those who hold shares of them, while the books are there.
+async fn into_the_last_epoch(fleet: &mut Fleet, held: &[(&Envelope, &str)]) {
+    for process in &mut fleet.processes {
+        process.until_ready().await;
+    }
+    for (envelope, who) in held {
+        let id = envelope.envelope_id.as_str();
+        fleet.processes[1].grab_until_answered(id, who).await;
+    }
 }
 
 async fn until_forgotten(fleet: &Fleet, envelope: &Envelope) {
