@@ -15,7 +15,11 @@
 //! library was replaced. In every other case it advances: the store is another process (restarted,
 //! promoted), or its data are older or gone.
 //!
-//! *Bounds.* [`RACES_MAX`] races a round; rests between rounds from [`RETRY_MS_MIN`], doubled up to
+//! Where the books accepted this very process and only its data carry another epoch, one of our
+//! processes may be between 3 and 4, or the data were lost. Nothing on record tells them apart, so the
+//! other one is given [`GIVE_WAY_MS`]: an epoch that is taken on twice costs each envelope a repair.
+//!
+//! *Bounds.* [`RACES_MAX`] races a round, [`LOOKS_MAX`] looks after one that seems under way; rests between rounds from [`RETRY_MS_MIN`], doubled up to
 //! [`RETRY_MS_MAX`], with a jitter that the caller brings.
 //!
 //! *Ordering.* A process grants nothing in an epoch before the books have it (3 before 4), and the
@@ -48,6 +52,12 @@ pub const RETRY_MS_MIN: u64 = 50;
 /// The longest rest: while a store is unregistered it serves nobody, so half of what a failover may
 /// take in all.
 pub const RETRY_MS_MAX: u64 = 2_500;
+
+/// How long a registration that seems under way in another of our processes is waited for: some
+/// times what lies between an answer of the books and the last of 1,024 calls of the store.
+pub const GIVE_WAY_MS: u64 = 200;
+/// Looks in that time.
+pub const LOOKS_MAX: u32 = 4;
 
 /// Why nobody was registered.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -107,10 +117,13 @@ pub struct Registrar {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sorted {
     keep: Vec<(Partition, Epoch)>,
+    /// The books accepted this process, its data carry another epoch: registered just now by
+    /// another of our processes, or lost.
+    under_way: Vec<(Partition, Epoch)>,
     advance: Vec<(Partition, Epoch)>,
 }
 
-/// PURE: which partitions stand as the books say, and which must advance.
+/// PURE: which partitions stand as the books say, which may come to stand so, and which must advance.
 fn sort(
     standing: &Standing,
     rows: Vec<PartitionRow>,
@@ -122,8 +135,12 @@ fn sort(
         let found = standing.epochs.get(usize::from(partition.index()));
         let found = found.copied().flatten();
         match rows.get(&partition) {
-            Some(row) if row.server == standing.server && found == Some(row.epoch) => {
-                sorted.keep.push((partition, row.epoch));
+            Some(row) if row.server == standing.server => {
+                let of = match found == Some(row.epoch) {
+                    true => &mut sorted.keep,
+                    false => &mut sorted.under_way,
+                };
+                of.push((partition, row.epoch));
             }
             row => {
                 let from = row.map_or(Epoch::FIRST, |row| row.epoch);
@@ -163,15 +180,22 @@ impl Registrar {
     /// # Errors
     /// See [`RegistrarError`]: all but `Stopped` may be repeated.
     pub async fn once(&self) -> Result<Registered, RegistrarError> {
-        let mut advanced = 0;
-        for _ in 0..RACES_MAX {
+        let (mut advanced, mut races, mut looks) = (0, 0, 0);
+        while races < RACES_MAX {
             // 1. who stands there
             let Some(standing) = self.hot.standing().await? else {
                 return Ok(Registered::NotNeeded);
             };
             // 2. whom the books accepted
             let rows = self.ledger.partitions().await?;
-            let sorted = sort(&standing, rows, self.hot.partitions().all());
+            let mut sorted = sort(&standing, rows, self.hot.partitions().all());
+            if !sorted.under_way.is_empty() && looks < LOOKS_MAX {
+                looks += 1;
+                tokio::time::sleep(Duration::from_millis(GIVE_WAY_MS / u64::from(LOOKS_MAX))).await;
+                continue;
+            }
+            sorted.advance.append(&mut sorted.under_way);
+            races += 1;
             let kept = sorted.keep.len();
             let mut accepted = sorted.keep;
             // 3. compare and set

@@ -46,6 +46,8 @@ struct Said {
     view: Option<(HotState, bool)>,
     owes: bool,
     standing: Option<Standing>,
+    /// How often it was asked who stands there.
+    looks: usize,
     calls: Vec<&'static str>,
     repairs: Vec<Repair>,
     registered: Vec<(String, Vec<(Partition, Epoch)>)>,
@@ -68,6 +70,7 @@ impl Scripted {
                 view: None,
                 owes: false,
                 standing: None,
+                looks: 0,
                 calls: Vec::new(),
                 repairs: Vec::new(),
                 registered: Vec::new(),
@@ -227,7 +230,9 @@ impl HotStore for Scripted {
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
-        Ok(self.said.lock().standing.clone())
+        let mut said = self.said.lock();
+        said.looks += 1;
+        Ok(said.standing.clone())
     }
 
     async fn register(

@@ -94,6 +94,28 @@ async fn an_epoch_that_was_advanced_and_not_registered_is_skipped() {
 }
 
 #[tokio::test]
+async fn two_processes_that_register_one_server_take_its_epoch_on_once() {
+    let (world, _folder) = books();
+    let hot = Scripted::new(2);
+    stands(&hot, "a", &[Some(1), None]);
+    // The other process is between the two calls, and is done after the first look.
+    let all = [Partition::ZERO, Partition::new(1).unwrap()];
+    let all = all.map(|partition| (partition, Epoch::FIRST)).to_vec();
+    let advanced = world.ledger.advance_epochs(all, "a".to_owned()).await;
+    assert_eq!(advanced.unwrap().len(), 2);
+    let registrar = registrar(&hot, &world);
+    let other = async {
+        while hot.said.lock().looks == 0 {
+            tokio::task::yield_now().await;
+        }
+        stands(&hot, "a", &[Some(2), Some(2)]);
+    };
+    let (once, ()) = tokio::join!(registrar.once(), other);
+    assert_eq!(once.unwrap(), done("a", 2, 0));
+    assert_eq!(registered(&hot), [(0, 2), (1, 2)]);
+}
+
+#[tokio::test]
 async fn two_servers_that_race_never_grant_in_one_epoch() {
     let (world, _folder) = books();
     let (a, b) = (Scripted::new(8), Scripted::new(8));
