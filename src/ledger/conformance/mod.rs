@@ -204,8 +204,11 @@ impl World {
 }
 
 /// What the audit says of books that somebody edited: kinds and details. It names no person; what it says of
-/// the envelope in row 2 names `second`.
-pub async fn named(ledger: &dyn Ledger, second: EnvelopeId) -> Vec<(DiscrepancyKind, String)> {
+/// the envelope in a row names that envelope.
+pub async fn named(
+    ledger: &dyn Ledger,
+    (row_of_it, id_of_it): (i64, EnvelopeId),
+) -> Vec<(DiscrepancyKind, String)> {
     let totals = ledger.audit_totals(None).await.expect("an audit");
     let mut found = totals.discrepancies;
     let rows = ledger.audit_envelopes(None, 0, 1_000).await;
@@ -223,9 +226,9 @@ pub async fn named(ledger: &dyn Ledger, second: EnvelopeId) -> Vec<(DiscrepancyK
         let detail = &discrepancy.detail;
         let names = ["alice", "bob", "carol", "mallory"];
         assert!(!names.iter().any(|name| detail.contains(name)), "{detail}");
-        if detail.contains("envelope row 2") {
+        if detail.contains(&format!("envelope row {row_of_it}")) {
             let of = discrepancy.envelope;
-            assert!(of.is_none_or(|id| id == second), "{detail}");
+            assert!(of.is_none_or(|id| id == id_of_it), "{detail}");
         }
     }
     found.into_iter().map(|d| (d.kind, d.detail)).collect()

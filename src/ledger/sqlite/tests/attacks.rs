@@ -109,7 +109,7 @@ async fn found(sql: &str) -> Vec<(DiscrepancyKind, String)> {
     let scene = scene().await;
     disarm(&scene.db);
     assert!(scene.db.execute(sql, []).unwrap() > 0, "{sql}");
-    named(&*scene.world.ledger, scene.open).await
+    named(&*scene.world.ledger, (2, scene.open)).await
 }
 
 #[tokio::test]
