@@ -146,9 +146,9 @@ fn pool(url: &str, timing: Timing) -> Result<Pool, BadAddress> {
         create: Some(timing.connect),
         recycle: Some(timing.response),
     };
-    deadpool_redis::Config::from_url(url)
-        .builder()
-        .map_err(|e| bad(e.to_string()))?
+    let (target, config) = link::target(url, timing)?;
+    let manager = deadpool_redis::Manager::new_with_config(target, config);
+    Pool::builder(manager.map_err(|e| bad(e.to_string()))?)
         .max_size(ADMIN_CONNECTIONS_MAX)
         .timeouts(timeouts)
         .runtime(deadpool_redis::Runtime::Tokio1)

@@ -10,6 +10,7 @@ mod interrupted;
 mod mended;
 mod poison;
 mod repairs;
+mod rights;
 mod scene;
 
 use std::sync::Arc;
