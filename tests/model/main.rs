@@ -20,6 +20,7 @@
 mod audits;
 mod crashes;
 mod crossings;
+mod debts;
 mod dropped;
 mod flows;
 mod frozen;
