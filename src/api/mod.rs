@@ -50,6 +50,7 @@ mod status;
 mod token;
 mod watch;
 mod wire;
+mod year_totals;
 
 use std::sync::Arc;
 

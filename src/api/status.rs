@@ -104,6 +104,8 @@ pub enum ApiError {
     NotClosed,
     /// The answer would not fit a message: ask for fewer.
     TooMuch,
+    /// More than one call adds up.
+    TooMany,
     /// The shares are not published yet.
     Funding,
     /// Nothing moves until an operator acts.
@@ -162,6 +164,7 @@ impl ApiError {
             Self::NotExclusive => (Code::FailedPrecondition, "NOT_EXCLUSIVE", None),
             Self::NotClosed => (Code::FailedPrecondition, "NOT_CLOSED", None),
             Self::TooMuch => (Code::ResourceExhausted, "RESPONSE_TOO_LARGE", None),
+            Self::TooMany => (Code::FailedPrecondition, "TOO_MANY_SHARES", None),
             Self::Funding => (Code::Unavailable, "ENVELOPE_FUNDING", Some(RETRY_SOON)),
             Self::Frozen => (Code::Unavailable, "ENVELOPE_FROZEN", Some(RETRY_MUCH_LATER)),
             Self::Shed(_) => (Code::ResourceExhausted, "SHED", Some(RETRY_LATER)),
@@ -211,6 +214,9 @@ impl ApiError {
             Self::NotExclusive => "only shares of EXCLUSIVE envelopes can be declined",
             Self::NotClosed => "the proof is out once the books are closed",
             Self::TooMuch => "the answer does not fit a message: ask for fewer envelopes",
+            Self::TooMany => {
+                "more than one call adds up: page through ListSentEnvelopes and ListReceivedShares"
+            }
             Self::Funding => "the shares are being published",
             Self::Frozen => "the envelope stands still until an operator acts",
             Self::Shed(full) => full.says(),

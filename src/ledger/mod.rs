@@ -25,8 +25,10 @@ pub mod conformance;
 pub mod postgres;
 mod shapes;
 pub mod sqlite;
+mod totals;
 
 pub use shapes::*;
+pub use totals::{Period, PeriodTotals};
 
 use std::sync::Arc;
 
@@ -47,6 +49,9 @@ pub type Entropy = Box<dyn CryptoRng + Send>;
 pub const SETTLE_BATCH_MAX: usize = 5_000;
 /// Rows of one page of any listing.
 pub const PAGE_ROWS_MAX: usize = 1_000;
+/// Claims of one account, and envelopes of one sender, that are read for the totals of a period: a few tenths of
+/// a second, and more than a person grabs.
+pub const TOTALS_ROWS_MAX: usize = 100_000;
 /// How often settlement tries a record that the books refuse before it is set aside.
 pub const SETTLE_TRIES_MAX: u32 = 5;
 
@@ -241,6 +246,15 @@ pub trait Ledger: Send + Sync + 'static {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<ReceivedRow>, LedgerError>;
+
+    /// What somebody gave and got in a period, by currency; currencies without anything are left out. `None`:
+    /// more than [`TOTALS_ROWS_MAX`] rows would have to be read.
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError>;
 
     // ---- fairness ----
 

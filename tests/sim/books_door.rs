@@ -11,8 +11,8 @@ use red_envelope::domain::money::Currency;
 use red_envelope::ledger::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer, Transferred,
-    Under,
+    LedgerError, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow, SettleItem, Settled,
+    Transfer, Transferred, Under,
 };
 
 use crate::net::{Net, To};
@@ -245,6 +245,15 @@ impl Ledger for BooksDoor {
         _: Option<i64>,
         _: usize,
     ) -> Result<Vec<ReceivedRow>, LedgerError> {
+        nobody_asks()
+    }
+
+    async fn totals(
+        &self,
+        _: TenantId,
+        _: PersonId,
+        _: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError> {
         nobody_asks()
     }
 

@@ -21,6 +21,7 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::NotExclusive,
         ApiError::NotClosed,
         ApiError::TooMuch,
+        ApiError::TooMany,
         ApiError::Funding,
         ApiError::Frozen,
         ApiError::Shed(Full::HotStore),
@@ -45,6 +46,7 @@ fn one_of_each() -> Vec<ApiError> {
             | ApiError::NotExclusive
             | ApiError::NotClosed
             | ApiError::TooMuch
+            | ApiError::TooMany
             | ApiError::Funding
             | ApiError::Frozen
             | ApiError::Shed(_)

@@ -342,6 +342,7 @@ macro_rules! ledger_conformance {
             restored::a_store_that_is_absurdly_far_ahead_changes_nothing,
             listings::entries_tell_the_whole_history_of_an_account,
             listings::sent_and_received_page_from_the_newest,
+            listings::a_periods_totals_count_what_was_grabbed_and_funded_in_it,
             listings::pending_shares_are_those_without_a_claim,
             listings::the_postings_of_an_envelope_tell_where_its_money_went,
         }

@@ -50,6 +50,7 @@ mod sql;
 #[cfg(test)]
 mod tests;
 mod together;
+mod totals;
 mod transfer;
 
 use std::sync::Arc;
@@ -67,8 +68,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
-    Settled, Transfer, Transferred, Under,
+    LedgerError, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow,
+    SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -325,6 +326,17 @@ impl Ledger for PostgresLedger {
     ) -> Result<Vec<ReceivedRow>, LedgerError> {
         let page = (before, limit);
         read!(self.books, |db| read::received(db, &tenant, &grabber, page))
+    }
+
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError> {
+        read!(self.books, |db| totals::totals(
+            db, &tenant, &person, period
+        ))
     }
 
     async fn leaf_batches(

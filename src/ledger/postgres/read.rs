@@ -73,7 +73,7 @@ pub(super) async fn balances(
 }
 
 /// Rows of an owner's accounts, of one currency or of all.
-async fn accounts_of(
+pub(super) async fn accounts_of(
     db: &impl GenericClient,
     tenant: &TenantId,
     owner: &PersonId,

@@ -37,6 +37,7 @@ mod settle;
 mod settle_post;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod transfer;
 mod writer;
 
@@ -60,8 +61,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
-    Transferred, Under,
+    LedgerError, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow,
+    SettleItem, Settled, Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -337,6 +338,16 @@ impl Ledger for SqliteLedger {
         limit: usize,
     ) -> Result<Vec<ReceivedRow>, LedgerError> {
         self.read(move |db| read::received(db, &tenant, &grabber, (before, limit)))
+            .await
+    }
+
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError> {
+        self.read(move |db| totals::totals(db, &tenant, &person, period))
             .await
     }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::super::open::{self, MIGRATIONS};
 use super::{Place, Release, open_at, shared, world, world_at};
-use crate::ledger::conformance::{World, draft, fund, pay, person, tenant};
-use crate::ledger::{Ledger as _, Settled};
+use crate::domain::id::UnixMs;
+use crate::ledger::conformance::{NOON_MS, World, draft, fund, pay, person, tenant};
+use crate::ledger::{Ledger as _, Period, Settled, TOTALS_ROWS_MAX};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -148,4 +149,32 @@ async fn books_of_the_release_before_go_on_with_a_table_a_week() {
     assert_eq!(tables(&place), counted(&both));
     assert_eq!(received(&world).await, [13, 10]);
     world.audit().await;
+}
+
+#[tokio::test]
+async fn more_claims_than_one_call_adds_up_are_not_added_up() {
+    let (world, place) = world().await;
+    let id = world.live(100, 2, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 10)]).await;
+    let day = UnixMs(NOON_MS);
+    let totals = async || {
+        let period = Period {
+            from: day,
+            to: day.plus_ms(DAY_MS),
+        };
+        let asked = world.ledger.totals(tenant(), person("bob"), period);
+        asked.await.unwrap().map(|totals| totals[0].received_count)
+    };
+    assert_eq!(totals().await, Some(1));
+    // Claims of envelopes of the same week that nobody made.
+    let more = format!(
+        "-- ledger.many_claims
+         SET session_replication_role = replica;
+         INSERT INTO red_envelope.claim (row, envelope_row, share, posting_row, account_row, amount_minor,
+             declined, granted_at)
+         SELECT -g, envelope_row + g, 0, posting_row, account_row, 1, false, granted_at
+         FROM red_envelope.claim, generate_series(1, {TOTALS_ROWS_MAX}) g"
+    );
+    place.server.sql(place.database(), &more);
+    assert_eq!(totals().await, None);
 }
