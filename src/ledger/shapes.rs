@@ -299,7 +299,7 @@ pub struct LeafBatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
     /// `freeze`, `unfreeze`, `replay_dead_letter`, `dismiss_dead_letter`, `trace`, `audit`, `list_dead_letters`, `restored`,
-    /// `give_up`.
+    /// `give_up`, `reconcile`.
     pub act: String,
     /// Which envelope.
     pub envelope: Option<EnvelopeId>,

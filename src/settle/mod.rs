@@ -48,7 +48,7 @@ use tokio::sync::Notify;
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
 pub use lease::{LEASE_MS, LEASE_RENEW_MS};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
-pub use reconcile::{Reconcile, Reconciled, post_missing};
+pub use reconcile::{RECONCILE_AFTER_MS, Reconcile, Reconciled, post_missing};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
     SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,

@@ -59,6 +59,8 @@ pub const MENDED_AT_ONCE_MAX: usize = 8;
 pub struct Reconciled {
     /// Records that were posted.
     pub posted: usize,
+    /// Envelopes of which the books know less than was granted, so far as they were looked at.
+    pub behind: usize,
     /// The walk goes on behind this page.
     pub more: bool,
 }
@@ -113,7 +115,12 @@ impl Reconcile {
         }
         *self.after.lock() = next;
         let more = next.is_some();
-        Ok(Reconciled { posted, more })
+        let behind = self.behind.lock().len();
+        Ok(Reconciled {
+            posted,
+            behind,
+            more,
+        })
     }
 
     /// Step 1: which envelopes of the next page have been behind for long, and behind which one the walk goes
