@@ -9,6 +9,7 @@
 //! | `crashes` | settlement and publish die at each crash point and go on |
 //! | `crossings` | steps that are crossed in the middle by others |
 //! | `dropped` | Redis and PostgreSQL: a runtime that is dropped anywhere, and another one that goes on |
+//! | `parts` | Redis and PostgreSQL: partitions of one and of several processes |
 //! | `audits` | planted wrongs, each named by the audit; none where there is none |
 //! | `ops`, `random` | `enum Op`: random days, and the promises after each operation |
 //!
@@ -24,5 +25,6 @@ mod dropped;
 mod flows;
 mod frozen;
 mod ops;
+mod parts;
 mod random;
 mod world;
