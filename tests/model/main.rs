@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `world` | both stores in a folder of their own, settlement between them, a clock that is moved |
 //! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
+//! | `letters` | dead letters: dismissed, corrected, paid by the reconciler |
 //! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
 //! | `crossings` | steps that are crossed in the middle by others |
@@ -24,6 +25,7 @@ mod crossings;
 mod dropped;
 mod flows;
 mod frozen;
+mod letters;
 mod ops;
 mod parts;
 mod random;
