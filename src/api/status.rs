@@ -83,6 +83,8 @@ pub enum ApiError {
     DeadLetterStands,
     /// The dead letter is done with already.
     DeadLetterSettled,
+    /// The hot store has not granted what the dead letter says, so no amount of it is to be corrected.
+    DeadLetterNotGranted,
     /// Another body under the same request id.
     RequestIdReused,
     /// The account has less than the call takes.
@@ -154,6 +156,9 @@ impl ApiError {
             Self::DeadLetterNotFound => (Code::NotFound, "DEAD_LETTER_NOT_FOUND", None),
             Self::DeadLetterStands => (Code::FailedPrecondition, "DEAD_LETTER_STANDS", None),
             Self::DeadLetterSettled => (Code::FailedPrecondition, "DEAD_LETTER_SETTLED", None),
+            Self::DeadLetterNotGranted => {
+                (Code::FailedPrecondition, "DEAD_LETTER_NOT_GRANTED", None)
+            }
             Self::RequestIdReused => (Code::FailedPrecondition, "REQUEST_ID_REUSED", None),
             Self::InsufficientFunds { .. } => {
                 (Code::FailedPrecondition, "INSUFFICIENT_FUNDS", None)
@@ -204,6 +209,9 @@ impl ApiError {
             }
             Self::DeadLetterSettled => {
                 "the dead letter was paid, or its share was by another claim"
+            }
+            Self::DeadLetterNotGranted => {
+                "the hot store has not granted what this dead letter says: dismiss it"
             }
             Self::RequestIdReused => {
                 "this request_id was used before with another request: choose a new one"

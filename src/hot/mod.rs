@@ -305,9 +305,10 @@ pub trait HotStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError>;
 
-    /// Partitions whose outbox may hold something, asked of all at once: the others are empty.
-    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
-        Ok(self.partitions().all().collect())
+    /// Which of these partitions, in their order, have an outbox that may hold something, asked of all at
+    /// once: the outboxes of the others are empty.
+    async fn owing(&self, of: Vec<Partition>) -> Result<Vec<Partition>, HotError> {
+        Ok(of)
     }
 
     /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::LedgerError;
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
-use crate::domain::envelope::{BookState, Draft, Kind, Terms};
+use crate::domain::envelope::{BookState, Draft, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::{Currency, Money};
@@ -311,65 +311,6 @@ pub struct AdminAct {
     pub at: UnixMs,
     /// `done`, or why it was refused.
     pub result: String,
-}
-
-/// A record that could not be paid.
-#[derive(Clone, Debug)]
-pub struct DeadLetterRow {
-    /// Ascending: the key of paging.
-    pub row: i64,
-    /// Whose envelope; `None` where the envelope is unknown.
-    pub tenant: Option<TenantId>,
-    /// Currency of the envelope; `None` where it is unknown.
-    pub currency: Option<Currency>,
-    /// What was promised.
-    pub record: OutboxRecord,
-    /// Why it can't be paid. Stable.
-    pub reason: String,
-    /// How often it was tried.
-    pub tries: u32,
-    /// When it was set aside.
-    pub created_at: UnixMs,
-    /// When it was done with: paid, unless `reason` says why it need not be. `None`: it is open.
-    pub settled_at: Option<UnixMs>,
-}
-
-/// Why a letter is done with and was not paid: its share or its grabber was, by another claim.
-pub(super) const SUPERSEDED: &str = "superseded";
-/// Why a letter is done with and was not paid: an operator dismissed it.
-pub(super) const DISMISSED: &str = "dismissed";
-
-impl DeadLetterRow {
-    /// What a try that found it so answers, and each repeat of the try that made it so: `None` where it
-    /// was paid.
-    pub(super) fn answer(self) -> Option<Self> {
-        let is_owed_by_none = self.reason == SUPERSEDED || self.is_dismissed();
-        let is_paid = self.settled_at.is_some() && !is_owed_by_none;
-        (!is_paid).then_some(self)
-    }
-
-    /// Whether an operator has dismissed it.
-    pub fn is_dismissed(&self) -> bool {
-        self.settled_at.is_some() && self.reason == DISMISSED
-    }
-
-    /// PURE: whether nothing can ever be owed by it. Seed and terms never change, so a record that they
-    /// contradict stays wrong. `amount_minor` is what the seed says of the share, `None` where there is
-    /// no such share.
-    pub(super) fn is_contradicted(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
-        amount_minor != Some(self.record.grant.amount_minor) || self.refused_by(terms).is_some()
-    }
-
-    /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
-    /// the record aside, and an operator's second try asks them again.
-    pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {
-        let record = &self.record;
-        if terms.kind != Kind::Exclusive {
-            return record.declined.then_some("not_declinable");
-        }
-        let held = terms.exclusive_share_of(&record.grabber);
-        (held != Some(record.grant.share)).then_some("wrong_grabber")
-    }
 }
 
 /// A posting that touched an envelope.

@@ -275,9 +275,8 @@ impl Settlement {
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
         let mut failure = None;
-        let owing = self.hot.owing().await?;
+        let owing = self.owing().await?;
         let mut drains = stream::iter(owing)
-            .filter(|partition| std::future::ready(self.lease.has(*partition)))
             .map(|partition| self.drain_partition(partition).boxed())
             .buffer_unordered(DRAINS_IN_FLIGHT_MAX);
         while let Some(drained) = drains.next().await {
@@ -292,6 +291,13 @@ impl Settlement {
             sum.add(drained);
         }
         failure.map_or(Ok(sum), Err)
+    }
+
+    /// Which partitions of this process owe something. The others' are not asked for.
+    async fn owing(&self) -> Result<Vec<Partition>, SettleError> {
+        let all = self.hot.partitions().all();
+        let own = all.filter(|partition| self.lease.has(*partition));
+        Ok(self.hot.owing(own.collect()).await?)
     }
 
     async fn drain_partition(&self, partition: Partition) -> Result<Drained, SettleError> {

@@ -117,7 +117,7 @@ impl Settlement {
         let rounds = Rounds {
             partitions: self.hot.partitions(),
             has: &|partition| self.lease.has(partition),
-            owing: &|| async { self.hot.owing().await.ok() }.boxed(),
+            owing: &|| async { self.owing().await.ok() }.boxed(),
             drain: &|partition| self.drain_partition(partition).boxed(),
             vitals: &self.vitals,
         };

@@ -11,8 +11,8 @@ use red_envelope::domain::money::Currency;
 use red_envelope::ledger::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow, SettleItem, Settled,
-    Transfer, Transferred, Under,
+    LedgerError, LetterDeed, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow, SetAside,
+    SettleItem, Settled, Transfer, Transferred, Under,
 };
 
 use crate::net::{Net, To};
@@ -314,18 +314,14 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
-    async fn replay_dead_letter(
-        &self,
-        _: i64,
-        _: Option<i64>,
-        _: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError> {
+    async fn set_aside(&self, _: EnvelopeId, _: i64, _: usize) -> Result<SetAside, LedgerError> {
         nobody_asks()
     }
 
-    async fn dismiss_dead_letter(
+    async fn act_on_letter(
         &self,
         _: i64,
+        _: LetterDeed,
         _: Option<i64>,
         _: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {

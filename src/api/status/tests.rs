@@ -10,6 +10,7 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::DeadLetterNotFound,
         ApiError::DeadLetterStands,
         ApiError::DeadLetterSettled,
+        ApiError::DeadLetterNotGranted,
         ApiError::RequestIdReused,
         ApiError::InsufficientFunds {
             available_minor: 1,
@@ -38,6 +39,7 @@ fn one_of_each() -> Vec<ApiError> {
             | ApiError::DeadLetterNotFound
             | ApiError::DeadLetterStands
             | ApiError::DeadLetterSettled
+            | ApiError::DeadLetterNotGranted
             | ApiError::RequestIdReused
             | ApiError::InsufficientFunds { .. }
             | ApiError::BalanceTooLarge

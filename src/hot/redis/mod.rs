@@ -280,8 +280,8 @@ impl HotStore for RedisStore {
         self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
     }
 
-    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
-        self.core.owing().await
+    async fn owing(&self, of: Vec<Partition>) -> Result<Vec<Partition>, HotError> {
+        self.core.owing(of).await
     }
 
     async fn outbox(

@@ -4,6 +4,7 @@
 //! books are audited after every case.
 
 pub mod close;
+pub mod corrected;
 pub mod dismissed;
 pub mod fund;
 pub mod listings;
@@ -328,7 +329,11 @@ macro_rules! ledger_conformance {
             operators::a_replay_that_settled_its_letter_answers_the_same_for_ever,
             dismissed::a_letter_that_can_never_be_owed_is_dismissed_and_its_envelope_closes,
             dismissed::a_letter_that_may_be_owed_is_not_dismissed,
-            dismissed::a_record_that_comes_again_stays_dismissed,
+            dismissed::a_record_that_comes_again_after_its_letter_was_dismissed_is_a_letter_again,
+            corrected::a_letter_of_a_wrong_amount_is_corrected_to_what_the_seed_says,
+            corrected::a_correction_pays_no_share_twice_and_nobody_beyond_the_terms,
+            corrected::a_correction_that_cannot_be_paid_changes_nothing,
+            corrected::what_stands_in_the_way_of_a_close_is_told_page_by_page,
             partitions::a_batch_read_under_an_older_epoch_posts_nothing,
             partitions::a_close_of_an_older_epoch_refunds_nothing,
             partitions::a_close_forgives_a_replaced_store_what_it_lost,

@@ -7,7 +7,7 @@
 //! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
-//! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
+//! | `transfer`, `fund`, `settle`, `set_aside`, `letters`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
 //! | `together`, `settlements` | calls of one kind, or batches, that arrive together are one transaction |
 //!
@@ -32,6 +32,7 @@ mod close;
 mod fund;
 mod known;
 mod leaves;
+mod letters;
 mod open;
 mod operators;
 mod partitions;
@@ -68,8 +69,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow,
-    SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
+    ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -432,7 +433,7 @@ impl Ledger for PostgresLedger {
         after: i64,
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError> {
-        read!(self.books, |db| set_aside::dead_letters(
+        read!(self.books, |db| letters::dead_letters(
             db,
             tenant.as_ref(),
             after,
@@ -441,36 +442,30 @@ impl Ledger for PostgresLedger {
     }
 
     async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
-        read!(self.books, |db| set_aside::find_letter(db, row))
+        read!(self.books, |db| letters::find_letter(db, row))
     }
 
-    async fn replay_dead_letter(
+    async fn set_aside(
         &self,
-        row: i64,
-        amount_minor: Option<i64>,
-        act: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError> {
-        let desk = &self.books.desk;
-        write!(self.books, |tx| set_aside::replay(
-            &tx,
-            desk,
-            row,
-            amount_minor,
-            &act
-        ))
+        id: EnvelopeId,
+        after: i64,
+        limit: usize,
+    ) -> Result<SetAside, LedgerError> {
+        read!(self.books, |db| letters::of_envelope(db, id, after, limit))
     }
 
-    async fn dismiss_dead_letter(
+    async fn act_on_letter(
         &self,
         row: i64,
+        deed: LetterDeed,
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        let now = self.books.desk.now();
-        write!(self.books, |tx| set_aside::dismiss(
+        let (desk, deed) = (&self.books.desk, (row, deed));
+        write!(self.books, |tx| letters::act_on(
             &tx,
-            now,
-            row,
+            desk,
+            deed,
             amount_minor,
             &act
         ))

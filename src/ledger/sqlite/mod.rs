@@ -8,7 +8,7 @@
 //! | `readers` | snapshots for reads |
 //! | `rows`, `post` | rows ↔ domain; accounts, postings, entries |
 //! | `transfer`, `leaves`, `fund` | money in and out; commitments; create |
-//! | `settle`, `settle_post`, `set_aside` | batches; what can't be paid now |
+//! | `settle`, `settle_post`, `set_aside`, `letters` | batches; what can't be paid now; what operators do about it |
 //! | `partitions` | the hot store's layout, and the epoch in which a batch is posted |
 //! | `close`, `operators`, `read`, `audit` | the end; acts; questions; sums recomputed |
 //!
@@ -25,6 +25,7 @@ mod fund;
 #[cfg(test)]
 pub mod hooks;
 mod leaves;
+mod letters;
 mod open;
 mod operators;
 mod partitions;
@@ -61,8 +62,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow,
-    SettleItem, Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
+    ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -447,31 +448,32 @@ impl Ledger for SqliteLedger {
         after: i64,
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError> {
-        self.read(move |db| set_aside::dead_letters(db, tenant.as_ref(), after, limit))
+        self.read(move |db| letters::dead_letters(db, tenant.as_ref(), after, limit))
             .await
     }
 
     async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
-        self.read(move |db| set_aside::find_letter(db, row)).await
+        self.read(move |db| letters::find_letter(db, row)).await
     }
 
-    async fn replay_dead_letter(
+    async fn set_aside(
         &self,
-        row: i64,
-        amount_minor: Option<i64>,
-        act: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError> {
-        self.write(move |books| set_aside::replay(books, row, amount_minor, &act))
+        id: EnvelopeId,
+        after: i64,
+        limit: usize,
+    ) -> Result<SetAside, LedgerError> {
+        self.read(move |db| letters::of_envelope(db, id, after, limit))
             .await
     }
 
-    async fn dismiss_dead_letter(
+    async fn act_on_letter(
         &self,
         row: i64,
+        deed: LetterDeed,
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        self.write(move |books| set_aside::dismiss(books, row, amount_minor, &act))
+        self.write(move |books| letters::act_on(books, (row, deed), amount_minor, &act))
             .await
     }
 
