@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
-//! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
+//! | settle | `settle` | one for a whole batch: claims, entries, balances, what is made good, dead letters |
 //! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
@@ -22,10 +22,12 @@
 mod audited;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
+mod make_good;
 pub mod postgres;
 mod shapes;
 pub mod sqlite;
 
+pub use make_good::{CAPPED, MAKE_GOOD_MS, MakeGood};
 pub use shapes::*;
 
 use std::sync::Arc;
@@ -145,6 +147,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
 
     // ---- settle ----
+
+    /// From now on, so much is made good of each tenant; before, nothing is.
+    fn make_good_up_to(&self, cap: MakeGood);
 
     /// Posts at most [`SETTLE_BATCH_MAX`] records in one transaction: one verdict each, in order.
     /// Nothing is posted unless the partition stands in the epoch under which they were read.

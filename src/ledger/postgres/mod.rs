@@ -7,7 +7,7 @@
 //! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
-//! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
+//! | `transfer`, `fund`, `settle`, `make_good`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
 //! | `together`, `settlements` | calls of one kind, or batches, that arrive together are one transaction |
 //!
@@ -32,6 +32,7 @@ mod close;
 mod fund;
 mod known;
 mod leaves;
+mod make_good;
 mod open;
 mod operators;
 mod partitions;
@@ -55,7 +56,7 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason, Terms};
@@ -67,8 +68,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
-    Settled, Transfer, Transferred, Under,
+    LedgerError, MakeGood, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX,
+    SettleItem, Settled, Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -108,6 +109,7 @@ impl PostgresLedger {
             rng: Mutex::new(rng),
             known: Known::new(),
             secrets: Secrets::new(),
+            make_good: RwLock::default(),
         };
         let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;
@@ -212,6 +214,10 @@ impl Ledger for PostgresLedger {
 
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         self.marks.call(MarkLive(envelope)).await
+    }
+
+    fn make_good_up_to(&self, cap: MakeGood) {
+        *self.books.desk.make_good.write() = cap;
     }
 
     async fn settle(

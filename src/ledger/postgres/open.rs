@@ -22,10 +22,11 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
     include_str!("migrations/0003_serving.sql"),
+    include_str!("migrations/0005_make_good.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";

@@ -86,6 +86,7 @@ pub(super) async fn write(
         return Ok(counts);
     }
     park(tx, asides, &mut counts).await?;
+    super::make_good::unblock(tx, asides, &mut counts).await?;
     set_letters_aside(tx, now, asides, &mut counts).await?;
     resolve_letters(tx, now, asides, &mut counts).await?;
     Ok(counts)
@@ -289,7 +290,8 @@ pub(super) async fn settle_parked(
         counts.entry(row.try_get(0)?).or_default().parked -= 1;
     }
     write_counts(tx, counts).await?;
-    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+    Ok(verdicts.iter().filter(paid).count())
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.
@@ -368,7 +370,7 @@ pub(super) async fn find_letter(
     found.as_ref().map(dead_letter_row).transpose()
 }
 
-/// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
+/// Tries a dead letter again. `None`: it is paid now, or made good. A row with the reason `superseded`: share or
 /// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
 /// way of the close. A letter that is settled is not tried, and the act is recorded all the same.
 pub(super) async fn replay(
@@ -418,11 +420,11 @@ async fn try_again(
     };
     let verdicts = settle(tx, desk, &[&item], &Care::full()).await?;
     match verdicts.first() {
-        Some(Settled::Paid | Settled::Duplicate) => {
+        Some(Settled::Paid | Settled::Duplicate | Settled::MadeGood) => {
             settle_letter(tx, desk.now(), letter, None).await
         }
         Some(Settled::Superseded) => settle_letter(tx, desk.now(), letter, Some(SUPERSEDED)).await,
-        Some(Settled::Parked | Settled::DeadLetter) | None => Ok(()),
+        Some(Settled::Parked | Settled::DeadLetter | Settled::Capped) | None => Ok(()),
     }
 }
 

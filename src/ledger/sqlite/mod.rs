@@ -8,7 +8,7 @@
 //! | `readers` | snapshots for reads |
 //! | `rows`, `post` | rows ↔ domain; accounts, postings, entries |
 //! | `transfer`, `leaves`, `fund` | money in and out; commitments; create |
-//! | `settle`, `settle_post`, `set_aside` | batches; what can't be paid now |
+//! | `settle`, `settle_post`, `make_good`, `set_aside` | batches; what the reserve pays; what can't be paid now |
 //! | `partitions` | the hot store's layout, and the epoch in which a batch is posted |
 //! | `close`, `operators`, `read`, `audit` | the end; acts; questions; sums recomputed |
 //!
@@ -25,6 +25,7 @@ mod fund;
 #[cfg(test)]
 pub mod hooks;
 mod leaves;
+mod make_good;
 mod open;
 mod operators;
 mod partitions;
@@ -46,6 +47,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use rusqlite::Connection;
 
 use crate::clock::Clock;
@@ -60,8 +62,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
-    Transferred, Under,
+    LedgerError, MakeGood, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled,
+    Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -71,6 +73,7 @@ pub struct SqliteLedger {
     clock: Arc<dyn Clock>,
     keys: Arc<SealKeys>,
     identity: String,
+    make_good: Arc<RwLock<MakeGood>>,
     /// Dropped before the writer: the last connection to close folds the log into the file, and
     /// only one that writes can.
     readers: Readers,
@@ -101,6 +104,7 @@ impl SqliteLedger {
             clock,
             keys,
             identity,
+            make_good: Arc::default(),
             readers,
             writer,
         })
@@ -115,6 +119,10 @@ impl SqliteLedger {
     /// Waits until the writer has stopped by itself, and says why. The process must end then.
     pub async fn stopped(&self) -> String {
         self.writer.stopped().await
+    }
+
+    fn cap(&self) -> MakeGood {
+        self.make_good.read().clone()
     }
 
     async fn write<T, F>(&self, work: F) -> Result<T, LedgerError>
@@ -216,16 +224,21 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    fn make_good_up_to(&self, cap: MakeGood) {
+        *self.make_good.write() = cap;
+    }
+
     async fn settle(
         &self,
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError> {
+        let cap = self.cap();
         let cost = u32::try_from(items.len()).unwrap_or(u32::MAX);
         self.writer
             .call(cost.max(CALL_COST), move |books| {
                 partitions::check(books.db, under)?;
-                let settled = settle::settle(books, &items)?;
+                let settled = settle::settle(books, &cap, &items)?;
                 fail::fail_point!("settle::before_commit");
                 Ok(settled)
             })
@@ -242,7 +255,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
-        self.write(move |books| set_aside::settle_parked(books, limit))
+        let cap = self.cap();
+        self.write(move |books| set_aside::settle_parked(books, &cap, limit))
             .await
     }
 
@@ -450,7 +464,8 @@ impl Ledger for SqliteLedger {
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<Option<DeadLetterRow>, LedgerError> {
-        self.write(move |books| set_aside::replay(books, row, amount_minor, &act))
+        let cap = self.cap();
+        self.write(move |books| set_aside::replay(books, &cap, (row, amount_minor), &act))
             .await
     }
 

@@ -14,8 +14,8 @@ use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::ledger::{
-    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
-    Settled,
+    AdminAct, DISMISSED, DeadLetterRow, LedgerError, MakeGood, SETTLE_BATCH_MAX, SUPERSEDED,
+    SettleItem, Settled,
 };
 
 use super::operators;
@@ -98,6 +98,40 @@ pub(super) fn dead_letter(
     }
 }
 
+/// A record over the reserve's money blocks no close, whatever it did before: its open letter leaves the
+/// count of its envelope.
+pub(super) fn unblock(
+    db: &Connection,
+    envelope_row: i64,
+    record: &OutboxRecord,
+) -> Result<(), LedgerError> {
+    let unblocked = db
+        .prepare_cached(
+            "-- ledger.unblock
+             UPDATE dead_letter SET envelope_row = NULL
+             WHERE envelope = ?1 AND share = ?2 AND grabber = ?3 AND amount_minor = ?4
+                 AND declined = ?5 AND settled_at IS NULL AND envelope_row = ?6
+                 AND (SELECT state <> 'closed' FROM envelope WHERE row = ?6)",
+        )
+        .and_then(|mut update| {
+            update.execute((
+                record.envelope.to_bytes(),
+                record.grant.share,
+                record.grabber.as_str(),
+                record.grant.amount_minor,
+                record.declined,
+                envelope_row,
+            ))
+        })
+        .sql()?;
+    count(
+        db,
+        "dead_letter",
+        envelope_row,
+        -i64::try_from(unblocked).unwrap_or(0),
+    )
+}
+
 /// Moves a count of the envelope's row.
 fn count(
     db: &Connection,
@@ -125,7 +159,11 @@ fn count(
 }
 
 /// Posts what was parked of envelopes that are no longer frozen.
-pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, LedgerError> {
+pub(super) fn settle_parked(
+    books: &Books<'_>,
+    cap: &MakeGood,
+    limit: usize,
+) -> Result<usize, LedgerError> {
     let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
     let parked: Vec<(i64, i64, OutboxRecord)> = books
         .db
@@ -135,7 +173,7 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
                     p.row, p.envelope_row
              FROM envelope n JOIN parked p ON p.envelope_row = n.row
              WHERE n.parked_count > 0 AND n.frozen = 0
-             LIMIT ?1",
+             ORDER BY p.row LIMIT ?1",
         )
         .and_then(|mut find| {
             find.query_map([limit], |row| Ok((row.get(6)?, row.get(7)?, record(row)?)))?
@@ -146,7 +184,7 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
         .iter()
         .map(|(_, _, record)| SettleItem::Pay(record.clone()))
         .collect();
-    let verdicts = settle(books, &items)?;
+    let verdicts = settle(books, cap, &items)?;
     for (row, envelope_row, _) in &parked {
         books
             .db
@@ -155,7 +193,8 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
             .sql()?;
         count(books.db, "parked", *envelope_row, -1)?;
     }
-    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+    Ok(verdicts.iter().filter(paid).count())
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.
@@ -223,18 +262,18 @@ pub(super) fn find_letter(db: &Connection, row: i64) -> Result<Option<DeadLetter
     .sql()
 }
 
-/// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
+/// Tries a dead letter again. `None`: it is paid now, or made good. A row with the reason `superseded`: share or
 /// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
 /// way of the close. A letter that is settled is not tried, and the act is recorded all the same.
 pub(super) fn replay(
     books: &Books<'_>,
-    row: i64,
-    amount_minor: Option<i64>,
+    cap: &MakeGood,
+    (row, amount_minor): (i64, Option<i64>),
     act: &AdminAct,
 ) -> Result<Option<DeadLetterRow>, LedgerError> {
     let letter = find_letter(books.db, row)?.ok_or(LedgerError::NotFound)?;
     if letter.settled_at.is_none() {
-        try_again(books, &letter, amount_minor)?;
+        try_again(books, cap, &letter, amount_minor)?;
     }
     let answer = find_letter(books.db, row)?.and_then(DeadLetterRow::answer);
     let result = answer
@@ -251,6 +290,7 @@ pub(super) fn replay(
 /// Decides an open letter anew, and marks it if nothing is owed by it any more.
 fn try_again(
     books: &Books<'_>,
+    cap: &MakeGood,
     letter: &DeadLetterRow,
     amount_minor: Option<i64>,
 ) -> Result<(), LedgerError> {
@@ -263,13 +303,15 @@ fn try_again(
     } else {
         Some("amount_is_not_the_seeds")
     };
-    let mut batch = Batch::begin(books)?;
+    let mut batch = Batch::begin(books, cap)?;
     let verdict = batch.decide(&letter.record, aside)?;
     batch.post()?;
     match verdict {
-        Settled::Paid | Settled::Duplicate => settle_letter(books, letter, None),
+        Settled::Paid | Settled::Duplicate | Settled::MadeGood => {
+            settle_letter(books, letter, None)
+        }
         Settled::Superseded => settle_letter(books, letter, Some(SUPERSEDED)),
-        Settled::Parked | Settled::DeadLetter => Ok(()),
+        Settled::Parked | Settled::DeadLetter | Settled::Capped => Ok(()),
     }
 }
 
