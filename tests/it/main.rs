@@ -28,6 +28,7 @@ mod fleet_lost_replies;
 mod ledger_faults;
 mod listeners;
 mod lost_replies;
+mod made_good;
 mod redis_faults;
 mod redis_idle;
 mod redis_kills;
