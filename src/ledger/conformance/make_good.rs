@@ -131,9 +131,34 @@ pub async fn a_share_that_comes_after_all_gives_back_what_it_pays(world: &World)
         assert_eq!(world.settle(batch).await, [Settled::Duplicate; 2]);
     }
     assert_eq!(world.one(pay(id, 3, "carol", 5)).await, Settled::Superseded);
-    world.is_closed(id, 3).await;
+    // Nor is a second lost one that was larger: once is once, also where all of it went back.
+    assert_eq!(world.one(pay(id, 3, "erin", 5)).await, Settled::Paid);
+    world.is_closed(id, 4).await;
     assert_eq!(world.has("carol").await, (40, 0));
-    assert_eq!(world.has("alice").await, (5, 0));
+    assert_eq!(world.has("alice").await, (0, 0));
+    let second = world.live(100, 3, "e2").await;
+    let all = vec![
+        pay(second, 0, "bob", 10),
+        pay(second, 0, "carol", 10),
+        pay(second, 1, "carol", 20),
+        pay(second, 2, "bob", 1),
+        pay(second, 2, "erin", 30),
+        pay(second, 2, "carol", 30),
+    ];
+    let verdicts = [
+        Settled::Paid,
+        Settled::MadeGood,
+        Settled::Paid,
+        Settled::Superseded,
+        Settled::Paid,
+        Settled::Superseded,
+    ];
+    assert_eq!(world.settle(all).await, verdicts);
+    assert_eq!(world.envelope(second).await.made_good_minor, 0);
+    assert_eq!(
+        world.one(pay(second, 2, "carol", 30)).await,
+        Settled::Superseded
+    );
 }
 
 /// The orders of three things.

@@ -161,7 +161,7 @@ const LOCK_ESCROWS: &str = "-- ledger.lock_escrows
     SELECT n.row, n.id, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
         n.dead_letter_count > 0, n.settled_count + n.declined_count > 0, n.best_share, n.best_minor,
-        n.made_good_minor > 0
+        EXISTS (SELECT FROM made_good m WHERE m.envelope_row = n.row)
     FROM envelope n WHERE n.id = ANY ($1) ORDER BY n.row FOR NO KEY UPDATE";
 
 type Escrows = (Vec<Escrow>, HashMap<EnvelopeId, usize>);

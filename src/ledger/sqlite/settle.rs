@@ -341,7 +341,7 @@ impl<'a> Batch<'a> {
                  SELECT n.row, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
                         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
                         b.row, b.amount_minor, b.share, n.dead_letter_count > 0,
-                        n.made_good_minor > 0
+                        EXISTS (SELECT 1 FROM made_good m WHERE m.envelope_row = n.row)
                  FROM envelope n LEFT JOIN claim b ON b.row = n.best_claim
                  WHERE n.id = ?1",
             )
