@@ -117,7 +117,7 @@ async fn lost_grabs_whose_shares_went_to_others_are_paid_by_the_reserve() {
             .await;
         reserve += minor(share);
     }
-    assert_eq!(made_good(&mut fleet.processes[0]).await, reserve);
+    assert_eq!(made_good(&mut fleet.processes[1]).await, reserve);
     let counted = fleet.processes[0]
         .server
         .counted("red_envelope_made_good_total")
@@ -152,7 +152,7 @@ async fn lost_grabs_whose_shares_went_to_others_are_paid_by_the_reserve() {
     let progress = closed.await.progress.unwrap();
     let parts = [progress.settled.unwrap(), progress.refunded.unwrap()];
     assert_eq!(parts.iter().map(|m| m.minor_units).sum::<i64>(), TOTAL);
-    assert_eq!(made_good(&mut fleet.processes[0]).await, reserve);
+    assert_eq!(made_good(&mut fleet.processes[1]).await, reserve);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +187,7 @@ async fn beyond_the_cap_lost_grabs_wait_for_an_operator() {
         has += fleet.processes[1].available(&lost(number)).await;
     }
     assert_eq!(has, 2 * SHARE);
-    let report = fleet.processes[0].audit().await;
+    let report = fleet.processes[1].audit().await;
     let found = report.discrepancies.iter();
     let mut kinds = found.map(red_envelope_proto::v1::Discrepancy::kind);
     assert_eq!(report.discrepancies.len(), 3);
@@ -213,7 +213,7 @@ async fn beyond_the_cap_lost_grabs_wait_for_an_operator() {
     let late = fleet.processes[1].grab(&id, "lost-0").await;
     assert_eq!(late.outcome(), GrabOutcome::Empty);
     let reserve = i64::try_from(LOST).unwrap() * SHARE;
-    assert_eq!(made_good(&mut fleet.processes[0]).await, reserve);
+    assert_eq!(made_good(&mut fleet.processes[1]).await, reserve);
     fleet.processes[1]
         .until(&id, "alice", EnvelopeState::Closed)
         .await;
