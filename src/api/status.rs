@@ -96,6 +96,8 @@ pub enum ApiError {
     },
     /// The account can't hold so much.
     BalanceTooLarge,
+    /// The share went to somebody else, and the reserve pays no more for now.
+    MakeGoodCapped,
     /// The envelope is over, and not by this call.
     AlreadyOver(CloseReason),
     /// The share was grabbed and can't be declined.
@@ -164,6 +166,7 @@ impl ApiError {
                 (Code::FailedPrecondition, "INSUFFICIENT_FUNDS", None)
             }
             Self::BalanceTooLarge => (Code::FailedPrecondition, "BALANCE_TOO_LARGE", None),
+            Self::MakeGoodCapped => (Code::FailedPrecondition, "MAKE_GOOD_CAPPED", None),
             Self::AlreadyOver(_) => (Code::FailedPrecondition, "ALREADY_OVER", None),
             Self::AlreadyGrabbed => (Code::FailedPrecondition, "ALREADY_GRABBED", None),
             Self::NotExclusive => (Code::FailedPrecondition, "NOT_EXCLUSIVE", None),
@@ -217,6 +220,9 @@ impl ApiError {
                 "this request_id was used before with another request: choose a new one"
             }
             Self::BalanceTooLarge => "the account can't hold so much money",
+            Self::MakeGoodCapped => {
+                "the share went to somebody else, and no more is made good for now: raise ledger.make_good_max"
+            }
             Self::AlreadyOver(_) => "the envelope is over already",
             Self::AlreadyGrabbed => "the share was grabbed and can no longer be declined",
             Self::NotExclusive => "only shares of EXCLUSIVE envelopes can be declined",
@@ -397,6 +403,7 @@ impl From<LedgerError> for ApiError {
                 needed_minor,
             },
             LedgerError::BalanceTooLarge => Self::BalanceTooLarge,
+            LedgerError::MakeGoodCapped => Self::MakeGoodCapped,
             LedgerError::NotFound => Self::NotFound,
             LedgerError::Frozen => Self::Frozen,
             LedgerError::AlreadyOver(reason) => Self::AlreadyOver(reason),

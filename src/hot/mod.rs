@@ -352,6 +352,20 @@ pub trait HotStore: Send + Sync + 'static {
     /// can read is none where the store has every grant of the envelope.
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
 
+    /// What this process acknowledged in older epochs, of at most `limit` envelopes with ids above `after`,
+    /// ascending, as far as nobody has said by [`HotStore::answered`] what became of it. A store that loses
+    /// nothing has none.
+    fn lost_promises(
+        &self,
+        _after: Option<EnvelopeId>,
+        _limit: usize,
+    ) -> Vec<(EnvelopeId, Vec<HeldShare>)> {
+        Vec::new()
+    }
+
+    /// The books have said what becomes of these.
+    fn answered(&self, _envelope: EnvelopeId, _held: &[HeldShare]) {}
+
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the
     /// store still holds stays taken, the rest can be grabbed. Answers where it stands. An envelope
     /// that stands in this epoch stays as it is.

@@ -119,14 +119,17 @@ impl DeadLetterRow {
     ) -> Result<Option<Option<&'static str>>, LedgerError> {
         let corrected = tried.grant.amount_minor != self.record.grant.amount_minor;
         match (verdict, envelope) {
-            (Settled::Paid | Settled::Duplicate, _) => Ok(Some(corrected.then_some(CORRECTED))),
+            (Settled::Paid | Settled::Duplicate | Settled::MadeGood, _) => {
+                Ok(Some(corrected.then_some(CORRECTED)))
+            }
             (Settled::Superseded, _) => Ok(Some(Some(SUPERSEDED))),
             (Settled::Parked, _) if corrected => Err(LedgerError::Frozen),
             (Settled::DeadLetter, Some(envelope)) if corrected => Err(match envelope.state {
                 BookState::Closed(reason) => LedgerError::AlreadyOver(reason),
                 _ => LedgerError::BalanceTooLarge,
             }),
-            (Settled::Parked | Settled::DeadLetter, _) => Ok(None),
+            (Settled::Capped, _) if corrected => Err(LedgerError::MakeGoodCapped),
+            (Settled::Parked | Settled::DeadLetter | Settled::Capped, _) => Ok(None),
         }
     }
 

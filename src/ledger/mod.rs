@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
-//! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
+//! | settle | `settle` | one for a whole batch: claims, entries, balances, what is made good, dead letters |
 //! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
@@ -23,12 +23,14 @@ mod audited;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
 mod letter;
+mod make_good;
 pub mod postgres;
 mod shapes;
 pub mod sqlite;
 mod totals;
 
 pub use letter::*;
+pub use make_good::{CAPPED, MAKE_GOOD_MS, MakeGood};
 pub use shapes::*;
 pub use totals::{Period, PeriodTotals};
 
@@ -76,6 +78,9 @@ pub enum LedgerError {
     /// A deposit would bring the balance above `AMOUNT_MINOR_MAX`.
     #[error("the account can't hold so much")]
     BalanceTooLarge,
+    /// The share of a corrected letter went to somebody else, and the reserve pays no more for now.
+    #[error("no more is made good for now")]
+    MakeGoodCapped,
     /// No such thing in the books.
     #[error("not in the ledger")]
     NotFound,
@@ -152,6 +157,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
 
     // ---- settle ----
+
+    /// From now on, so much is made good of each tenant; before, nothing is.
+    fn make_good_up_to(&self, cap: MakeGood);
 
     /// Posts at most [`SETTLE_BATCH_MAX`] records in one transaction: one verdict each, in order.
     /// Nothing is posted unless the partition stands in the epoch under which they were read.
@@ -377,7 +385,8 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Tries a dead letter again with what the seed says in the place of its amount, where the terms give
     /// its share to its grabber. The caller has to know that the share was granted so: the letter alone
-    /// may be forged. One that can't be paid stays as it is: `BalanceTooLarge`, or `AlreadyOver`.
+    /// may be forged. One that can't be paid stays as it is: `BalanceTooLarge`,
+    /// `AlreadyOver`, or `MakeGoodCapped`.
     async fn correct_dead_letter(
         &self,
         row: i64,

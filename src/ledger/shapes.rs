@@ -225,12 +225,17 @@ pub enum Settled {
     Paid,
     /// The same claim stood there before.
     Duplicate,
-    /// The share or the grabber has another claim: paid once already, nothing moved.
+    /// The share or the grabber has another claim, and nothing is owed: nothing moved.
     Superseded,
+    /// The share went to somebody else, and the reserve has paid what the grabber's own claim does not.
+    MadeGood,
     /// Kept in the books for later: the envelope is frozen.
     Parked,
     /// In the dead letters; the envelope can't close.
     DeadLetter,
+    /// In the dead letters: as [`Settled::MadeGood`], but the cap is reached. The envelope closes all the
+    /// same, since its own money is not concerned.
+    Capped,
 }
 
 /// How far a close has come.
@@ -320,7 +325,8 @@ pub struct EnvelopePosting {
     pub posting: i64,
     /// Why.
     pub kind: PostingKind,
-    /// What moved: positive into the escrow, negative out of it.
+    /// What moved: positive into the escrow, negative out of it. Of a make-good it is the reserve's, and not
+    /// the escrow's: negative to a grabber, positive back.
     pub amount_minor: i64,
     /// How many shares it paid.
     pub shares: u32,

@@ -141,6 +141,7 @@ impl From<LedgerError> for PublishError {
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge
+            | LedgerError::MakeGoodCapped
             | LedgerError::AlreadyOver(_) => Self::Broken(error.to_string()),
         }
     }

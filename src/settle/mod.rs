@@ -10,6 +10,7 @@
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
 //! | lease | [`Settlement::lease_once`]; [`Settlement::serve_once`] where others settle | [`LEASE_RENEW_MS`] |
+//! | promises | [`Settlement::keep_promises_once`] | [`RECONCILE_MS`] |
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
@@ -31,6 +32,7 @@ mod gate;
 mod lease;
 mod marks;
 pub mod plan;
+mod promises;
 mod reconcile;
 mod rounds;
 pub mod rules;
@@ -48,6 +50,7 @@ use tokio::sync::Notify;
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
 pub use lease::{LEASE_MS, LEASE_RENEW_MS};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
+pub use promises::PROMISED_ENVELOPES_MAX;
 pub use reconcile::{RECONCILE_AFTER_MS, Reconcile, Reconciled, post_missing};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
@@ -72,7 +75,8 @@ pub const FILL_MS: u64 = 5;
 /// Rest of the sweeper: a refund is due 60 s after the expiry, and this leaves 58 of them to the
 /// stores.
 pub const SWEEP_MS: u64 = 1_000;
-/// The rest between two walks that look for grants which nothing owes.
+/// The rest between two walks that look for grants which nothing owes, and between two looks after promises
+/// that the hot store has lost.
 pub const RECONCILE_MS: u64 = 5_000;
 /// The rest between two pages of such a walk.
 pub const RECONCILE_PAGE_MS: u64 = 100;
@@ -125,6 +129,7 @@ impl From<LedgerError> for SettleError {
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge
+            | LedgerError::MakeGoodCapped
             | LedgerError::NotFound
             | LedgerError::Frozen
             | LedgerError::AlreadyOver(_)
@@ -177,6 +182,8 @@ pub struct Settlement {
     vitals: Arc<Vitals>,
     unpublished: Mutex<Vec<EnvelopeId>>,
     found_unpublished: Notify,
+    /// Behind which envelope the next look after lost promises begins.
+    promised: Mutex<Option<EnvelopeId>>,
 }
 
 impl Settlement {
@@ -206,6 +213,7 @@ impl Settlement {
             vitals: Arc::default(),
             unpublished: Mutex::default(),
             found_unpublished: Notify::new(),
+            promised: Mutex::default(),
         }
     }
 

@@ -29,6 +29,7 @@ mod ledger_faults;
 mod letters;
 mod listeners;
 mod lost_replies;
+mod made_good;
 mod reconcile;
 mod redis_faults;
 mod redis_idle;

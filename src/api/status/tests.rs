@@ -17,6 +17,7 @@ fn one_of_each() -> Vec<ApiError> {
             needed_minor: 2,
         },
         ApiError::BalanceTooLarge,
+        ApiError::MakeGoodCapped,
         ApiError::AlreadyOver(CloseReason::Expired),
         ApiError::AlreadyGrabbed,
         ApiError::NotExclusive,
@@ -43,6 +44,7 @@ fn one_of_each() -> Vec<ApiError> {
             | ApiError::RequestIdReused
             | ApiError::InsufficientFunds { .. }
             | ApiError::BalanceTooLarge
+            | ApiError::MakeGoodCapped
             | ApiError::AlreadyOver(_)
             | ApiError::AlreadyGrabbed
             | ApiError::NotExclusive

@@ -89,18 +89,22 @@ impl World {
 #[tokio::test]
 async fn a_replay_whose_answer_was_lost_answers_the_same_when_it_is_repeated() {
     let world = World::with_alice().await;
-    let id = world.send(lucky("r1", 1_000, 4)).await;
+    let mut equal = lucky("r1", 1_000, 4);
+    equal.kind = v1::EnvelopeKind::Equal.into();
+    let id = world.send(equal).await;
     let envelope = id.parse().unwrap();
     let won = world.wins(&id, "bob").await;
     let letter = world.set_aside(record(envelope, 0, "bob", won)).await;
     let promised = world.set_aside(record(envelope, 0, "carol", won)).await;
+    let own = SettleItem::Pay(record(envelope, 1, "carol", won));
+    world.ledger.settle(FIRST, vec![own]).await.unwrap();
     let paid = v1::ReplayDeadLetterResponse {
         settled: true,
         dead_letter: None,
     };
     assert_eq!(world.replay(&letter).await.unwrap(), paid);
     assert_eq!(world.replay(&letter).await.unwrap(), paid);
-    // Carol's is bob's share, and that is told again as well.
+    // Carol's is bob's share, and she has been paid as much; that is told again as well.
     let first = world.replay(&promised).await.unwrap();
     let told = first.dead_letter.clone().unwrap();
     assert_eq!((first.settled, &*told.reason), (false, "superseded"));

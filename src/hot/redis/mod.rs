@@ -338,6 +338,18 @@ impl HotStore for RedisStore {
         self.core.owes(envelope).await
     }
 
+    fn lost_promises(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Vec<(EnvelopeId, Vec<HeldShare>)> {
+        self.core.acked.orphans(after, limit)
+    }
+
+    fn answered(&self, envelope: EnvelopeId, held: &[HeldShare]) {
+        self.core.acked.adopted(envelope, held);
+    }
+
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         self.core.repair(epoch, repair).await
     }

@@ -106,6 +106,13 @@ pub async fn a_correction_pays_no_share_twice_and_nobody_beyond_the_terms(world:
     assert!(!unfrozen.expect("is unfrozen"));
     // Somebody else was paid the share.
     world.settle(vec![pay(id, 0, "carol", 20)]).await;
+    // What the reserve would pay for it is capped here; as it is written it is owed by nobody.
+    let refused = world.correct(&dear, Some(20)).await;
+    assert!(
+        matches!(refused, Err(LedgerError::MakeGoodCapped)),
+        "{refused:?}"
+    );
+    assert_eq!(world.replayed(&dear, Some(20)).await, "superseded");
     let left = world.correct(&dear, Some(20)).await;
     assert_eq!(left.expect("an answer"), done("superseded"));
     // Where the amount is right there is nothing to correct.

@@ -8,6 +8,7 @@ pub mod corrected;
 pub mod dismissed;
 pub mod fund;
 pub mod listings;
+pub mod make_good;
 #[cfg(test)]
 pub mod model;
 pub mod money;
@@ -29,7 +30,8 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
 use crate::ledger::{
-    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, SettleItem, Settled, Transfer, Under,
+    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, SettleItem, Settled, Transfer,
+    Under,
 };
 
 /// When a world begins: noon, UTC, on 2026-11-23.
@@ -159,6 +161,14 @@ impl World {
             .id;
         self.ledger.mark_live(id).await.expect("it becomes Live");
         id
+    }
+
+    /// So much may be made good from now on, in CNY.
+    pub fn make_good_up_to(&self, minor: i64, records_max: u32) {
+        self.ledger.make_good_up_to(MakeGood {
+            minor_max: [(cny(0).currency, minor)].into(),
+            records_max,
+        });
     }
 
     /// Settles a batch.
@@ -327,6 +337,17 @@ macro_rules! ledger_conformance {
             operators::a_dead_letter_whose_share_another_won_blocks_until_it_is_replayed,
             operators::a_replay_pays_nobody_to_whom_the_terms_give_nothing,
             operators::a_replay_that_settled_its_letter_answers_the_same_for_ever,
+            make_good::what_was_shown_and_went_to_another_is_made_good_once,
+            make_good::who_has_another_share_is_made_good_the_difference_and_no_more,
+            make_good::a_share_that_comes_after_all_gives_back_what_it_pays,
+            make_good::every_order_of_arrival_ends_with_the_larger_amount,
+            make_good::all_of_it_in_one_batch_is_the_same,
+            make_good::nothing_is_made_good_against_the_plan_or_of_a_declined_share,
+            make_good::beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing,
+            make_good::the_cap_is_of_any_day_and_of_each_tenant_and_counts_records,
+            make_good::a_frozen_envelope_makes_nothing_good_until_it_is_unfrozen,
+            make_good::a_full_account_waits_and_a_closed_envelope_does_not,
+            make_good::the_grabber_sees_it_in_his_entries_and_the_share_is_anothers,
             dismissed::a_letter_that_can_never_be_owed_is_dismissed_and_its_envelope_closes,
             dismissed::a_letter_that_may_be_owed_is_not_dismissed,
             dismissed::a_record_that_comes_again_after_its_letter_was_dismissed_is_a_letter_again,

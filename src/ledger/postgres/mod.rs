@@ -7,7 +7,7 @@
 //! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
-//! | `transfer`, `fund`, `settle`, `set_aside`, `letters`, `close`, `operators`, `partitions` | what writes: each in one transaction |
+//! | `transfer`, `fund`, `settle`, `make_good`, `set_aside`, `letters`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
 //! | `together`, `settlements` | calls of one kind, or batches, that arrive together are one transaction |
 //!
@@ -33,6 +33,7 @@ mod fund;
 mod known;
 mod leaves;
 mod letters;
+mod make_good;
 mod open;
 mod operators;
 mod partitions;
@@ -57,7 +58,7 @@ mod transfer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason, Terms};
@@ -69,7 +70,7 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
+    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
     ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
@@ -110,6 +111,7 @@ impl PostgresLedger {
             rng: Mutex::new(rng),
             known: Known::new(),
             secrets: Secrets::new(),
+            make_good: RwLock::default(),
         };
         let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;
@@ -214,6 +216,10 @@ impl Ledger for PostgresLedger {
 
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         self.marks.call(MarkLive(envelope)).await
+    }
+
+    fn make_good_up_to(&self, cap: MakeGood) {
+        *self.books.desk.make_good.write() = cap;
     }
 
     async fn settle(

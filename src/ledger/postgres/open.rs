@@ -22,11 +22,12 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
     include_str!("migrations/0003_serving.sql"),
     include_str!("migrations/0004_claims_by_week.sql"),
+    include_str!("migrations/0005_make_good.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";

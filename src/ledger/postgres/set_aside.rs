@@ -85,6 +85,7 @@ pub(super) async fn write(
         return Ok(counts);
     }
     park(tx, asides, &mut counts).await?;
+    super::make_good::unblock(tx, asides, &mut counts).await?;
     set_letters_aside(tx, now, asides, &mut counts).await?;
     resolve_letters(tx, now, asides, &mut counts).await?;
     Ok(counts)
@@ -292,7 +293,8 @@ pub(super) async fn settle_parked(
         counts.entry(row.try_get(0)?).or_default().parked -= 1;
     }
     write_counts(tx, counts).await?;
-    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+    Ok(verdicts.iter().filter(paid).count())
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.

@@ -20,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::ledger::{
-    AdminAct, DISMISSED, DeadLetterRow, EnvelopeRow, LedgerError, LetterDeed, SetAside,
+    AdminAct, DISMISSED, DeadLetterRow, EnvelopeRow, LedgerError, LetterDeed, MakeGood, SetAside,
 };
 
 use super::operators;
@@ -119,6 +119,7 @@ pub(super) fn of_envelope(
 /// Does something about a letter. Answers it as it stands.
 pub(super) fn act_on(
     books: &Books<'_>,
+    cap: &MakeGood,
     (row, deed): (i64, LetterDeed),
     amount_minor: Option<i64>,
     act: &AdminAct,
@@ -132,7 +133,8 @@ pub(super) fn act_on(
         match deed {
             LetterDeed::Dismiss => dismiss(books, &letter, envelope, amount_minor)?,
             LetterDeed::Replay | LetterDeed::Correct => {
-                try_again(books, (&letter, deed), envelope, amount_minor)?;
+                let tried = (&letter, deed);
+                try_again(books, cap, tried, envelope, amount_minor)?;
             }
         }
     }
@@ -156,13 +158,14 @@ pub(super) fn act_on(
 /// Decides an open letter anew, and marks it if nothing is owed by it any more.
 fn try_again(
     books: &Books<'_>,
+    cap: &MakeGood,
     (letter, deed): (&DeadLetterRow, LetterDeed),
     envelope: Option<EnvelopeRow>,
     amount_minor: Option<i64>,
 ) -> Result<(), LedgerError> {
     let terms = envelope.as_ref().map(|envelope| &*envelope.terms);
     let (record, aside) = letter.tried(deed, terms, amount_minor);
-    let mut batch = Batch::begin(books)?;
+    let mut batch = Batch::begin(books, cap)?;
     let verdict = batch.decide(&record, aside)?;
     batch.post()?;
     match letter.outcome(&record, verdict, envelope.as_ref())? {

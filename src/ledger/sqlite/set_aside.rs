@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::UnixMs;
-use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{LedgerError, MakeGood, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::rows::{Sql, at, envelope_id, person};
 use super::settle::settle;
@@ -102,6 +102,40 @@ pub(super) fn dead_letter(
     }
 }
 
+/// A record over the reserve's money blocks no close, whatever it did before: its open letter leaves the
+/// count of its envelope.
+pub(super) fn unblock(
+    db: &Connection,
+    envelope_row: i64,
+    record: &OutboxRecord,
+) -> Result<(), LedgerError> {
+    let unblocked = db
+        .prepare_cached(
+            "-- ledger.unblock
+             UPDATE dead_letter SET envelope_row = NULL
+             WHERE envelope = ?1 AND share = ?2 AND grabber = ?3 AND amount_minor = ?4
+                 AND declined = ?5 AND settled_at IS NULL AND envelope_row = ?6
+                 AND (SELECT state <> 'closed' FROM envelope WHERE row = ?6)",
+        )
+        .and_then(|mut update| {
+            update.execute((
+                record.envelope.to_bytes(),
+                record.grant.share,
+                record.grabber.as_str(),
+                record.grant.amount_minor,
+                record.declined,
+                envelope_row,
+            ))
+        })
+        .sql()?;
+    count(
+        db,
+        "dead_letter",
+        envelope_row,
+        -i64::try_from(unblocked).unwrap_or(0),
+    )
+}
+
 /// Moves a count of the envelope's row.
 pub(super) fn count(
     db: &Connection,
@@ -129,7 +163,11 @@ pub(super) fn count(
 }
 
 /// Posts what was parked of envelopes that are no longer frozen.
-pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, LedgerError> {
+pub(super) fn settle_parked(
+    books: &Books<'_>,
+    cap: &MakeGood,
+    limit: usize,
+) -> Result<usize, LedgerError> {
     let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
     let parked: Vec<(i64, i64, OutboxRecord)> = books
         .db
@@ -139,7 +177,7 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
                     p.row, p.envelope_row
              FROM envelope n JOIN parked p ON p.envelope_row = n.row
              WHERE n.parked_count > 0 AND n.frozen = 0
-             LIMIT ?1",
+             ORDER BY p.row LIMIT ?1",
         )
         .and_then(|mut find| {
             find.query_map([limit], |row| Ok((row.get(6)?, row.get(7)?, record(row)?)))?
@@ -150,7 +188,7 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
         .iter()
         .map(|(_, _, record)| SettleItem::Pay(record.clone()))
         .collect();
-    let verdicts = settle(books, &items)?;
+    let verdicts = settle(books, cap, &items)?;
     for (row, envelope_row, _) in &parked {
         books
             .db
@@ -159,7 +197,8 @@ pub(super) fn settle_parked(books: &Books<'_>, limit: usize) -> Result<usize, Le
             .sql()?;
         count(books.db, "parked", *envelope_row, -1)?;
     }
-    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+    Ok(verdicts.iter().filter(paid).count())
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.

@@ -38,12 +38,13 @@ ALTER TABLE claim ATTACH PARTITION claim_before FOR VALUES FROM (MINVALUE) TO (1
 -- Where the rows of a day's envelopes begin; the table of their claims is there then, and the next week's on
 -- the last day of one. A week begins on a Thursday, as 1970 did. Whoever funds an envelope asks, so that no
 -- envelope has a day without a table. It runs with the rights of who owns the books: a server may not make
--- tables. The triggers are those of `claim`, for statements that name the table itself.
+-- tables.
 CREATE FUNCTION claims_of_day(day integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = red_envelope, pg_temp AS $$
 DECLARE
     first integer;
     suffix text;
+    watch text;
 BEGIN
     IF day NOT BETWEEN 1 AND 65535 THEN
         RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'no envelope is of day ' || day;
@@ -59,13 +60,14 @@ BEGIN
                 CONSTRAINT claim_of_share_%1$s PRIMARY KEY (envelope_row, share),
                 CONSTRAINT claim_of_grabber_%1$s UNIQUE (envelope_row, account_row));
             CREATE INDEX claim_of_account_%1$s ON claim_%1$s (account_row, row);
-            CREATE TRIGGER claim_of_open_envelope AFTER INSERT ON claim_%1$s
-                REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION refuse_claims();
-            CREATE TRIGGER claim_is_final BEFORE UPDATE OR DELETE OR TRUNCATE ON claim_%1$s
-                FOR EACH STATEMENT EXECUTE FUNCTION refuse();
             ALTER TABLE claim ATTACH PARTITION claim_%1$s
                 FOR VALUES FROM (%2$s::bigint << 40) TO (%3$s::bigint << 40);
             $make$, suffix, greatest(first, 1), first + 7);
+        -- Whatever watches `claim` watches its table, too.
+        FOR watch IN SELECT pg_get_triggerdef(oid) FROM pg_trigger
+                WHERE tgrelid = 'claim'::regclass AND NOT tgisinternal LOOP
+            EXECUTE regexp_replace(watch, ' ON (red_envelope\.)?claim ', ' ON claim_' || suffix || ' ');
+        END LOOP;
     END LOOP;
     RETURN day::bigint << 40;
 END $$;

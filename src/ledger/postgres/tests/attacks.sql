@@ -1,6 +1,6 @@
 -- ledger.attack: what somebody with the file in hand might try. Every statement must be refused.
 -- `:closed` is the row of a closed envelope; `:open` that of one of 4 shares that paid bob 40 of 100 and took
--- carol's declined 5 back; `:week` the table of their claims.
+-- carol's declined 5 back, and of which dave was made good the 40 of bob's share; `:week` the table of their claims.
 
 -- ledger.attack: a share twice
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
@@ -192,3 +192,55 @@ TRUNCATE envelope CASCADE;
 
 -- ledger.attack: emptying idempotency
 TRUNCATE idempotency CASCADE;
+
+-- ledger.attack: making good twice
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'dave';
+
+-- ledger.attack: making one's own share good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'bob';
+
+-- ledger.attack: making a share good that nobody has
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 2, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'alice';
+
+-- ledger.attack: making more good than the share is worth
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 41, 41, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'alice';
+
+-- ledger.attack: making a declined envelope good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'carol';
+
+-- ledger.attack: giving back more than was made good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, true, 2, 50, 50, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'dave';
+
+-- ledger.attack: giving back what was not made good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, true, 2, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'bob';
+
+-- ledger.attack: a share for who was made good
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
+-- ledger.attack: a share for who was made good, into its week's table
+INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
+-- ledger.attack: editing what was made good
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.attack: deleting what was made good
+DELETE FROM made_good;
+
+-- ledger.attack: emptying made_good
+TRUNCATE made_good CASCADE;

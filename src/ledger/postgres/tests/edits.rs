@@ -41,7 +41,7 @@ async fn an_edit_of_disarmed_tables_is_named_by_the_audit() {
     place.server.sql(place.database(), DISARM);
     let edits = place.scripted(include_str!("edits.sql"));
     let edits = statements(&edits);
-    assert_eq!(edits.len(), 31);
+    assert_eq!(edits.len(), 37);
     for (expected, sql) in edits {
         let (kind, detail) = expected.split_once(' ').unwrap();
         let copy = copy_of(&place);
