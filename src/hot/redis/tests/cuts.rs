@@ -13,8 +13,7 @@
 //! optimised for every [`STEP`]th), [`SERVERS`] at once, on sockets in folders of their own.
 //!
 //! # Not here
-//! A disk that lies: `redis_power` in the end-to-end tests. What settlement and the audit make of such
-//! a file: `redis_cuts` there.
+//! A disk that lies: `redis_power` in the end-to-end tests. What settlement makes of such a file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
