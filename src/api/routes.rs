@@ -45,7 +45,7 @@ struct Operators(Arc<Api>);
 
 /// All four services over one pair of stores.
 pub struct Services {
-    api: Arc<Api>,
+    pub(super) api: Arc<Api>,
     health: HealthReporter,
 }
 

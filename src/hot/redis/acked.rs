@@ -24,7 +24,8 @@
 //!
 //! # Not here
 //! The debt of an adopted grant: the reconciler posts it, since no outbox owes it. A share that was
-//! told only by a repetition (the first reply was lost): the process that sent the grab has it.
+//! told only by a repetition: the reply of its win was lost between Redis and the process that sent
+//! the grab, so no process kept it, and at the level `memory` it is lost with Redis alone (ADR 0005).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;

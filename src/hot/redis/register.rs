@@ -169,13 +169,13 @@ fn text_of(value: &Value) -> Option<&[u8]> {
     }
 }
 
-/// The number that a library's text gives itself; 0 where it has none.
 /// Whether a library that is there stays: of two the later one, and of two texts with one revision always the
 /// same one, so that two builds don't replace each other's in turn.
 fn stays(there: &[u8], ours: &[u8]) -> bool {
     (revision(there), there) >= (revision(ours), ours)
 }
 
+/// The number that a library's text gives itself; 0 where it has none.
 fn revision(text: &[u8]) -> u32 {
     let mut lines = text.split(|byte| *byte == b'\n');
     let number = lines.find_map(|line| line.strip_prefix(b"--")?.strip_prefix(b" revision "));
