@@ -205,6 +205,7 @@ impl Drain {
         };
         let verdicts = self.post(under, &items, &mut drained).await?;
         metrics::settled(drained.paid);
+        metrics::superseded(drained.superseded);
         metrics::set_aside(drained.dead_letters);
         Ok((verdicts, drained))
     }
@@ -243,6 +244,7 @@ impl Drain {
         self.delete(under, done).await?;
         crash("settle::after_settled")?;
         metrics::settled(drained.paid);
+        metrics::superseded(drained.superseded);
         metrics::set_aside(drained.dead_letters);
         let seconds = f64::from(u32::try_from(took_ms).unwrap_or(u32::MAX)) / 1_000.0;
         metrics::settle_batch(drained.records, seconds);
