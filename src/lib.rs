@@ -302,11 +302,17 @@ impl Joined {
     /// Why the process does not want traffic now.
     fn reasons(&self, stores: &Stores, config: &Config) -> Vec<String> {
         let mut reasons = Vec::new();
-        reasons.extend(stores.hot().ready().err());
-        reasons.extend(stores.ledger().ready().err());
+        let hot = stores.hot().ready().err();
+        metrics::not_ready("hot_store", hot.is_some());
+        reasons.extend(hot);
+        let ledger = stores.ledger().ready().err();
+        metrics::not_ready("ledger", ledger.is_some());
+        reasons.extend(ledger);
         let seen = self.settlement.vitals().seen();
         let age_ms = seen.oldest_unsettled_age_ms(self.clock.now());
-        if age_ms > config.ready.unsettled_age_max_ms {
+        let behind = age_ms > config.ready.unsettled_age_max_ms;
+        metrics::not_ready("settlement", behind);
+        if behind {
             let why = seen
                 .last_error
                 .map_or_else(String::new, |e| format!(" ({e})"));

@@ -2,7 +2,7 @@
 //!
 //! *Not here.* The tables: `letters` of each ledger.
 
-use super::{EnvelopeRow, LedgerError, Settled};
+use super::{CAPPED, EnvelopeRow, LedgerError, Settled};
 use crate::domain::envelope::{BookState, Kind, Terms};
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{TenantId, UnixMs};
@@ -81,6 +81,17 @@ impl DeadLetterRow {
     /// where there is no such share.
     pub fn is_contradicted(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
         amount_minor != Some(self.record.grant.amount_minor) || self.refused_by(terms).is_some()
+    }
+
+    /// Whether its share is another's by a claim, and the reserve would pay it but for the cap.
+    pub fn is_capped(&self) -> bool {
+        self.reason == CAPPED
+    }
+
+    /// PURE: whether an operator may let go of it: nothing can ever be owed, or no envelope owes it and nobody
+    /// will pay it.
+    pub(super) fn may_be_dismissed(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
+        self.is_capped() || self.is_contradicted(terms, amount_minor)
     }
 
     /// PURE: whether its amount is all that is wrong with it, so that the share may have been granted to

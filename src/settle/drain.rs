@@ -103,6 +103,7 @@ impl Drained {
     /// For operators.
     fn tell(&self) {
         metrics::settled(self.paid);
+        metrics::superseded(self.superseded);
         metrics::set_aside(self.dead_letters);
         if self.made_good > 0 {
             let records = self.made_good;

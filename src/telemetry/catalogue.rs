@@ -43,6 +43,7 @@ pub const CLOSED: &str = "red_envelope_envelopes_closed_total";
 pub const COMMIT_SECONDS: &str = "red_envelope_hot_commit_seconds";
 pub const COMMIT_GRABS: &str = "red_envelope_hot_commit_grabs";
 pub const SETTLED: &str = "red_envelope_settled_records_total";
+pub const SUPERSEDED: &str = "red_envelope_superseded_records_total";
 pub const SETTLE_SECONDS: &str = "red_envelope_settle_batch_seconds";
 pub const SETTLE_RECORDS: &str = "red_envelope_settle_batch_records";
 pub const REFUNDED: &str = "red_envelope_refunds_total";
@@ -61,6 +62,7 @@ pub const HELD: &str = "red_envelope_hot_envelopes";
 pub const QUEUED: &str = "red_envelope_hot_queued_grabs";
 pub const SHED: &str = "red_envelope_shed_total";
 pub const READY: &str = "red_envelope_ready";
+pub const NOT_READY: &str = "red_envelope_not_ready";
 pub const CONNECTIONS: &str = "red_envelope_connections";
 pub const TURNED_AWAY: &str = "red_envelope_connections_turned_away_total";
 pub const STREAMS: &str = "red_envelope_grab_streams";
@@ -114,6 +116,12 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         Unit::Count,
         "Records of the outbox that the ledger has posted",
+    ),
+    metric(
+        SUPERSEDED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Records that nothing was paid for, since their share or their grabber was paid otherwise before",
     ),
     metric(
         SETTLE_SECONDS,
@@ -222,6 +230,12 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Gauge,
         Unit::Count,
         "1 while /readyz answers 200",
+    ),
+    metric(
+        NOT_READY,
+        MetricKind::Gauge,
+        Unit::Count,
+        "1 while /readyz answers 503 for this reason",
     ),
     metric(
         CONNECTIONS,

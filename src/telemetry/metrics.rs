@@ -22,9 +22,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::catalogue::{
     ACKED_DROPPED, BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
     DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
-    MAKE_GOOD_CAPPED, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY, RECONCILED, REFUNDED,
-    REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
-    STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
+    MAKE_GOOD_CAPPED, METRICS, MetricKind, NOT_READY, OUTBOX, OUTBOX_AGE, QUEUED, READY,
+    RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
+    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, SUPERSEDED, TURNED_AWAY, UNREADABLE,
+    WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -48,6 +49,7 @@ struct Meters {
     commit_seconds: Histogram,
     commit_grabs: Histogram,
     settled: Counter,
+    superseded: Counter,
     settle_seconds: Histogram,
     settle_records: Histogram,
     refunded: Counter,
@@ -81,6 +83,7 @@ impl Meters {
             commit_seconds: metrics::histogram!(COMMIT_SECONDS),
             commit_grabs: metrics::histogram!(COMMIT_GRABS),
             settled: metrics::counter!(SETTLED),
+            superseded: metrics::counter!(SUPERSEDED),
             settle_seconds: metrics::histogram!(SETTLE_SECONDS),
             settle_records: metrics::histogram!(SETTLE_RECORDS),
             refunded: metrics::counter!(REFUNDED),
@@ -299,6 +302,13 @@ pub fn settled(records: usize) {
     }
 }
 
+/// So many records were paid otherwise before, so nothing was paid for them.
+pub fn superseded(records: usize) {
+    if let Some(meters) = meters() {
+        meters.superseded.increment(records as u64);
+    }
+}
+
 /// One settlement batch of so many records took so many seconds.
 pub fn settle_batch(records: usize, seconds: f64) {
     if let Some(meters) = meters() {
@@ -390,6 +400,11 @@ pub fn ready(yes: bool) {
     if let Some(meters) = meters() {
         meters.ready.set(if yes { 1.0 } else { 0.0 });
     }
+}
+
+/// Whether this reason keeps the process from being ready.
+pub fn not_ready(reason: &'static str, yes: bool) {
+    metrics::gauge!(NOT_READY, "reason" => reason).set(if yes { 1.0 } else { 0.0 });
 }
 
 /// A connection was accepted.

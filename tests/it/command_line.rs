@@ -4,8 +4,12 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::World;
 use crate::harness::server::PROGRAM;
+use crate::harness::{Hot, World, on_both_stores};
+
+on_both_stores! {
+    a_newcomer_deposits_sends_grabs_looks_and_audits,
+}
 
 fn run(world: &World, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
@@ -42,9 +46,8 @@ async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newcomer_deposits_sends_grabs_looks_and_audits() {
-    let world = World::new().await;
+async fn a_newcomer_deposits_sends_grabs_looks_and_audits(hot: Hot) {
+    let world = World::on(hot).await;
     off(move || {
         said(&run(&world, &["deposit", "alice", "100 CNY"]));
         let sent = json(

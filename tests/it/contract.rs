@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::World;
+use crate::harness::{Hot, World, on_both_stores};
+
+on_both_stores! {
+    a_client_written_from_the_proto_files_alone_sends_grabs_streams_and_watches,
+}
 
 /// The Python that `make test` prepared (grpcio, grpcio-tools), or the one on the PATH.
 pub fn python() -> PathBuf {
@@ -11,9 +15,8 @@ pub fn python() -> PathBuf {
     named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_written_from_the_proto_files_alone_sends_grabs_streams_and_watches() {
-    let mut world = World::new().await;
+async fn a_client_written_from_the_proto_files_alone_sends_grabs_streams_and_watches(hot: Hot) {
+    let mut world = World::on(hot).await;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let server = &world.server;
     let run = Command::new(python())

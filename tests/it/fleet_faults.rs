@@ -223,13 +223,13 @@ const TRIED_ALONE: &str =
     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM red_envelope.tried_alone";
 /// Envelopes that are sent at the most until two are of one partition and one is of another: by chance
 /// that takes more once in 10^11 times.
-const SENT_MAX: usize = 200;
+pub const SENT_MAX: usize = 200;
 /// What an entry promises that nobody granted: another amount than the share's.
 const WRONG_AMOUNT: u16 = 7;
 /// A time at which every envelope here has expired.
 const A_DAY_LATER_MS: i64 = 25 * 3_600_000;
 
-fn partition_of(id: &str) -> Partition {
+pub fn partition_of(id: &str) -> Partition {
     let id: EnvelopeId = id.parse().unwrap();
     id.partition(PartitionCount::new(REDIS_PARTITIONS).unwrap())
 }

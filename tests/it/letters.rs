@@ -67,7 +67,7 @@ async fn with_a_forged_letter() -> (World, String, String, i64) {
     world
         .redis()
         .command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);
-    assert_eq!(until_set_aside(&mut world).await, ["amount_mismatch"]);
+    assert_eq!(until_set_aside(&mut world, 1).await, ["amount_mismatch"]);
     let letter = world.dead_letters().await.remove(0).dead_letter_id;
     let won = held.values().map(|(_, amount)| amount).sum();
     (world, id, letter, won)
@@ -128,7 +128,7 @@ async fn who_was_told_an_amount_that_was_edited_in_redis_is_paid_what_the_seed_s
 
     let told = world.win(&id, "bob").await.amount.unwrap().minor_units;
     assert_eq!(told, i64::from(right) + 1);
-    assert_eq!(until_set_aside(&mut world).await, ["amount_mismatch"]);
+    assert_eq!(until_set_aside(&mut world, 1).await, ["amount_mismatch"]);
     let letter = world.dead_letters().await.remove(0).dead_letter_id;
     until_answered!(recall(&mut world, &id)).unwrap();
     // He was told so, so it is not dismissed, and not paid as he was told.

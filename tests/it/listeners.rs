@@ -7,7 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::server::PROGRAM;
-use crate::harness::{World, cny, lucky};
+use crate::harness::{Hot, Start, World, cny, lucky, on_both_stores};
+
+on_both_stores! {
+    probes_say_alive_and_ready_and_metrics_count_what_happened,
+    a_data_folder_in_use_and_a_port_in_use_say_so,
+    a_stop_is_clean_and_what_was_won_is_in_the_books,
+}
 
 pub async fn get(port: u16, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -46,9 +52,8 @@ fn says(output: &Output, words: &[&str]) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-#[tokio::test]
-async fn probes_say_alive_and_ready_and_metrics_count_what_happened() {
-    let mut world = World::new().await;
+async fn probes_say_alive_and_ready_and_metrics_count_what_happened(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 1)).await.envelope_id;
     world.grab(&id, "bob").await;
@@ -93,9 +98,8 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_and_says_what_to_do() {
     says(&output, &["no_such_key"]);
 }
 
-#[tokio::test]
-async fn a_data_folder_in_use_and_a_port_in_use_say_so() {
-    let world = World::new().await;
+async fn a_data_folder_in_use_and_a_port_in_use_say_so(hot: Hot) {
+    let world = World::on(hot).await;
     let data = world.server.data_folder();
     let output = serve(&[("--data-dir", data.to_str().unwrap())]);
     assert_eq!(output.status.code(), Some(64));
@@ -106,9 +110,8 @@ async fn a_data_folder_in_use_and_a_port_in_use_say_so() {
     says(&output, &["in use", &taken]);
 }
 
-#[tokio::test]
-async fn a_stop_is_clean_and_what_was_won_is_in_the_books() {
-    let mut world = World::new().await;
+async fn a_stop_is_clean_and_what_was_won_is_in_the_books(hot: Hot) {
+    let mut world = World::on(hot).await;
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 2)).await.envelope_id;
     let won = world.grab(&id, "bob").await.share.unwrap().amount.unwrap();
@@ -117,7 +120,7 @@ async fn a_stop_is_clean_and_what_was_won_is_in_the_books() {
         "{}",
         world.server.log()
     );
-    let mut world = world.restarted(crate::harness::Start::default()).await;
+    let mut world = world.restarted(Start::on(hot)).await;
     assert_eq!(world.balance("bob").await, (won.minor_units, 0, 0));
     world.audit_when_quiet().await;
 }

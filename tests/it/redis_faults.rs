@@ -1,13 +1,19 @@
 //! Bad days of a Redis that stays up: emptied, tampered with, set wrongly; settlement that dies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use red_envelope::hot::redis::server_under_test::RedisServer;
 use red_envelope_proto::v1::{
-    DismissDeadLetterRequest, EnvelopeState, GrabOutcome, RecallEnvelopeRequest,
+    DiscrepancyKind, DismissDeadLetterRequest, EnvelopeState, GrabOutcome, RecallEnvelopeRequest,
 };
+use tokio::time::Instant;
 
+use crate::fleet_faults::{SENT_MAX, partition_of};
+use crate::harness::fleet::{a_moment, until};
 use crate::harness::server::Server;
+use crate::harness::world::grab_of;
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
 
 /// Shares of the envelopes here.
@@ -33,7 +39,7 @@ pub async fn with_twenty_winners() -> (World, String, BTreeMap<String, (u32, i64
 }
 
 /// Everybody who had a share has the same, everybody else gets another one, and it all adds up.
-async fn nothing_is_granted_twice(
+pub async fn nothing_is_granted_twice(
     world: &mut World,
     id: &str,
     held: &BTreeMap<String, (u32, i64)>,
@@ -128,19 +134,6 @@ async fn an_emptied_redis_that_is_started_anew_is_repaired_from_the_books() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_key_of_an_envelope_may_be_deleted() {
-    // The list of a large envelope and the lock are lost in the tests of the store itself.
-    for letter in ["g", "s", "t"] {
-        let (mut world, id, held) = with_twenty_winners().await;
-        world.audit_when_quiet().await;
-        let keys = keys_like(&mut world, &format!("re1:*:{letter}:{id}"));
-        assert_eq!(keys.len(), 1, "{letter}");
-        world.redis().command(&[b"DEL", &keys[0]]);
-        nothing_is_granted_twice(&mut world, &id, &held).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outboxes_that_are_deleted_or_trimmed_are_made_up_for_by_the_reconciler() {
     // A deleted stream begins its ids anew: those of later grabs go backwards.
     for lose in [&["DEL"][..], &["XTRIM", "MAXLEN", "2"]] {
@@ -206,10 +199,7 @@ async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
         let mut winners = Vec::new();
         for number in 0..20 {
             let grabber = format!("g{number}");
-            match world
-                .try_grab(crate::harness::world::grab_of(&id, &grabber))
-                .await
-            {
+            match world.try_grab(grab_of(&id, &grabber)).await {
                 Ok(answer) => {
                     assert_eq!(answer.outcome(), GrabOutcome::Won);
                     winners.push(grabber);
@@ -279,6 +269,7 @@ pub async fn recall(world: &mut World, id: &str) -> Result<(), tonic::Status> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     let (mut world, id, held) = with_twenty_winners().await;
+    let other = another_of_its_partition(&mut world, &id).await;
     world.audit_when_quiet().await;
     let outbox = the_outbox_of(world.redis(), &id);
     // Bytes that nobody wrote, and an entry of the right form that promises the wrong amount.
@@ -286,8 +277,15 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     redis.command(&[b"XADD", &outbox, b"9-*", b"r", b"garbage"]);
     let entry = forged(&id, 59, 7, "mallory");
     redis.command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);
-    let letters = until_set_aside(&mut world).await;
-    assert_eq!(letters, ["amount_mismatch"]);
+    // And one of the right amount, of a share that somebody else has.
+    let (number, amount) = held["early-7"];
+    let entry = forged(&id, number, amount.try_into().unwrap(), "mallory");
+    redis.command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);
+    let letters = until_set_aside(&mut world, 2).await;
+    assert_eq!(letters, ["amount_mismatch", "make_good_capped"]);
+    until_counted(&world, "red_envelope_outbox_unreadable_total").await;
+    until_counted(&world, "red_envelope_dead_letters_total").await;
+    until_counted(&world, "red_envelope_make_good_capped_total").await;
     // The forger moved the stream's ids ahead: nothing was granted while his entries were there.
     world.win(&id, "bob").await;
     recall(&mut world, &id).await.unwrap();
@@ -295,20 +293,25 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
         assert_eq!(world.available(grabber).await, *amount);
     }
     assert_eq!(world.available("mallory").await, 0);
-    // The close waits for an operator.
-    assert_ne!(
-        world.look(&id, "alice").await.state(),
-        EnvelopeState::Closed
-    );
-    let letters = world.dead_letters().await;
-    let dismiss = DismissDeadLetterRequest {
-        dead_letter_id: letters[0].dead_letter_id.clone(),
-        operator: "olga".to_owned(),
-        reason: "forged".to_owned(),
-    };
-    let dismissed = world.admin.dismiss_dead_letter(dismiss).await.unwrap();
-    let letter = dismissed.into_inner().dead_letter.unwrap();
-    assert_eq!(letter.reason, "dismissed");
+    // The close waits for an operator: the sweeper has come by, and closed another one of the partition.
+    until("it is about to close", async || closing(&world) == 1).await;
+    recall(&mut world, &other).await.unwrap();
+    world.until(&other, "alice", EnvelopeState::Closed).await;
+    let state = world.look(&id, "alice").await.state();
+    assert_eq!((state, closing(&world)), (EnvelopeState::Recalled, 1));
+    let report = world.audit().await;
+    let kinds: Vec<_> = report.discrepancies.iter().map(|d| d.kind()).collect();
+    assert_eq!(kinds, [DiscrepancyKind::DeadLetter; 2]);
+    for letter in world.dead_letters().await {
+        let dismiss = DismissDeadLetterRequest {
+            dead_letter_id: letter.dead_letter_id,
+            operator: "olga".to_owned(),
+            reason: "forged".to_owned(),
+        };
+        let dismissed = world.admin.dismiss_dead_letter(dismiss).await.unwrap();
+        let letter = dismissed.into_inner().dead_letter.unwrap();
+        assert_eq!(letter.reason, "dismissed");
+    }
     world.until(&id, "alice", EnvelopeState::Closed).await;
     assert_eq!(world.available("mallory").await, 0);
     world.audit_when_quiet().await;
@@ -333,8 +336,34 @@ async fn an_entry_that_nobody_can_read_is_made_up_for_and_its_envelope_closes() 
     recall(&mut world, &id).await.unwrap();
     world.until(&id, "alice", EnvelopeState::Closed).await;
     world.audit_when_quiet().await;
-    // It is kept for people.
+    // It is kept for people, who were called once.
     assert_eq!(keys_like(&mut world, "re1:*:poison").len(), 1);
+    until_counted(&world, "red_envelope_outbox_unreadable_total").await;
+}
+
+/// An envelope that is swept together with this one.
+async fn another_of_its_partition(world: &mut World, id: &str) -> String {
+    for _ in 0..SENT_MAX {
+        let other = world.send(equal("alice", cny(1), 2)).await.envelope_id;
+        if partition_of(&other) == partition_of(id) {
+            return other;
+        }
+    }
+    panic!("no other envelope is of its partition");
+}
+
+/// Waits until the server has counted one of these, and no more.
+async fn until_counted(world: &World, metric: &str) {
+    until(metric, async || world.server.counted(metric).await > 0.0).await;
+    assert!(world.server.counted(metric).await < 2.0, "{metric}");
+}
+
+/// How many envelopes the books are about to close.
+fn closing(world: &World) -> i64 {
+    let books = world.server.data_folder().join("ledger.sqlite");
+    let books = rusqlite::Connection::open(books).unwrap();
+    let asked = "-- it.closing\nSELECT count(*) FROM envelope WHERE state = 'closing'";
+    books.query_row(asked, [], |row| row.get(0)).unwrap()
 }
 
 /// The key of the outbox of an envelope that Redis holds.
@@ -361,12 +390,12 @@ pub fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
     entry
 }
 
-pub async fn until_set_aside(world: &mut World) -> Vec<String> {
+pub async fn until_set_aside(world: &mut World, count: usize) -> Vec<String> {
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..1_200 {
         looks.tick().await;
         let letters = world.dead_letters().await;
-        if !letters.is_empty() {
+        if letters.len() >= count {
             return letters.into_iter().map(|letter| letter.reason).collect();
         }
     }
@@ -389,84 +418,74 @@ async fn other_books_leave_a_redis_alone() {
     nothing_is_granted_twice(&mut world, &id, &held).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_set_wrongly_acknowledges_nothing_until_it_is_mended() {
-    let wrong = [
-        ("maxmemory-policy", "allkeys-lru", "noeviction"),
-        ("appendfsync", "everysec", "always"),
-    ];
-    let (mut world, id, held) = with_twenty_winners().await;
-    for (name, bad, good) in wrong {
-        let set = |world: &mut World, value: &str| {
-            let words: [&[u8]; 4] = [b"CONFIG", b"SET", name.as_bytes(), value.as_bytes()];
-            assert_eq!(world.redis().command(&words), redis::Value::Okay);
-        };
-        set(&mut world, bad);
-        let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
-        let mut why = String::new();
-        // Ten seconds: what the catalogue of faults allows.
-        for _ in 0..200 {
-            looks.tick().await;
-            let (ready, said) = world.server.readiness().await;
-            if !ready {
-                why = said;
-                break;
+/// Callers of a burst, grabs of each, and answers after which the time is up.
+const CALLERS: usize = 10;
+const GRABS_OF_A_CALLER: usize = 100;
+const EXPIRED_AFTER: usize = 300;
+/// When the envelope expires, and a time after it at which nothing is turned away yet.
+const EXPIRES_IN_SECONDS: i64 = 60;
+const AFTER_THE_EXPIRY_MS: i64 = 61_000;
+/// How long settlement stands still after the refund is due: what the catalogue of faults names.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Grabs by turns, of all callers: who won. Whoever hears the three hundredth answer has the time be up.
+async fn grabbed_astride_the_expiry(world: &World, id: &str) -> BTreeSet<String> {
+    let answered = AtomicUsize::new(0);
+    let callers = (0..CALLERS).map(async |caller| {
+        let mut client = world.envelopes.clone();
+        let mut won = BTreeSet::new();
+        for number in 0..GRABS_OF_A_CALLER {
+            let grabber = format!("g{caller}-{number}");
+            let grab = grab_of(id, &grabber);
+            let answer = world.record.grab(&mut client, grab).await.unwrap();
+            match answer.outcome() {
+                GrabOutcome::Won => drop(won.insert(grabber)),
+                other => assert_eq!(other, GrabOutcome::Expired),
+            }
+            if answered.fetch_add(1, Ordering::SeqCst) + 1 == EXPIRED_AFTER {
+                world.server.set_clock_ms(AFTER_THE_EXPIRY_MS);
             }
         }
-        assert!(why.contains(name), "{why}");
-        let refused = world
-            .try_grab(crate::harness::world::grab_of(&id, "bob"))
-            .await;
-        let refused = refused.unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
-        set(&mut world, good);
-        world.until_ready().await;
-    }
-    nothing_is_granted_twice(&mut world, &id, &held).await;
+        won
+    });
+    let won = futures_util::future::join_all(callers).await;
+    won.into_iter().flatten().collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_grabs_astride_the_expiry_end_well_with_settlement_stalled() {
     let mut world = World::on(Hot::Redis).await;
     world.fund("alice", cny(1_000)).await;
-    let id = world.send(equal("alice", cny(1), 1_000)).await.envelope_id;
+    let mut asked = equal("alice", cny(1), 1_000);
+    asked.expires_in = Some(prost_types::Duration {
+        seconds: EXPIRES_IN_SECONDS,
+        nanos: 0,
+    });
+    let id = world.send(asked).await.envelope_id;
     let books = world.server.hold_the_books();
-    let mut grabbers = tokio::task::JoinSet::new();
-    for number in 0..1_000 {
-        let (mut client, record) = (world.envelopes.clone(), world.record.clone());
-        let grab = crate::harness::world::grab_of(&id, &format!("g{number}"));
-        grabbers.spawn(async move { record.grab(&mut client, grab).await });
-    }
-    let (mut won, mut answered) = (0, 0);
-    while let Some(answer) = grabbers.join_next().await {
-        answered += 1;
-        if answered == 300 {
-            // A day is over in the middle of them.
-            world.server.set_clock_ms(24 * 3_600_000);
-        }
-        // Behind the jump the oldest grab has waited for a day: new ones may be turned away.
-        match answer.unwrap() {
-            Ok(answer) => match answer.outcome() {
-                GrabOutcome::Won => won += 1,
-                other => assert_eq!(other, GrabOutcome::Expired),
-            },
-            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
-        }
-    }
-    assert!(won > 0);
+    let winners = grabbed_astride_the_expiry(&world, &id).await;
+    let won = winners.len();
+    // The expiry cut the burst: none of the others was told anything but that.
+    assert!((EXPIRED_AFTER..1_000).contains(&won), "{won}");
+    let told = world
+        .server
+        .counted_of("red_envelope_grabs_total", "expired");
+    assert_eq!(format!("{:.0}", told.await), (1_000 - won).to_string());
     // The refund is due, and the money of the winners is still on its way: ten seconds of it.
-    tokio::time::interval_at(
-        tokio::time::Instant::now() + std::time::Duration::from_secs(10),
-        std::time::Duration::from_secs(10),
-    )
-    .tick()
-    .await;
+    let began = Instant::now();
+    while began.elapsed() < STALL {
+        a_moment().await;
+    }
     drop(books);
+    let won = i64::try_from(won).unwrap();
     let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
     let progress = closed.progress.unwrap();
     assert_eq!(progress.settled.unwrap().minor_units, won);
     assert_eq!(progress.refunded.unwrap().minor_units, 1_000 - won);
     assert_eq!(world.available("alice").await, 1_000 - won);
+    for grabber in &winners {
+        assert_eq!(world.available(grabber).await, 1, "{grabber}");
+    }
     let report = world.audit_when_quiet().await;
     assert!(report.totals.iter().all(|sums| sums.made_good_minor == 0));
 }

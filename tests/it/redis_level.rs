@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope_proto::v1::info_service_client::InfoServiceClient;
-use red_envelope_proto::v1::{AckLevel, GetServiceInfoRequest, GrabOutcome};
+use red_envelope_proto::v1::{AckLevel, GetServiceInfoRequest, GrabOutcome, GrabRequest};
 use redis::Value;
 use tonic::Code;
 
+use crate::harness::fleet::until;
 use crate::harness::world::{channel, grab_of};
 use crate::harness::{Hot, Start, World, cny, lucky};
 use crate::listeners::get;
@@ -27,20 +29,21 @@ fn set(world: &World, name: &str, value: &str) {
     assert_eq!(redis.command(&words), Value::Okay, "{name} {value}");
 }
 
-/// What /readyz says when it first answers with this status.
-async fn readiness(world: &World, status: u16) -> String {
+/// What /readyz says when it first answers with this status, and says these words.
+async fn readiness(world: &World, status: u16, words: &str) -> String {
+    let mut last = (0, String::new());
     let look = async {
         let mut ticks = tokio::time::interval(POLL);
         loop {
             ticks.tick().await;
-            let (now, said) = get(world.server.ports.http, "/readyz").await;
-            if now == status {
-                return said;
+            last = get(world.server.ports.http, "/readyz").await;
+            if last.0 == status && last.1.contains(words) {
+                return last.1.clone();
             }
         }
     };
     let seen = tokio::time::timeout(SEEN_WITHIN, look).await;
-    seen.unwrap_or_else(|_| panic!("/readyz never said {status}"))
+    seen.unwrap_or_else(|_| panic!("/readyz never said {status} and {words}, but {last:?}"))
 }
 
 async fn level(world: &World) -> AckLevel {
@@ -51,44 +54,150 @@ async fn level(world: &World) -> AckLevel {
     reply.unwrap().into_inner().ack_level()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_setting_that_goes_wrong_stops_the_grabs_within_ten_seconds_and_says_what_to_change() {
+/// What may be wrong with a Redis.
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    /// A setting: its name, a wrong value, the right one.
+    Setting(&'static str, &'static str, &'static str),
+    /// A replica follows it.
+    Replica,
+}
+
+/// Each, with what people are told, and the reason that programs are.
+const TROUBLES: [(Wrong, &str, &str); 4] = [
+    (
+        Wrong::Setting("maxmemory-policy", "allkeys-lru", "noeviction"),
+        "maxmemory-policy is allkeys-lru, which throws shares and acknowledged grabs away when memory \
+         is full: CONFIG SET maxmemory-policy noeviction",
+        "redis_eviction",
+    ),
+    (
+        Wrong::Setting("appendfsync", "everysec", "always"),
+        "this Redis has appendfsync everysec, so a crash may lose acknowledged grabs: CONFIG SET \
+         appendonly yes and CONFIG SET appendfsync always",
+        "redis_fsync",
+    ),
+    (
+        Wrong::Setting("appendonly", "no", "yes"),
+        "this Redis has no AOF, so a crash may lose acknowledged grabs: CONFIG SET appendonly yes",
+        "redis_fsync",
+    ),
+    (
+        Wrong::Replica,
+        "this Redis has replicas (1), and a failover would lose acknowledged grabs, so level fsync is \
+         refused: take them away (REPLICAOF NO ONE on each), or start with --ack memory",
+        "redis_failover",
+    ),
+];
+
+impl Wrong {
+    /// Answers the replica, if that is what is wrong.
+    async fn begins(self, world: &World) -> Option<RedisServer> {
+        if let Self::Setting(name, wrong, _) = self {
+            set(world, name, wrong);
+            return None;
+        }
+        let redis = world.redis.as_ref().unwrap();
+        let primary = format!("127.0.0.1 {}", redis.port());
+        let replica = RedisServer::start(Flavour::Debian, &[("replicaof", &primary)]);
+        let follows = async || match redis.command(&[b"INFO", b"replication"]) {
+            Value::BulkString(told) => told.windows(18).any(|words| words == b"connected_slaves:1"),
+            other => panic!("INFO is text: {other:?}"),
+        };
+        until("the replica follows", follows).await;
+        Some(replica)
+    }
+
+    fn ends(self, world: &World, replica: Option<RedisServer>) {
+        if let Self::Setting(name, _, right) = self {
+            set(world, name, right);
+        }
+        if let Some(replica) = replica {
+            let done = replica.command(&[b"REPLICAOF", b"NO", b"ONE"]);
+            assert_eq!(done, Value::Okay);
+        }
+    }
+}
+
+/// Within ten seconds it is not ready, says why to people, in its log and to programs, and acknowledges
+/// nothing. `heard`: how much of the log there was before.
+async fn nothing_is_acknowledged(
+    world: &mut World,
+    (sentence, reason): (&str, &str),
+    heard: usize,
+    grab: GrabRequest,
+) {
+    readiness(world, 503, sentence).await;
+    assert!(world.server.log()[heard..].contains(sentence), "{reason}");
+    let metric = async |name: &str, labels: &str| world.server.counted_of(name, labels).await;
+    assert!(metric("red_envelope_ready", "").await < 1.0);
+    let label = format!("reason=\"{reason}\"");
+    assert!(metric("red_envelope_not_ready", &label).await > 0.0);
+    assert!(metric("red_envelope_not_ready", "reason=\"hot_store\"").await > 0.0);
+    // Nothing else is wrong.
+    let all = metric("red_envelope_not_ready", "reason=\"redis_").await;
+    assert!((all - 1.0).abs() < f64::EPSILON, "{reason}: {all}");
+    let refused = world.try_grab(grab).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+}
+
+/// It is ready, says so to programs, and grabs are acknowledged.
+async fn all_is_well_again(world: &mut World, grab: GrabRequest) {
+    readiness(world, 200, "").await;
+    let metric = async |name: &str| world.server.counted(name).await;
+    assert!(metric("red_envelope_ready").await > 0.0);
+    assert!(metric("red_envelope_not_ready").await < 1.0);
+    let answer = world.try_grab(grab).await.unwrap();
+    assert_eq!(answer.outcome(), GrabOutcome::Won);
+}
+
+/// A world with an envelope from which nobody has grabbed.
+async fn with_an_envelope() -> (World, String) {
     let mut world = World::on(Hot::Redis).await;
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 10)).await.envelope_id;
     assert_eq!(level(&world).await, AckLevel::Fsync);
-    for (number, (name, wrong, right, expected)) in [
-        (
-            "maxmemory-policy",
-            "allkeys-lru",
-            "noeviction",
-            "maxmemory-policy noeviction",
-        ),
-        (
-            "appendfsync",
-            "everysec",
-            "always",
-            "CONFIG SET appendfsync always",
-        ),
-        ("appendonly", "no", "yes", "CONFIG SET appendonly yes"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        set(&world, name, wrong);
-        let said = readiness(&world, 503).await;
-        assert!(said.contains(expected), "{said}");
-        assert!(world.server.log().contains(expected));
-        let grabber = format!("bob-{number}");
-        let refused = world.try_grab(grab_of(&id, &grabber)).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    (world, id)
+}
 
-        set(&world, name, right);
-        readiness(&world, 200).await;
-        let answer = world.grab(&id, &grabber).await;
-        assert_eq!(answer.outcome(), GrabOutcome::Won);
+/// Who won has the same share still, and nobody else has one.
+async fn the_winners_are_those(mut world: World, id: &str) {
+    for number in 0..TROUBLES.len() {
+        let again = world.grab(id, &format!("bob-{number}")).await;
+        assert_eq!(again.outcome(), GrabOutcome::AlreadyGrabbed);
     }
+    assert_eq!(world.shares(id, "alice").await.len(), TROUBLES.len());
     world.audit_when_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_goes_wrong_stops_the_grabs_within_ten_seconds_and_says_what_to_change() {
+    let (mut world, id) = with_an_envelope().await;
+    for (number, (wrong, sentence, reason)) in TROUBLES.into_iter().enumerate() {
+        let grab = grab_of(&id, &format!("bob-{number}"));
+        let heard = world.server.log().len();
+        let replica = wrong.begins(&world).await;
+        nothing_is_acknowledged(&mut world, (sentence, reason), heard, grab.clone()).await;
+        wrong.ends(&world, replica);
+        all_is_well_again(&mut world, grab).await;
+    }
+    the_winners_are_those(world, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_started_on_a_wrong_redis_waits_until_it_is_right() {
+    let (mut world, id) = with_an_envelope().await;
+    for (number, (wrong, sentence, reason)) in TROUBLES.into_iter().enumerate() {
+        let grab = grab_of(&id, &format!("bob-{number}"));
+        let heard = world.server.log().len();
+        world.server.kill();
+        let replica = wrong.begins(&world).await;
+        world = world.restarted(Start::on(Hot::Redis)).await;
+        nothing_is_acknowledged(&mut world, (sentence, reason), heard, grab.clone()).await;
+        wrong.ends(&world, replica);
+        all_is_well_again(&mut world, grab).await;
+    }
+    the_winners_are_those(world, &id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,8 +206,8 @@ async fn memory_is_the_level_only_when_it_is_asked_for_by_name() {
     set(&world, "appendfsync", "everysec");
     world.server.kill();
     let mut world = world.restarted(Start::on(Hot::Redis)).await;
-    let said = readiness(&world, 503).await;
-    for way in ["appendfsync everysec", "--ack memory", "--hot embedded"] {
+    let said = readiness(&world, 503, "appendfsync everysec").await;
+    for way in ["--ack memory", "--hot embedded"] {
         assert!(said.contains(way), "{said}");
     }
     world.server.kill();
@@ -107,7 +216,7 @@ async fn memory_is_the_level_only_when_it_is_asked_for_by_name() {
         ..Start::on(Hot::Redis)
     };
     let mut world = world.restarted(by_name).await;
-    readiness(&world, 200).await;
+    readiness(&world, 200, "").await;
     assert_eq!(level(&world).await, AckLevel::Memory);
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 10)).await.envelope_id;

@@ -21,7 +21,11 @@
 pub mod gather;
 pub mod rights;
 
+use std::borrow::Borrow;
+use std::fmt;
+
 use crate::domain::ack::AckLevel;
+use crate::telemetry::metrics;
 
 /// Above this part of maxmemory nothing is granted: 90 %. Who has a share is still told so.
 const MEMORY_TENTHS_MAX: u64 = 9;
@@ -82,6 +86,104 @@ impl Default for MissingRights {
     }
 }
 
+/// What is wrong, for programs: the label `reason` of `red_envelope_not_ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It does not answer, or has not been asked yet.
+    Unreachable,
+    /// No level can be had of this server: too old, loading, a node of a Cluster, a replica.
+    Server,
+    /// It throws keys away when memory is full.
+    Eviction,
+    /// Its memory is full.
+    Memory,
+    /// It can't write its AOF.
+    Aof,
+    /// The user lacks rights.
+    Rights,
+    /// It is not synced before an acknowledgement.
+    Fsync,
+    /// A failover would lose what was acknowledged.
+    Failover,
+    /// The level that was asked for is none of Redis'.
+    Level,
+}
+
+impl Trouble {
+    const ALL: [Self; 9] = [
+        Self::Unreachable,
+        Self::Server,
+        Self::Eviction,
+        Self::Memory,
+        Self::Aof,
+        Self::Rights,
+        Self::Fsync,
+        Self::Failover,
+        Self::Level,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "redis_unreachable",
+            Self::Server => "redis_server",
+            Self::Eviction => "redis_eviction",
+            Self::Memory => "redis_memory",
+            Self::Aof => "redis_aof",
+            Self::Rights => "redis_rights",
+            Self::Fsync => "redis_fsync",
+            Self::Failover => "redis_failover",
+            Self::Level => "redis_level",
+        }
+    }
+
+    /// The sentence for people.
+    pub fn says(self, sentence: impl Into<String>) -> Reason {
+        Reason {
+            trouble: self,
+            sentence: sentence.into(),
+        }
+    }
+}
+
+/// Why nothing may be acknowledged, and what to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// For programs.
+    pub trouble: Trouble,
+    /// For people.
+    pub sentence: String,
+}
+
+impl Borrow<str> for Reason {
+    fn borrow(&self) -> &str {
+        &self.sentence
+    }
+}
+
+impl From<gather::CheckError> for Reason {
+    fn from(error: gather::CheckError) -> Self {
+        let trouble = match error {
+            gather::CheckError::Unreachable(_) => Trouble::Unreachable,
+            gather::CheckError::Refused(_) => Trouble::Rights,
+        };
+        trouble.says(error.to_string())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// Tells the metrics which of the troubles there are; none: all is well.
+pub fn measure(reasons: &[Reason]) {
+    for trouble in Trouble::ALL {
+        let there = reasons.iter().any(|reason| reason.trouble == trouble);
+        metrics::not_ready(trouble.label(), there);
+    }
+}
+
 /// The level in force. `wanted` was asked for by name; `before` is what was in force at the last
 /// look at this server process, if there was one.
 ///
@@ -91,9 +193,9 @@ pub fn judge(
     facts: &ServerFacts,
     wanted: Option<AckLevel>,
     before: Option<AckLevel>,
-) -> Result<AckLevel, Vec<String>> {
+) -> Result<AckLevel, Vec<Reason>> {
     if let Some(why) = out_of_the_question(facts) {
-        return Err(vec![why]);
+        return Err(vec![Trouble::Server.says(why)]);
     }
     let mut reasons = Vec::new();
     reasons.extend(of_memory(facts));
@@ -106,7 +208,7 @@ pub fn judge(
             AckLevel::Fsync
         }
         Some(AckLevel::Embedded) => {
-            reasons.push("embedded is no level of Redis: leave hot.ack out".to_owned());
+            reasons.push(Trouble::Level.says("embedded is no level of Redis: leave hot.ack out"));
             AckLevel::Embedded
         }
     };
@@ -152,36 +254,35 @@ fn out_of_the_question(facts: &ServerFacts) -> Option<String> {
     })
 }
 
-fn of_memory(facts: &ServerFacts) -> Vec<String> {
+fn of_memory(facts: &ServerFacts) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if facts.eviction != "noeviction" {
-        reasons.push(format!(
+        reasons.push(Trouble::Eviction.says(format!(
             "maxmemory-policy is {}, which throws shares and acknowledged grabs away when memory is \
              full: CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
             facts.eviction
-        ));
+        )));
     }
     let bound = facts.memory_max / 10 * MEMORY_TENTHS_MAX;
     if facts.memory_max > 0 && facts.memory_used > bound {
-        reasons.push(format!(
+        reasons.push(Trouble::Memory.says(format!(
             "Redis holds {} MB of the {} MB that maxmemory allows, above 90 %: raise maxmemory, or \
              wait until settled envelopes are removed",
             facts.memory_used >> 20,
             facts.memory_max >> 20
-        ));
+        )));
     }
     if facts.aof_failed {
-        reasons.push(
-            "Redis could not write its AOF and refuses writes: make room on its disk, or mend it"
-                .to_owned(),
-        );
+        reasons.push(Trouble::Aof.says(
+            "Redis could not write its AOF and refuses writes: make room on its disk, or mend it",
+        ));
     }
     reasons
 }
 
-fn of_rights(facts: &ServerFacts) -> Option<String> {
+fn of_rights(facts: &ServerFacts) -> Option<Reason> {
     let user = facts.user.as_deref().unwrap_or("default");
-    match &facts.missing_rights {
+    let why = match &facts.missing_rights {
         MissingRights::Known(missing) if missing.is_empty() => None,
         MissingRights::Known(missing) => Some(format!(
             "the Redis user {user} may not do what is needed: ACL SETUSER {user} ~{}* {}, and the \
@@ -194,29 +295,37 @@ fn of_rights(facts: &ServerFacts) -> Option<String> {
              +acl|dryrun, and the same in the ACL file"
         )),
         MissingRights::Unanswered => None,
-    }
+    };
+    why.map(|why| Trouble::Rights.says(why))
 }
 
 /// Why an acknowledged grab might not be on disk, or might not stay.
-fn of_fsync(facts: &ServerFacts, by_name: bool, before: Option<AckLevel>) -> Vec<String> {
-    let mut reasons = Vec::new();
-    reasons.extend(of_failover(facts));
+fn of_fsync(facts: &ServerFacts, by_name: bool, before: Option<AckLevel>) -> Vec<Reason> {
+    let failover = of_failover(facts).into_iter();
+    let mut reasons: Vec<_> = failover.map(|why| Trouble::Failover.says(why)).collect();
+    let unsynced = of_disk(facts, by_name, before);
+    reasons.extend(unsynced.map(|why| Trouble::Fsync.says(why)));
+    reasons
+}
+
+/// Why it might not be on disk when it is acknowledged.
+fn of_disk(facts: &ServerFacts, by_name: bool, before: Option<AckLevel>) -> Option<String> {
     let user = facts.user.as_deref().unwrap_or("default");
     match (facts.aof, facts.appendfsync.as_deref()) {
-        (true, Some("always")) if facts.fsync_pauses => reasons.push(
+        (true, Some("always")) if facts.fsync_pauses => Some(
             "this Redis has no-appendfsync-on-rewrite yes, so nothing is synced while it saves or \
              writes its AOF anew: CONFIG SET no-appendfsync-on-rewrite no, and the same in redis.conf"
                 .to_owned(),
         ),
         (true, Some("always")) if facts.aof_rewriting && before != Some(AckLevel::Fsync) => {
-            reasons.push(
+            Some(
                 "Redis is writing its AOF anew, and a crash before that has ended may lose what is \
                  acknowledged: wait"
                     .to_owned(),
-            );
+            )
         }
-        (true, Some("always")) => {}
-        (true, None) => reasons.push(format!(
+        (true, Some("always")) => None,
+        (true, None) => Some(format!(
             "nobody can see whether appendfsync is always, since CONFIG GET is refused to the \
              Redis user {user}: ACL SETUSER {user} +config|get; where Redis is managed and CONFIG \
              is blocked, start with --ack memory (a crash may lose about 2 s of acknowledged \
@@ -228,10 +337,9 @@ fn of_fsync(facts: &ServerFacts, by_name: bool, before: Option<AckLevel>) -> Vec
                 Some(policy) => format!("appendfsync {policy}"),
                 None => "an unknown appendfsync".to_owned(),
             };
-            reasons.push(not_synced(&found, by_name));
+            Some(not_synced(&found, by_name))
         }
     }
-    reasons
 }
 
 /// A failover would go on with a replica that lacks acknowledged grabs.

@@ -17,6 +17,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::watch;
 
 use super::acked::Acked;
+use super::checks::{self, Reason};
 use super::keys::Keys;
 use super::link::{Failure, Link, refusal};
 use super::reply::{self, Reply};
@@ -122,7 +123,10 @@ impl Core {
 
     /// The level that the server keeps, or why nothing may be acknowledged; `full`: only since its
     /// memory is.
-    pub fn judged(&self, level: Result<AckLevel, Vec<String>>, full: bool) {
+    pub fn judged(&self, level: Result<AckLevel, Vec<Reason>>, full: bool) {
+        checks::measure(level.as_ref().err().map_or(&[][..], Vec::as_slice));
+        let sentence = |reason: Reason| reason.sentence;
+        let level = level.map_err(|found| found.into_iter().map(sentence).collect());
         *self.level.lock() = level;
         self.full.store(full, Ordering::Release);
     }

@@ -53,6 +53,7 @@ pub use self::keys::LAYOUT;
 pub use self::link::{BadAddress, Timing};
 
 use self::batcher::Batcher;
+use self::checks::Trouble;
 use self::core::Core;
 use self::keys::Keys;
 use self::link::Link;
@@ -121,9 +122,12 @@ impl RedisStore {
                     full = checks::is_full(&facts, self.asked, before);
                     checks::judge(&facts, self.asked, before)
                 }
-                Err(error) => Err(vec![error.to_string()]),
+                Err(error) => Err(vec![error.into()]),
             },
-            Err(error) => Err(vec![format!("Redis can't be reached: {error}")]),
+            Err(error) => {
+                let why = format!("Redis can't be reached: {error}");
+                Err(vec![Trouble::Unreachable.says(why)])
+            }
         };
         if let Err(reasons) = &level
             && before.is_some()

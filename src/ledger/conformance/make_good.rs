@@ -307,6 +307,24 @@ pub async fn beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing(wo
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_letter_that_nobody_will_make_good_is_dismissed(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let two = vec![pay(id, 0, "bob", 40), pay(id, 0, "mallory", 40)];
+    assert_eq!(world.settle(two).await, [Settled::Paid, Settled::Capped]);
+    let letter = world.letter().await;
+    let act = || act("dismiss_dead_letter", id);
+    // The seed says as much of the share: it is the reserve that owes, and nobody lets it.
+    let dismissed = world
+        .ledger
+        .dismiss_dead_letter(letter.row, Some(40), act());
+    assert!(dismissed.await.expect("an answer").is_dismissed());
+    world.is_closed(id, 1).await;
+    assert_eq!(world.has("mallory").await, (0, 0));
+    assert_eq!(world.reserve_paid().await, 0);
+    world.audit().await;
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn the_cap_is_of_any_day_and_of_each_tenant_and_counts_records(world: &World) {
     world.make_good_up_to(50, 2);
     let id = world.live(100, 4, "e1").await;
@@ -387,7 +405,7 @@ pub async fn a_full_account_waits_and_a_closed_envelope_does_not(world: &World) 
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
-pub async fn the_grabber_sees_it_in_his_entries_and_the_share_is_anothers(world: &World) {
+pub async fn the_grabber_sees_it_in_his_entries_and_the_share_is_of_another(world: &World) {
     world.make_good_up_to(PLENTY, 10);
     let id = world.live(100, 4, "e1").await;
     let batch = vec![pay(id, 2, "bob", 40), pay(id, 2, "carol", 40)];

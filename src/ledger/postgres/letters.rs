@@ -211,7 +211,7 @@ async fn dismiss(
     amount_minor: Option<i64>,
 ) -> Result<(), Fault> {
     match envelope {
-        Some(envelope) if letter.is_contradicted(&envelope.terms, amount_minor) => {
+        Some(envelope) if letter.may_be_dismissed(&envelope.terms, amount_minor) => {
             settle_letter(tx, desk.now(), letter, Some(DISMISSED)).await
         }
         _ => Ok(()),

@@ -1,10 +1,12 @@
 //! Starts, kills, cuts and asks a real server, in the words of the domain.
 
 pub mod fleet;
+pub mod hop;
 pub mod power;
 pub mod proxy;
 pub mod record;
 pub mod server;
+pub mod storm;
 pub mod world;
 
 pub use server::{Hot, Start};

@@ -252,11 +252,15 @@ impl Server {
 
     /// What it has counted under a name, all labels together; 0 before the first.
     pub async fn counted(&self, metric: &str) -> f64 {
+        self.counted_of(metric, "").await
+    }
+
+    /// The same, of those lines alone that hold these labels.
+    pub async fn counted_of(&self, metric: &str, labels: &str) -> f64 {
         let (_, metrics) = self.get("/metrics").await;
         let of_it = |line: &str| {
             let rest = line.strip_prefix(metric)?;
-            let value = rest
-                .starts_with([' ', '{'])
+            let value = (rest.starts_with([' ', '{']) && rest.contains(labels))
                 .then(|| rest.rsplit(' ').next());
             value.flatten()?.parse::<f64>().ok()
         };

@@ -34,7 +34,7 @@ fn sound() -> ServerFacts {
 fn reason(facts: &ServerFacts, wanted: Option<AckLevel>) -> String {
     let mut reasons = judge(facts, wanted, None).unwrap_err();
     assert_eq!(reasons.len(), 1, "{reasons:#?}");
-    reasons.remove(0)
+    reasons.remove(0).sentence
 }
 
 fn but(change: impl FnOnce(&mut ServerFacts)) -> ServerFacts {
@@ -53,7 +53,7 @@ fn a_sound_redis_keeps_the_level_that_is_asked_for_or_found_out() {
         assert_eq!(judge(&sound(), wanted, None), Ok(level));
     }
     let never = judge(&sound(), Some(AckLevel::Embedded), None).unwrap_err();
-    assert!(never[0].contains("no level of Redis"));
+    assert!(never[0].sentence.contains("no level of Redis"));
 }
 
 #[test]
@@ -199,7 +199,12 @@ fn all_reasons_are_said_at_once() {
         f.replicas = 1;
         f.aof = false;
     });
-    assert_eq!(judge(&facts, None, None).unwrap_err().len(), 3);
+    let reasons = judge(&facts, None, None).unwrap_err().into_iter();
+    let troubles: Vec<_> = reasons.map(|reason| reason.trouble).collect();
+    let all = [Trouble::Eviction, Trouble::Failover, Trouble::Fsync];
+    assert_eq!(troubles, all);
+    let labels: BTreeSet<_> = Trouble::ALL.map(Trouble::label).into();
+    assert_eq!(labels.len(), Trouble::ALL.len());
 }
 
 #[test]
@@ -400,7 +405,7 @@ async fn the_line_of_the_acl_is_enough_and_each_missing_right_is_named() {
             rule(taken);
             let facts = gather(&mut connection).await.unwrap();
             let reasons = judge(&facts, None, None).unwrap_err();
-            let said = reasons.iter().any(|why| why.contains(expected));
+            let said = reasons.iter().any(|why| why.sentence.contains(expected));
             assert!(said, "{flavour:?} {taken}: {reasons:#?}");
             rule(given);
         }

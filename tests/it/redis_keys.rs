@@ -1,0 +1,132 @@
+//! Each key of an envelope is lost, of a small one and of a large one with a lock: nobody gets a second share,
+//! and nobody gets in without the passphrase.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use red_envelope_proto::v1::{
+    CreateEnvelopeRequest, EnvelopeState, GrabOutcome, GrabRequest, RefusalReason,
+};
+use redis::Value;
+use tokio::task::JoinSet;
+
+use crate::harness::world::grab_of;
+use crate::harness::{Hot, World, cny, lucky};
+use crate::redis_faults::{keys_like, nothing_is_granted_twice, with_twenty_winners};
+
+/// Shares of the large envelope: Redis lists who grabbed from one of more than 1,000.
+const SHARES: u32 = 1_100;
+/// What it is worth.
+const TOTAL: i64 = 1_000_000;
+const PHRASE: &str = "open sesame";
+/// Keys of a large envelope with a lock: grabs, shares, terms, list, lock.
+const LETTERS: [&str; 5] = ["g", "s", "t", "l", "p"];
+/// Who grabs before a key is lost.
+const GRABBERS: u32 = 20;
+
+/// Share number and amount of each.
+type Held = BTreeMap<String, (u32, i64)>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_an_envelope_may_be_deleted() {
+    for letter in ["g", "s", "t"] {
+        let (mut world, id, held) = with_twenty_winners().await;
+        world.audit_when_quiet().await;
+        the_key_is_deleted(&mut world, letter, &id);
+        nothing_is_granted_twice(&mut world, &id, &held).await;
+    }
+}
+
+/// Answers its name.
+fn the_key_is_deleted(world: &mut World, letter: &str, id: &str) -> Vec<u8> {
+    let mut keys = keys_like(world, &format!("re1:*:{letter}:{id}"));
+    assert_eq!(keys.len(), 1, "{letter}");
+    let key = keys.remove(0);
+    assert_eq!(world.redis().command(&[b"DEL", &key]), Value::Int(1));
+    key
+}
+
+fn with(phrase: &str, id: &str, grabber: &str) -> GrabRequest {
+    GrabRequest {
+        passphrase: phrase.to_owned(),
+        ..grab_of(id, grabber)
+    }
+}
+
+/// All these win, at once.
+async fn all_win(world: &World, id: &str, grabbers: impl Iterator<Item = String>) -> Held {
+    let mut crowd = JoinSet::new();
+    for grabber in grabbers {
+        let (mut client, record) = (world.envelopes.clone(), world.record.clone());
+        let grab = with(PHRASE, id, &grabber);
+        crowd.spawn(async move {
+            let answer = record.grab(&mut client, grab).await.unwrap();
+            assert_eq!(answer.outcome(), GrabOutcome::Won, "{grabber}");
+            let share = answer.share.unwrap();
+            (grabber, (share.number, share.amount.unwrap().minor_units))
+        });
+    }
+    crowd.join_all().await.into_iter().collect()
+}
+
+/// Everybody hears of his own share again, as the sender sees it, too.
+async fn the_answers_stay(world: &mut World, id: &str, held: &Held) {
+    for (grabber, share) in held {
+        let answer = world.try_grab(with(PHRASE, id, grabber)).await.unwrap();
+        assert_eq!(answer.outcome(), GrabOutcome::AlreadyGrabbed, "{grabber}");
+        let again = answer.share.unwrap();
+        assert_eq!((again.number, again.amount.unwrap().minor_units), *share);
+    }
+    let listed = world.shares(id, "alice").await.into_iter();
+    let listed: Held = listed
+        .map(|share| {
+            let amount = share.amount.unwrap().minor_units;
+            (share.grabber, (share.number, amount))
+        })
+        .collect();
+    assert_eq!(listed, *held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_a_large_envelope_with_a_lock_may_be_deleted() {
+    let mut world = World::on(Hot::Redis).await;
+    world.fund("alice", cny(TOTAL)).await;
+    let locked = CreateEnvelopeRequest {
+        passphrase: PHRASE.to_owned(),
+        ..lucky("alice", cny(TOTAL), SHARES)
+    };
+    let id = world.send(locked).await.envelope_id;
+    let mut held = Held::new();
+    for letter in LETTERS {
+        let grabbers = (0..GRABBERS).map(|number| format!("before-{letter}-{number}"));
+        held.extend(all_win(&world, &id, grabbers).await);
+        world.audit_when_quiet().await;
+        let key = the_key_is_deleted(&mut world, letter, &id);
+        // The first who comes has no key to the lock, whatever was lost.
+        let thief = with("open barley", &id, &format!("thief-{letter}"));
+        let refused = world.try_grab(thief).await.unwrap();
+        assert_eq!(refused.outcome(), GrabOutcome::Refused, "{letter}");
+        assert_eq!(refused.refusal(), RefusalReason::WrongPassphrase);
+        the_answers_stay(&mut world, &id, &held).await;
+        let late = std::iter::once(format!("behind-{letter}"));
+        held.extend(all_win(&world, &id, late).await);
+        // The terms are remembered by whoever serves, and written again when an envelope is repaired.
+        if letter != "t" {
+            let there = world.redis().command(&[b"EXISTS", &key]);
+            assert_eq!(there, Value::Int(1), "{letter} is not there again");
+        }
+    }
+    let left = SHARES - u32::try_from(held.len()).unwrap();
+    let rest = (0..left).map(|number| format!("late-{number}"));
+    held.extend(all_win(&world, &id, rest).await);
+    let none = world.try_grab(with(PHRASE, &id, "nobody")).await.unwrap();
+    assert_eq!(none.outcome(), GrabOutcome::Empty);
+    let numbers: BTreeSet<_> = held.values().map(|share| share.0).collect();
+    assert_eq!(numbers.len(), SHARES as usize);
+    let closed = world.until(&id, "alice", EnvelopeState::Closed).await;
+    let settled = closed.progress.unwrap().settled.unwrap();
+    assert_eq!(settled.minor_units, TOTAL);
+    for (grabber, (_, amount)) in &held {
+        assert_eq!(world.available(grabber).await, *amount, "{grabber}");
+    }
+    world.audit_when_quiet().await;
+}
