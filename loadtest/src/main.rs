@@ -21,6 +21,8 @@ mod book;
 mod cheat;
 mod finish;
 mod fire;
+mod generator;
+mod meanwhile;
 mod prepare;
 mod profile;
 mod record;
@@ -37,12 +39,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
+use crate::meanwhile::{COMMANDS_MAX, Commands, Meanwhile};
 use crate::profile::Profile;
 use crate::report::{Cpu, Outcome, Report};
 use crate::server::{Address, OwnServer, Unreachable};
@@ -88,6 +91,22 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// So many times the profile's envelopes in the same time; of a crowd with one envelope, so many
+    /// times its shares and people. Fractions shrink
+    #[arg(long, value_name = "TIMES", value_parser = profile::times)]
+    scale: Option<f64>,
+
+    /// Stretch the firing to so many minutes at the profile's rate
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=profile::MINUTES_MAX))]
+    minutes: Option<u32>,
+
+    /// Run a line of `sh` beside the firing at that many milliseconds of it (`2000=COMMAND`), or when all
+    /// envelopes have closed, before anything is compared and audited (`closed=COMMAND`). May be repeated.
+    /// A server that was started here is told by RED_ENVELOPE_LOADTEST_FOLDER, _SERVER (its process) and
+    /// _STORES (its flags)
+    #[arg(long, value_name = "WHEN=COMMAND")]
+    meanwhile: Vec<Meanwhile>,
+
     /// Plan the arrivals from this seed instead of the profile's
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -99,6 +118,8 @@ struct Target<'a> {
     admin: Address,
     /// Whose CPU time can be told.
     own: Option<&'a OwnServer>,
+    /// What happens beside the rehearsal.
+    meanwhile: Commands,
 }
 
 impl Target<'_> {
@@ -155,12 +176,27 @@ fn say(words: &str) {
 fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static>>)> {
     let mut profile = profile::load(&arguments.profile)?;
     profile.seed = arguments.seed.unwrap_or(profile.seed);
+    if let Some(times) = arguments.scale {
+        profile = profile.scaled(times)?;
+    }
+    if let Some(minutes) = arguments.minutes {
+        profile = profile.lasting(minutes)?;
+    }
+    let commands = arguments.meanwhile.len();
+    ensure!(
+        commands <= COMMANDS_MAX,
+        "{commands} commands to run meanwhile, more than {COMMANDS_MAX}"
+    );
     arguments.own.check()?;
     let target = match (&arguments.server, &arguments.admin) {
         (Some(public), Some(admin)) => Some(Target {
             public: Address::parse(public)?,
             admin: Address::parse(admin)?,
             own: None,
+            meanwhile: Commands {
+                all: arguments.meanwhile.clone(),
+                environment: Vec::new(),
+            },
         }),
         _ => None,
     };
@@ -179,6 +215,10 @@ async fn run(
             public: own.public.clone(),
             admin: own.admin.clone(),
             own: Some(&own),
+            meanwhile: Commands {
+                all: arguments.meanwhile.clone(),
+                environment: own.environment(),
+            },
         };
         let passed = rehearse_and_tell(arguments, profile, &target).await;
         let keep_data = !matches!(passed, Ok(true));
@@ -220,14 +260,22 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
     progress.set_message("grabs");
     let world = Arc::new(world);
     let (began, cpu_before) = (Instant::now(), target.cpu());
-    let records = fire::fire(&world, &target.public, &progress).await?;
+    let mut commands = None;
+    let begins = |start| commands = Some(target.meanwhile.during(start));
+    let records = fire::fire(&world, &target.public, &progress, begins).await?;
     let fire_s = began.elapsed().as_secs_f64();
     let cpu_fire = target.cpu().since(&cpu_before);
+    meanwhile::ended(commands.unwrap_or_default()).await?;
 
     progress.set_message("closing and comparing");
     let mut cpu_closed = None;
-    let all_closed = || cpu_closed = Some(target.cpu().since(&cpu_before));
+    let mut closed = Ok(());
+    let all_closed = || {
+        cpu_closed = Some(target.cpu().since(&cpu_before));
+        closed = target.meanwhile.closed();
+    };
     let findings = finish::finish(&world, &channel, all_closed).await?;
+    closed?;
     progress.set_message("money audit");
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let audit = audit::audit(&target.admin, wait).await?;

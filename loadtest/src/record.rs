@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::generator::Own;
+
 /// Answers beyond this are recorded as this: five minutes.
 const LATENCY_US_MAX: u64 = 300_000_000;
 
@@ -30,6 +32,8 @@ pub struct Record {
     pub retried: u64,
     /// Answers by label.
     pub outcomes: BTreeMap<&'static str, u64>,
+    /// What the generator itself did to these figures.
+    pub own: Own,
 }
 
 impl Record {
@@ -48,6 +52,7 @@ impl Record {
             not_sent: 0,
             retried: 0,
             outcomes: BTreeMap::new(),
+            own: Own::default(),
         }
     }
 
@@ -77,6 +82,7 @@ impl Record {
         let same = "two histograms of the same bounds";
         self.latency_us.add(&other.latency_us).expect(same);
         self.lateness_us.add(&other.lateness_us).expect(same);
+        self.own.absorb(&other.own);
         self.sent += other.sent;
         self.late += other.late;
         self.not_sent += other.not_sent;

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::book::Violations;
 use crate::finish::{Findings, Sums};
+use crate::generator::Pace;
 use crate::profile::Profile;
 use crate::record::Record;
 use crate::schedule::{Schedule, Transport};
@@ -21,6 +22,7 @@ pub struct Report {
     seed: u64,
     run: String,
     passed: bool,
+    generator: Pace,
     planned_grabs: u64,
     envelopes: u64,
     envelopes_closed: u64,
@@ -50,6 +52,10 @@ struct Lines {
     outcomes: BTreeMap<&'static str, u64>,
     latency_ms: BTreeMap<&'static str, f64>,
     lateness_ms: BTreeMap<&'static str, f64>,
+    /// What most load tests call latency: blind to whom a stalled server kept from being sent.
+    from_send_ms: BTreeMap<&'static str, f64>,
+    /// Of the lateness, what was the generator's own fault.
+    own_delay_ms: BTreeMap<&'static str, f64>,
 }
 
 /// What the money audit said.
@@ -140,6 +146,7 @@ impl Report {
             ..
         } = outcome;
         let gates = gates(profile, records, &findings.violations, &audit);
+        let generator = Pace::new(&profile.gates, &outcome.cpu[0], outcome.fire_s, records);
         let answered: u64 = records.values().map(|record| record.sent).sum();
         let [cpu, cpu_until_closed] = outcome.cpu.map(|cpu| cpu.per_grab(answered));
         let answered = u32::try_from(answered).unwrap_or(u32::MAX);
@@ -147,7 +154,8 @@ impl Report {
             profile: profile.name.clone(),
             seed: profile.seed,
             run: outcome.run.to_owned(),
-            passed: gates.iter().all(|gate| gate.met),
+            passed: gates.iter().all(|gate| gate.met) && generator.void.is_none(),
+            generator,
             planned_grabs: outcome.schedule.arrivals.len() as u64,
             envelopes: outcome.schedule.envelopes.len() as u64,
             envelopes_closed: findings.closed as u64,
@@ -205,6 +213,7 @@ impl Report {
                 gate.name, gate.found, gate.wanted
             ));
         }
+        lines.extend(self.generator.verdict());
         lines.push(if self.passed { "passed" } else { "FAILED" }.into());
         lines.join("\n")
     }
@@ -252,7 +261,8 @@ impl Report {
             let each: Vec<String> = each.collect();
             format!("         CPU time, µs a grab, {until}: {}", each.join(", "))
         };
-        told.map(line).into()
+        let lines = told.map(line).into_iter();
+        lines.chain(self.generator.words()).collect()
     }
 
     fn money(&self) -> Vec<String> {
@@ -296,6 +306,8 @@ impl Lines {
             outcomes: record.outcomes.clone(),
             latency_ms: quantiles(&|permille| record.latency_ms(permille)),
             lateness_ms: quantiles(&|permille| record.lateness_ms(permille)),
+            from_send_ms: quantiles(&|permille| record.own.from_send_ms(permille)),
+            own_delay_ms: quantiles(&|permille| record.own.delay_ms(permille)),
         }
     }
 }

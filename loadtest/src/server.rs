@@ -131,6 +131,18 @@ impl OwnServer {
         server.into_iter().chain(stores).collect()
     }
 
+    /// What commands that run meanwhile are told: where it is, which process, and its stores' flags.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let flags = self.stores.iter().flat_map(|stores| &stores.flags);
+        let flags: Vec<&str> = flags.map(String::as_str).collect();
+        let folder = self.folder.display().to_string();
+        vec![
+            ("RED_ENVELOPE_LOADTEST_FOLDER", folder),
+            ("RED_ENVELOPE_LOADTEST_SERVER", self.child.id().to_string()),
+            ("RED_ENVELOPE_LOADTEST_STORES", flags.join(" ")),
+        ]
+    }
+
     /// Where its data and its log are.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -149,6 +149,7 @@ async fn rehearse(cheat: Cheat) -> crate::report::Report {
         public: address.clone(),
         admin: address,
         own: None,
+        meanwhile: crate::meanwhile::Commands::default(),
     };
     crate::rehearse(profile, &target).await.unwrap()
 }

@@ -1,7 +1,10 @@
 //! Real programs: the load test starts a server of its own, is sent to one that runs already, and
-//! finds none.
+//! finds none; the server is stopped for a while (`stalled`), and its books are edited (`planted`).
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+mod planted;
+mod stalled;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,7 +28,7 @@ impl Folder {
 
     /// The smoke profile, shortened to what proves that the programs meet.
     fn profile(&self) -> PathBuf {
-        let smoke = include_str!("../profiles/smoke.toml");
+        let smoke = include_str!("../../profiles/smoke.toml");
         let short = smoke
             .replace("spread_ms = 6_000", "spread_ms = 200")
             .replace("envelopes = 30", "envelopes = 3")
@@ -93,13 +96,14 @@ fn loadtest(profile: &Path, more: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// It passed, and its JSON says so.
-fn passes(output: &Output) {
+/// It passed, and its JSON says so. Answers that.
+fn passes(output: &Output) -> serde_json::Value {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{told}", output.status);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["audit"]["clean"], true, "{report}");
     assert_eq!(report["audit"]["quiet"], true, "{report}");
+    report
 }
 
 #[test]
@@ -149,8 +153,7 @@ fn stores_of_its_own_are_started_with_the_server_and_ended_after_it() {
         ),
     ] {
         let output = loadtest(&profile, &stack);
-        passes(&output);
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = passes(&output);
         let cpu = &report["cpu_us_per_grab_until_closed"];
         for process in ["loadtest", "server"].iter().chain(stores) {
             assert!(cpu[process].as_f64().unwrap() > 0.0, "{process}: {cpu}");
