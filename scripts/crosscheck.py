@@ -5,29 +5,39 @@ Usage: crosscheck.py FOLDER
 FOLDER has the programs red-envelope and loadtest. Needs h2load (Debian's nghttp2-client).
 
 Both send the same thing to the same server at the same rate: unary grabs on CONNECTIONS connections by people
-who hold a share already, since h2load sends one body for ever. h2load's clock starts at the send, so it is
-compared with loadtest's `from_send_ms`, and not with its latency from the instant at which a grab was due.
+who hold a share already, since h2load sends one body for ever. h2load keeps its pace in steps of 10 ms, so it
+gets as many connections as let it send one grab a step on each. Its clock starts at the send, so it is compared
+with loadtest's `from_send_ms`, and not with its latency from the instant at which a grab was due.
+
 The medians of ROUNDS rounds must agree: rates within RATE_APART, p50 within P50_APART. Exit code 1 where they
 don't, or where either generator did not offer the rate. What h2load's requests were answered, which it does not
 read, is asked of the server's metrics.
+
+The server is as far away as one in the same city: a relay holds every packet back for RELAY_MS each way. On
+loopback an answer takes a fifth of a millisecond, and what is compared is two clients and not two clocks. That is
+told, too, and judged by its absolute difference (LOOPBACK_APART_MS): it is what loadtest's own client adds.
 """
 
+import asyncio
 import json
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 8
-RATE = 2_000
-CONNECTIONS = 4
-IN_FLIGHT = 16
+RATE = 1_000
+CONNECTIONS = 10
+IN_FLIGHT = 64
+RELAY_MS = 2
 RATE_APART = 0.10
 P50_APART = 0.20
+LOOPBACK_APART_MS = 0.5
 # How long the server may take to say where it listens, and any program to end.
 START_S_MAX = 30
 RUN_S_MAX = 120
@@ -147,6 +157,30 @@ def loadtest(program: pathlib.Path, public: str, admin: str, folder: pathlib.Pat
     return report["grabs_per_s"], report["unary"]["from_send_ms"]["p50"]
 
 
+class Relay:
+    """A listener that hands on what it gets, RELAY_MS later, both ways and in order."""
+
+    def __init__(self, upstream: int) -> None:
+        self.upstream = upstream
+        self.loop = asyncio.new_event_loop()
+        server = asyncio.start_server(self.accept, "127.0.0.1", 0)
+        self.port = self.loop.run_until_complete(server).sockets[0].getsockname()[1]
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", self.upstream)
+        await asyncio.gather(self.hand_on(reader, there[1]), self.hand_on(there[0], writer))
+
+    async def hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # What waits here is at most what the window of a connection lets be on the way.
+        try:
+            while got := await reader.read(1 << 16):
+                self.loop.call_later(RELAY_MS / 1e3, writer.write, got)
+        except ConnectionError:
+            pass
+        self.loop.call_later(RELAY_MS / 1e3, writer.close)
+
+
 def agree(what: str, unit: str, theirs: list[float], ours: list[float], apart_max: float) -> bool:
     one, other = statistics.median(theirs), statistics.median(ours)
     apart = abs(other / one - 1)
@@ -171,10 +205,14 @@ def compare(programs: pathlib.Path, folder: pathlib.Path) -> bool:
         at = ports(server, data)
         public, admin, probes = (f"http://127.0.0.1:{at[it]}" for it in ("grpc", "admin", "http"))
         (folder / "body").write_bytes(body(programs / "red-envelope", public))
-        theirs, ours = [], []
+        relayed = f"http://127.0.0.1:{Relay(at['grpc']).port}"
+        theirs, ours, near = [], [], []
         for _ in range(ROUNDS):
-            theirs.append(h2load(public, probes, folder))
-            ours.append(loadtest(programs / "loadtest", public, admin, folder))
+            theirs.append(h2load(relayed, probes, folder))
+            ours.append(loadtest(programs / "loadtest", relayed, admin, folder))
+            one = h2load(public, probes, folder)
+            other = loadtest(programs / "loadtest", public, admin, folder)
+            near.append(other[1] - one[1])
     finally:
         server.terminate()
         server.wait(START_S_MAX)
@@ -184,7 +222,12 @@ def compare(programs: pathlib.Path, folder: pathlib.Path) -> bool:
         print(f"MISSED the rate of {RATE} a second was not offered in every round")
     same_rate = agree("rate", "answers/s", *rates, RATE_APART)
     same_p50 = agree("p50", "ms", *medians, P50_APART)
-    return offered and same_rate and same_p50
+    added = statistics.median(near)
+    close = abs(added) <= LOOPBACK_APART_MS
+    verdict = "ok    " if close else "MISSED"
+    rounds = [round(x, 3) for x in near]
+    print(f"{verdict} on loopback loadtest's p50 is {added:+.3f} ms off (at most {LOOPBACK_APART_MS}); rounds {rounds}")
+    return offered and same_rate and same_p50 and close
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::abreast;
@@ -79,7 +80,12 @@ pub async fn finish(
         .filter(|envelope| !world.page(*envelope).is_all_taken())
         .collect();
     found.recalled = left.len();
-    abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
+    let refused = abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
+    let mut not_recalled = Violations::default();
+    for detail in refused.into_iter().flatten() {
+        not_recalled.note(detail);
+    }
+    found.violations.join(not_recalled);
     let closed = close(world, client.clone(), began, &mut found).await?;
     found.violations.join(closed);
     found.close_s = began.elapsed().as_secs_f64();
@@ -91,11 +97,13 @@ pub async fn finish(
     Ok(found)
 }
 
+/// Answers what is wrong where the server has none left of an envelope of which the grabbers were not told
+/// all: it is over already.
 fn recall(
     mut client: EnvelopeServiceClient<Channel>,
     world: &World,
     envelope: usize,
-) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+) -> impl Future<Output = anyhow::Result<Option<String>>> + Send + use<> {
     let request = v1::RecallEnvelopeRequest {
         envelope_id: world.ids[envelope].clone(),
         sender: world.sender(world.crowd(envelope)),
@@ -104,9 +112,17 @@ fn recall(
     };
     async move {
         let id = request.envelope_id.clone();
-        let recalled = client.recall_envelope(request).await;
-        recalled.with_context(|| format!("envelope {id} could not be recalled"))?;
-        Ok(())
+        match client.recall_envelope(request).await {
+            Ok(_) => Ok(None),
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(Some(format!(
+                "envelope {id} has shares left, by what was told, and could not be recalled: {}",
+                status.message()
+            ))),
+            Err(status) => {
+                Err(anyhow::Error::new(status)
+                    .context(format!("envelope {id} could not be recalled")))
+            }
+        }
     }
 }
 

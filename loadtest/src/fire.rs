@@ -12,7 +12,9 @@
 //! # Unknown outcomes
 //! A grab whose outcome is unknown is repeated, as the contract promises that this resolves it: up
 //! to `tries_max` times, waiting twice as long each time. The impatient tries of a profile come before that,
-//! with a timeout of their own and without a pause. Repeats are counted and printed.
+//! with a timeout of their own and without a pause; the patient ones then have a connection of their own, as
+//! somebody has who opens the app again: a connection on which many calls are given up is cut by the
+//! transport, with everybody on it. Repeats are counted and printed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -52,6 +54,8 @@ enum Client {
 struct Lane {
     world: Arc<World>,
     client: Client,
+    /// For the patient tries after impatient ones.
+    calm: Client,
     start: Instant,
     record: Mutex<Record>,
     progress: ProgressBar,
@@ -74,19 +78,21 @@ pub async fn fire(
     }
     let mut clients = Vec::with_capacity(lanes.len());
     for (transport, _) in lanes.keys() {
-        let channel = server.connect().await?;
-        clients.push(match transport {
-            Transport::Unary => Client::Unary(EnvelopeServiceClient::new(channel)),
-            Transport::Stream => Client::Stream(Arc::new(Gateway::new(channel))),
-        });
+        let client = Client::new(*transport, server.connect().await?);
+        let calm = match fire.impatient_tries {
+            0 => client.clone(),
+            _ => Client::new(*transport, server.connect().await?),
+        };
+        clients.push((client, calm));
     }
     let start = Instant::now() + HEAD_START;
     begins(start);
     let mut running = tokio::task::JoinSet::new();
-    for (((transport, _), arrivals), client) in lanes.into_iter().zip(clients) {
+    for (((transport, _), arrivals), (client, calm)) in lanes.into_iter().zip(clients) {
         let lane = Arc::new(Lane {
             world: Arc::clone(world),
             client,
+            calm,
             start,
             record: Mutex::new(Record::new(Duration::from_millis(fire.late_ms))),
             progress: progress.clone(),
@@ -161,11 +167,11 @@ async fn grab(lane: &Lane, arrival: Arrival, own_delay: Duration) {
     let answer = loop {
         tries += 1;
         let impatient = tries <= fire.impatient_tries;
-        let timeout_ms = match impatient {
-            true => fire.impatient_timeout_ms,
-            false => fire.timeout_ms,
+        let (client, timeout_ms) = match impatient {
+            true => (&lane.client, fire.impatient_timeout_ms),
+            false => (&lane.calm, fire.timeout_ms),
         };
-        match lane.client.try_once(request.clone(), timeout_ms).await {
+        match client.try_once(request.clone(), timeout_ms).await {
             Ok(response) => break read(response),
             Err(status) if status.code() == Code::NotFound => break Answer::NotFound,
             Err(status) if !may_be_repeated(&status) => {
@@ -194,6 +200,13 @@ async fn grab(lane: &Lane, arrival: Arrival, own_delay: Duration) {
 }
 
 impl Client {
+    fn new(transport: Transport, channel: Channel) -> Self {
+        match transport {
+            Transport::Unary => Self::Unary(EnvelopeServiceClient::new(channel)),
+            Transport::Stream => Self::Stream(Arc::new(Gateway::new(channel))),
+        }
+    }
+
     async fn try_once(
         &self,
         grab: v1::GrabRequest,
@@ -210,16 +223,21 @@ impl Client {
     }
 }
 
-/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet.
+/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet; or the
+/// connection broke, of which tonic says UNKNOWN.
 fn may_be_repeated(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::ResourceExhausted
-            | Code::Aborted
-    )
+    let broke =
+        std::error::Error::source(status).is_some_and(|it| it.is::<tonic::transport::Error>());
+    let unknown = broke && status.code() == Code::Unknown;
+    unknown
+        || matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::ResourceExhausted
+                | Code::Aborted
+        )
 }
 
 fn read(response: v1::GrabResponse) -> Answer {

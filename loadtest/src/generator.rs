@@ -71,7 +71,7 @@ impl Own {
     }
 
     /// So many of a thousand answers came at most this many milliseconds after their grab had left.
-    pub fn from_send_ms(&self, permille: u32) -> f64 {
+    pub fn after_send_ms(&self, permille: u32) -> f64 {
         ms(&self.from_send_us, permille)
     }
 }

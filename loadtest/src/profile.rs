@@ -469,9 +469,9 @@ mod tests {
     #[test]
     fn the_last_try_is_a_patient_one() {
         let text = include_str!("../profiles/retry-storm.toml");
-        let text = text.replacen("tries_max = 30", "tries_max = 24", 1);
+        let text = text.replacen("tries_max = 20", "tries_max = 12", 1);
         let error = format!("{:#}", parse(&text).unwrap_err());
-        assert!(error.contains("impatient_tries is 24"), "{error}");
+        assert!(error.contains("impatient_tries is 12"), "{error}");
     }
 
     #[test]

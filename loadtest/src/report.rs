@@ -306,7 +306,7 @@ impl Lines {
             outcomes: record.outcomes.clone(),
             latency_ms: quantiles(&|permille| record.latency_ms(permille)),
             lateness_ms: quantiles(&|permille| record.lateness_ms(permille)),
-            from_send_ms: quantiles(&|permille| record.own.from_send_ms(permille)),
+            from_send_ms: quantiles(&|permille| record.own.after_send_ms(permille)),
             own_delay_ms: quantiles(&|permille| record.own.delay_ms(permille)),
         }
     }

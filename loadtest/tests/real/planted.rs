@@ -65,8 +65,8 @@ struct Failed {
 }
 
 /// A run whose books are edited when all envelopes have closed.
-fn edited(stack: &str, edit: &str) -> Failed {
-    let folder = Folder::new(&format!("planted-{stack}"));
+fn edited(name: &str, stack: &str, edit: &str) -> Failed {
+    let folder = Folder::new(&format!("{name}-{stack}"));
     let json = folder.0.join("report.json");
     let mut run = Command::new(LOADTEST)
         .arg(folder.profile())
@@ -134,13 +134,13 @@ impl Failed {
 
 #[test]
 fn a_payment_that_is_made_twice_fails_the_run_and_is_named() {
-    let failed = edited("embedded", PAID_TWICE);
+    let failed = edited("paid-twice", "embedded", PAID_TWICE);
     failed.tells("entries out of the escrow: found");
 }
 
 #[test]
 fn an_acknowledged_grab_that_is_lost_fails_the_run_and_is_named() {
     for stack in ["embedded", "redis"] {
-        edited(stack, LOST).tells("GRANT_WITHOUT_CLAIM");
+        edited("lost", stack, LOST).tells("GRANT_WITHOUT_CLAIM");
     }
 }
