@@ -49,7 +49,7 @@ pub struct Findings {
 }
 
 /// One currency's money in this run, in minor units.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sums {
     /// Put into envelopes.
     pub funded_minor: i64,

@@ -79,6 +79,7 @@ pub async fn fire(
         });
     }
     let start = Instant::now() + HEAD_START;
+    let _set_once = world.fire_start.set(start);
     let mut running = tokio::task::JoinSet::new();
     for (((transport, _), arrivals), client) in lanes.into_iter().zip(clients) {
         let lane = Arc::new(Lane {
@@ -111,7 +112,7 @@ async fn run(lane: Arc<Lane>, arrivals: Vec<Arrival>) -> anyhow::Result<Record> 
         tokio::time::sleep_until(due).await;
         let place = Arc::clone(&places).acquire_owned();
         let Ok(place) = tokio::time::timeout_at(due + give_up, place).await else {
-            lane.record().given_up();
+            lane.record().given_up(arrival.due);
             lane.progress.inc(1);
             continue;
         };
