@@ -16,8 +16,8 @@ use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::time::Instant;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
 use crate::abreast;
 use crate::book::{Held, Violations};
@@ -31,6 +31,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BATCH_GET_MAX: usize = 100;
 /// Shares in one page of ListGrabs, as the contract bounds them.
 const PAGE_SIZE: i32 = 1_000;
+
+/// Tries of one read, the first included: the contract says of UNAVAILABLE that the same call may be repeated.
+const READS_MAX: u32 = 8;
+/// Before a read is repeated; each further time twice as long: 6 s in all.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// What was found.
 #[derive(Default)]
@@ -50,7 +55,7 @@ pub struct Findings {
 }
 
 /// One currency's money in this run, in minor units.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sums {
     /// Put into envelopes.
     pub funded_minor: i64,
@@ -95,6 +100,22 @@ pub async fn finish(
     found.accounts = accounts;
     found.violations.join(wrong);
     Ok(found)
+}
+
+/// A read, repeated as long as the server says that it is unavailable.
+async fn read<T, F>(call: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut pause = READ_AGAIN_AFTER;
+    for _ in 1..READS_MAX {
+        match call().await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
+            ended => return ended.map(Response::into_inner),
+        }
+        pause *= 2;
+    }
+    call().await.map(Response::into_inner)
 }
 
 /// Answers what is wrong where the server has none left of an envelope of which the grabbers were not told
@@ -340,20 +361,21 @@ async fn balances(world: &World, channel: &Channel) -> anyhow::Result<(usize, Vi
 }
 
 async fn compare(
-    mut client: AccountServiceClient<Channel>,
+    client: AccountServiceClient<Channel>,
     owner: String,
     currency_code: String,
     expected_minor: i64,
 ) -> anyhow::Result<Option<String>> {
-    let answer = client
-        .get_balance(v1::GetBalanceRequest {
-            owner: owner.clone(),
-            currency_code: currency_code.clone(),
-            ..v1::GetBalanceRequest::default()
-        })
-        .await
-        .context("GetBalance failed")?
-        .into_inner();
+    let request = v1::GetBalanceRequest {
+        owner: owner.clone(),
+        currency_code: currency_code.clone(),
+        ..v1::GetBalanceRequest::default()
+    };
+    let answer = read(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.get_balance(request).await }
+    });
+    let answer = answer.await.context("GetBalance failed")?;
     let minor = |of: fn(&v1::Balance) -> Option<&v1::Money>| -> i64 {
         let moneys = answer.balances.iter().filter_map(of);
         moneys.map(|money| money.minor_units).sum()
@@ -369,4 +391,32 @@ async fn compare(
             "{owner} has {currency_code} (available, pending, held) {there:?}, not {expected_minor}"
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    async fn tries(code: Code, fails: u32) -> (u32, Result<u32, Code>) {
+        let tried = AtomicU32::new(0);
+        let ended = read(|| {
+            let number = tried.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match number < fails {
+                    true => Err(Status::new(code, "no")),
+                    false => Ok(Response::new(number)),
+                }
+            }
+        });
+        let ended = ended.await.map_err(|status| status.code());
+        (tried.into_inner(), ended)
+    }
+
+    #[tokio::test]
+    async fn a_read_is_repeated_while_the_server_is_unavailable_and_at_no_other_error() {
+        assert_eq!(tries(Code::Unavailable, 2).await, (3, Ok(2)));
+        assert_eq!(tries(Code::NotFound, 2).await, (1, Err(Code::NotFound)));
+    }
 }

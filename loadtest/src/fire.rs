@@ -87,6 +87,7 @@ pub async fn fire(
     }
     let start = Instant::now() + HEAD_START;
     begins(start);
+    let _set_once = world.fire_start.set(start);
     let mut running = tokio::task::JoinSet::new();
     for (((transport, _), arrivals), (client, calm)) in lanes.into_iter().zip(clients) {
         let lane = Arc::new(Lane {
@@ -123,7 +124,7 @@ async fn run(lane: Arc<Lane>, arrivals: Vec<Arrival>) -> anyhow::Result<Record> 
         let overslept = ready.elapsed();
         let place = Arc::clone(&places).acquire_owned();
         let Ok(place) = tokio::time::timeout_at(due + give_up, place).await else {
-            lane.record().given_up();
+            lane.record().given_up(arrival.due);
             lane.progress.inc(1);
             continue;
         };

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::profile::Gates;
 use crate::record::Record;
@@ -77,7 +77,7 @@ impl Own {
 }
 
 /// Whether the generator kept up.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pace {
     /// CPU time of this process, of a thousand of what its cores offered while grabs were fired; unknown
     /// where the system does not tell.
