@@ -364,7 +364,7 @@ impl Config {
     /// What can only be judged when all settings are known.
     fn check(&self) -> Result<(), ConfigError> {
         self.check_listeners()?;
-        self.currencies()?;
+        self.ledger.make_good_max(&self.currencies()?)?;
         self.hot.check()?;
         self.ledger.check(&self.hot, self.process.role)?;
         for (key, value, min, max) in self.ranges() {

@@ -35,6 +35,7 @@ pub mod settle;
 pub mod api;
 pub mod cli;
 
+pub mod reconciled;
 pub mod restored;
 
 pub mod clock;

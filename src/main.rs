@@ -18,13 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use red_envelope::cli::args::{self, Invocation, RestoredBooks};
+use red_envelope::api::audit_answer;
+use red_envelope::cli::args::{self, Invocation, Reconciling, RestoredBooks};
 use red_envelope::cli::{self, EXIT_SOFTWARE, EXIT_USAGE};
 use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
 use red_envelope::config::stores::BooksUrl;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
 use red_envelope::ledger::postgres;
+use red_envelope::reconciled::{self, ReconcileError};
 use red_envelope::restored::{self, Order, Report, RestoredError};
 use red_envelope::telemetry::{logs, metrics};
 use red_envelope::{Listeners, Place, ServeError, StoresError, serve};
@@ -76,31 +78,15 @@ fn main() -> ExitCode {
         },
         Invocation::Restored(books) => match restored(&books) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let ours = matches!(
-                    error.downcast_ref(),
-                    Some(
-                        RestoredError::Serving
-                            | RestoredError::Store(
-                                StoresError::Layout(_) | StoresError::Setting(_)
-                            )
-                    )
-                );
-                told_why(&error, ours)
-            }
+            Err(error) => told_why(&error),
+        },
+        Invocation::Reconcile(stores) => match reconcile(&stores) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => told_why(&error),
         },
         Invocation::Serve(sources) => match run(&sources) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let ours = matches!(
-                    error.downcast_ref(),
-                    Some(
-                        ServeError::Bind { .. }
-                            | ServeError::Store(StoresError::Layout(_) | StoresError::Setting(_))
-                    )
-                );
-                told_why(&error, ours)
-            }
+            Err(error) => told_why(&error),
         },
     }
 }
@@ -110,10 +96,31 @@ fn told(sentence: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// `ours`: a mistake of whoever started this.
-fn told_why(error: &anyhow::Error, ours: bool) -> ExitCode {
-    let usage = ours || error.is::<ConfigError>();
-    let code = if usage { EXIT_USAGE } else { EXIT_SOFTWARE };
+/// Whether it is a mistake of whoever started this.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let stores = match error.downcast_ref() {
+        Some(ServeError::Bind { .. }) => return true,
+        Some(ServeError::Store(error)) => Some(error),
+        _ => None,
+    };
+    let stores = match error.downcast_ref() {
+        Some(RestoredError::Serving) => return true,
+        Some(RestoredError::Store(error)) => Some(error),
+        _ => stores,
+    };
+    let stores = match error.downcast_ref() {
+        Some(ReconcileError::Store(error)) => Some(error),
+        _ => stores,
+    };
+    let of_stores = |error| matches!(error, &StoresError::Layout(_) | &StoresError::Setting(_));
+    stores.is_some_and(of_stores) || error.is::<ConfigError>()
+}
+
+fn told_why(error: &anyhow::Error) -> ExitCode {
+    let code = match is_usage(error) {
+        true => EXIT_USAGE,
+        false => EXIT_SOFTWARE,
+    };
     told(&error.to_string(), code)
 }
 
@@ -183,6 +190,30 @@ fn restored(books: &RestoredBooks) -> anyhow::Result<()> {
     let taken = runtime.block_on(restored::restored(place, &config, order, tell))?;
     eprintln!("red-envelope: unknown envelopes taken out of the hot store: {taken}");
     Ok(())
+}
+
+/// Settles what is left, and audits both stores.
+fn reconcile(stores: &Reconciling) -> anyhow::Result<u8> {
+    let order = Order::parse(&stores.operator, &stores.reason).map_err(ConfigError)?;
+    let (config, _) = Config::load(&stores.sources)?;
+    tell_by_log(&config, &stores.sources.environment)?;
+    let place = claim(&config, &stores.sources.environment)?;
+    let runtime = threads(&config)?;
+    let done = runtime.block_on(async {
+        let all = reconciled::reconcile(place, &config, &order);
+        tokio::time::timeout(stores.timeout, all).await
+    });
+    let (healed, report) = done.map_err(|_| {
+        let seconds = stores.timeout.as_secs();
+        anyhow::anyhow!("it was not done within {seconds} s: what was done stands. Repeat this")
+    })??;
+    let environment = &stores.sources.environment;
+    let report = audit_answer(report);
+    let (text, code) = cli::reconciled(&healed.named(), &report, stores.json, environment);
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(code)
 }
 
 fn tell_by_log(config: &Config, environment: &Environment) -> anyhow::Result<()> {

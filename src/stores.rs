@@ -30,7 +30,7 @@ use crate::hot::embedded::EmbeddedStore;
 use crate::hot::redis::{LAYOUT as REDIS_LAYOUT, RedisStore, Timing};
 use crate::ledger::postgres::{self, OpenError, PostgresLedger};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::ledger::{Entropy, HotLayout, Ledger};
+use crate::ledger::{Entropy, HotLayout, Ledger, MakeGood};
 use crate::publish::{Registrar, RegistrarError};
 
 /// The file of the hot store in the data folder.
@@ -181,6 +181,12 @@ impl Stores {
             }
         };
         let stores = Self { hot, ledger };
+        let currencies = config.currencies();
+        let minor_max = currencies.and_then(|all| config.ledger.make_good_max(&all));
+        stores.ledger().make_good_up_to(MakeGood {
+            minor_max: minor_max.map_err(|error| StoresError::Setting(error.to_string()))?,
+            records_max: config.ledger.make_good_records_max,
+        });
         stores.belong_together().await?;
         Ok((stores, folder, keys.pepper))
     }

@@ -58,7 +58,8 @@ async fn run(api: &Api, tenant: Option<TenantId>) -> Result<AuditReport, ApiErro
     Ok(report)
 }
 
-fn answer(report: AuditReport) -> v1::AuditResponse {
+/// A report as the contract has it.
+pub fn answer(report: AuditReport) -> v1::AuditResponse {
     v1::AuditResponse {
         clean: report.clean,
         quiet: report.quiet,

@@ -5,9 +5,15 @@
 //! A replay reads the letter, re-derives from the envelope's seed what the share is worth, and has
 //! the ledger try again with that amount in the transaction that records the act. A dismissal does the
 //! same, and asks the hot store before whether it has granted what the letter says: then somebody was
-//! told, whatever the seed says. A hot store that does not hold an open envelope says nothing, and
-//! nothing is dismissed. Who was granted the share with another amount is paid by the reconciler once
-//! the letter is out of its way, and the close waits for that.
+//! told, whatever the seed says. Who was granted the share with another amount is paid by the reconciler
+//! once the letter is out of its way, and the close waits for that.
+//!
+//! Where the hot store has granted what the letter says and only the amount is not the seed's, no other
+//! act ends it: then a replay that corrects the amount pays what the seed says, to whom the store says.
+//!
+//! A hot store that has lost an open envelope says nothing of it, so the envelope is brought back first.
+//! One that ended without being whole there (a tombstone) says that nothing was granted: it never will say
+//! more, and what seed or terms contradict is not owed as it is written.
 //!
 //! # Ordering
 //! Every act is on record before it is answered, a look and a refusal too. A repeat of a replay that
@@ -15,6 +21,8 @@
 //!
 //! # Not here
 //! Why a record could not be settled: the ledger's stable reason.
+
+use std::sync::Arc;
 
 use red_envelope_proto::v1;
 
@@ -24,9 +32,10 @@ use super::admission::Admission;
 use super::status::ApiError;
 use super::token::Cursor;
 use super::wire;
-use crate::domain::envelope::BookState;
-use crate::domain::grab::{HeldShare, OutboxRecord};
+use crate::domain::envelope::{BookState, Terms};
+use crate::domain::grab::OutboxRecord;
 use crate::ledger::{AdminAct, DeadLetterRow, PAGE_ROWS_MAX};
+use crate::publish::{PublishError, must_revive};
 
 const LETTERS_PER_PAGE: usize = 100;
 
@@ -102,21 +111,35 @@ pub(super) async fn replay_dead_letter(
         Err(error) => return Err(api.refused(act, error).await),
     };
     let act = said.act("replay_dead_letter", Some(found.record.envelope));
-    let amount = match amount(api, &found).await {
-        Ok(amount) => amount,
-        Err(error) => return Err(api.refused(act, error).await),
-    };
-    let tried = api
-        .ledger
-        .replay_dead_letter(row, amount, act.clone())
-        .await;
-    match tried {
+    match replayed(api, &found, request.correct_amount, act.clone()).await {
         Ok(left) => Ok(v1::ReplayDeadLetterResponse {
-            settled: left.is_none(),
+            settled: left.as_ref().is_none_or(DeadLetterRow::is_corrected),
             dead_letter: left.map(letter),
         }),
-        Err(error) => Err(api.refused(act, error.into()).await),
+        Err(error) => Err(api.refused(act, error).await),
     }
+}
+
+async fn replayed(
+    api: &Api,
+    found: &DeadLetterRow,
+    correct: bool,
+    act: AdminAct,
+) -> Result<Option<DeadLetterRow>, ApiError> {
+    let said = says(api, found).await?;
+    let amount = said.as_ref().map(|said| said.amount_minor);
+    let corrigible = said.is_some_and(|said| found.is_corrigible(&said.terms, amount));
+    if !(correct && corrigible) {
+        return Ok(api
+            .ledger
+            .replay_dead_letter(found.row, amount, act)
+            .await?);
+    }
+    if granted(api, &found.record).await? != Granted::So {
+        return Err(ApiError::DeadLetterNotGranted);
+    }
+    let corrected = api.ledger.correct_dead_letter(found.row, amount, act);
+    Ok(corrected.await?)
 }
 
 /// DismissDeadLetter.
@@ -144,10 +167,10 @@ async fn dismissed(
     found: &DeadLetterRow,
     act: AdminAct,
 ) -> Result<DeadLetterRow, ApiError> {
-    if found.settled_at.is_none() && may_be_granted(api, &found.record).await? {
+    if found.settled_at.is_none() && granted(api, &found.record).await? != Granted::NotSo {
         return Err(ApiError::DeadLetterStands);
     }
-    let amount = amount(api, found).await?;
+    let amount = says(api, found).await?.map(|said| said.amount_minor);
     let dismissed = api.ledger.dismiss_dead_letter(found.row, amount, act);
     let letter = dismissed.await?;
     match letter.settled_at {
@@ -157,26 +180,40 @@ async fn dismissed(
     }
 }
 
-/// Whether the hot store has granted what a record says, or can't say.
-async fn may_be_granted(api: &Api, record: &OutboxRecord) -> Result<bool, ApiError> {
-    let rows = api.ledger.envelopes(vec![record.envelope]).await?;
-    match rows.into_iter().flatten().next() {
-        None => return Ok(true),
-        // All of it is paid or refunded, and the hot store may have forgotten it.
-        Some(row) if matches!(row.state, BookState::Closed(_)) => return Ok(false),
-        Some(_) => {}
+/// What the hot store says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Granted {
+    /// It has granted what the record says.
+    So,
+    /// It has not.
+    NotSo,
+    /// It does not hold the envelope, or there is none.
+    Unknown,
+}
+
+async fn granted(api: &Api, record: &OutboxRecord) -> Result<Granted, ApiError> {
+    let (id, share) = (record.envelope, record.grant.share);
+    let Some(row) = api.ledger.envelopes(vec![id]).await?.pop().flatten() else {
+        return Ok(Granted::Unknown);
+    };
+    // All of it is paid or refunded, and the hot store may have forgotten it.
+    if matches!(row.state, BookState::Closed(_)) {
+        return Ok(Granted::NotSo);
     }
-    let share = record.grant.share;
-    let Some(page) = api.hot.grants(record.envelope, share, 1).await? else {
-        return Ok(true);
-    };
-    let is_it = |held: &HeldShare| {
-        held.grant.share == share
-            && held.grant.amount_minor == record.grant.amount_minor
-            && held.grabber == record.grabber
-            && held.declined == record.declined
-    };
-    Ok(page.first().is_some_and(is_it))
+    let mut page = api.hot.grants(id, share, 1).await?;
+    if page.is_none() && must_revive(&row, None) {
+        match api.publisher.publish(id).await {
+            Ok(_) => page = api.hot.grants(id, share, 1).await?,
+            // Its row is damaged, so it is never brought back.
+            Err(PublishError::Broken(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(match page {
+        None => Granted::Unknown,
+        Some(page) if page.iter().any(|held| record.is_of(held)) => Granted::So,
+        Some(_) => Granted::NotSo,
+    })
 }
 
 async fn found(api: &Api, row: i64) -> Result<DeadLetterRow, ApiError> {
@@ -184,9 +221,16 @@ async fn found(api: &Api, row: i64) -> Result<DeadLetterRow, ApiError> {
     found.ok_or(ApiError::DeadLetterNotFound)
 }
 
-/// What the envelope's seed says of a letter's share. `None`: it says nothing, since there is no such
-/// envelope or no such share; or the letter is settled, and nothing is asked.
-async fn amount(api: &Api, letter: &DeadLetterRow) -> Result<Option<i64>, ApiError> {
+/// What the books say of a letter's share.
+struct Says {
+    terms: Arc<Terms>,
+    /// By the envelope's seed.
+    amount_minor: i64,
+}
+
+/// `None`: they say nothing, since there is no such envelope or no such share; or the letter is settled, and
+/// nothing is asked.
+async fn says(api: &Api, letter: &DeadLetterRow) -> Result<Option<Says>, ApiError> {
     if letter.settled_at.is_some() {
         return Ok(None);
     }
@@ -201,5 +245,9 @@ async fn amount(api: &Api, letter: &DeadLetterRow) -> Result<Option<i64>, ApiErr
     }
     let amounts = api.amounts.of(id, &terms).await?;
     let index = usize::try_from(share).unwrap_or(usize::MAX);
-    Ok(amounts.get(index).copied())
+    let amount = amounts.get(index).copied();
+    Ok(amount.map(|amount_minor| Says {
+        terms,
+        amount_minor,
+    }))
 }

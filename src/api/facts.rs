@@ -1,4 +1,5 @@
-//! Remembers the terms of envelopes, which never change, and ids that nobody knows.
+//! Remembers the terms of envelopes, which never change, ids that nobody knows, and which envelopes are
+//! closed for good.
 //!
 //! # Shape
 //! | step | cost |
@@ -10,8 +11,10 @@
 //! # Bounds
 //! [`FACTS_BYTES_MAX`], [`UNKNOWN_IDS_MAX`], [`LOOK_UPS_QUEUED_MAX`]. One look-up runs at a time and
 //! takes what has queued up meanwhile, up to a hundred ids, so a flood of random ids costs one
-//! statement a hundred, one after another (`random_ids_are_looked_up_by_the_hundred`); what does
-//! not fit the queue is shed.
+//! statement a hundred, one after another (`random_ids_are_looked_up_by_the_hundred`), and one id that
+//! nobody knows is asked for once in [`UNKNOWN_FOR`], however many ask
+//! (`an_id_that_nobody_knows_is_looked_up_once_for_all_who_ask`); what does not fit the queue is shed.
+//! Closed envelopes: [`CLOSED_KEPT_MAX`].
 //!
 //! # If it crashes here
 //! Nothing is kept.
@@ -30,7 +33,7 @@ use tokio::time::Instant;
 use super::status::{ApiError, Full};
 use crate::clock::timer_now;
 use crate::domain::audience::Audience;
-use crate::domain::envelope::Terms;
+use crate::domain::envelope::{CloseReason, Terms};
 use crate::domain::id::EnvelopeId;
 use crate::domain::split::Split;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
@@ -47,9 +50,13 @@ const FACTS_EXPECTED: usize = 100_000;
 /// Unknown ids that are remembered, 24 bytes each and as much again for the cache: 5 MB.
 pub const UNKNOWN_IDS_MAX: usize = 100_000;
 
+/// Closed envelopes that are remembered, 24 bytes each and as much again for the cache: 5 MB. They are
+/// asked for by those who come too late, for days.
+pub const CLOSED_KEPT_MAX: usize = 100_000;
+
 /// How long an id stays unknown here. An id can't be guessed before Create has answered it, so
 /// this matters only to a process beside the one that created it.
-const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+pub const UNKNOWN_FOR: Duration = Duration::from_secs(2);
 
 /// Look-ups that wait: at 100 a millisecond and statement the last waits 100 ms.
 pub const LOOK_UPS_QUEUED_MAX: usize = 10_000;
@@ -88,6 +95,15 @@ struct LookUp {
 struct Caches {
     known: Cache<EnvelopeId, Arc<Terms>, Weight>,
     unknown: Cache<EnvelopeId, Instant>,
+    closed: Cache<EnvelopeId, CloseReason>,
+}
+
+impl Caches {
+    /// Whether a look-up found lately that nobody knows this id.
+    fn is_unknown(&self, id: &EnvelopeId) -> bool {
+        let since = self.unknown.get(id);
+        since.is_some_and(|since| timer_now() < since + UNKNOWN_FOR)
+    }
 }
 
 /// The terms of envelopes, by id.
@@ -103,10 +119,17 @@ impl Facts {
         let caches = Arc::new(Caches {
             known: Cache::with_weighter(FACTS_EXPECTED, FACTS_BYTES_MAX, Weight),
             unknown: Cache::new(UNKNOWN_IDS_MAX),
+            closed: Cache::new(CLOSED_KEPT_MAX),
         });
         let (look_ups, queue) = mpsc::channel(LOOK_UPS_QUEUED_MAX);
         tokio::spawn(look_up(Arc::clone(&caches), queue, hot, ledger));
         Self { caches, look_ups }
+    }
+
+    /// Look-ups that wait now.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        LOOK_UPS_QUEUED_MAX - self.look_ups.capacity()
     }
 
     /// The terms, if they are remembered.
@@ -119,6 +142,16 @@ impl Facts {
         self.caches.known.insert(id, terms);
     }
 
+    /// Why an envelope is over, where its books are known to be closed.
+    pub fn closed(&self, id: &EnvelopeId) -> Option<CloseReason> {
+        self.caches.closed.get(id)
+    }
+
+    /// Remembers that the books of an envelope are closed: that is its last state.
+    pub fn learn_closed(&self, id: EnvelopeId, reason: CloseReason) {
+        self.caches.closed.insert(id, reason);
+    }
+
     /// The terms, wherever they are.
     ///
     /// # Errors
@@ -127,8 +160,7 @@ impl Facts {
         if let Some(terms) = self.known(&id) {
             return Ok(terms);
         }
-        let since = self.caches.unknown.get(&id);
-        if since.is_some_and(|since| timer_now() < since + UNKNOWN_FOR) {
+        if self.caches.is_unknown(&id) {
             return Err(ApiError::NotFound);
         }
         let (answer, found) = oneshot::channel();
@@ -157,11 +189,11 @@ async fn look_up(
         let mut ids: Vec<_> = asked.iter().map(|look_up| look_up.id).collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.retain(|id| caches.known.peek(id).is_none());
+        ids.retain(|id| caches.known.peek(id).is_none() && !caches.is_unknown(id));
         let failed = learn(&caches, ids, &*hot, &*ledger).await.err();
         for look_up in asked.drain(..) {
             let found = match (caches.known.get(&look_up.id), &failed) {
-                (None, Some(error)) => Err(error.clone()),
+                (None, Some(error)) if !caches.is_unknown(&look_up.id) => Err(error.clone()),
                 (found, _) => Ok(found),
             };
             // Who stopped waiting needs no answer.

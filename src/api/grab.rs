@@ -168,23 +168,15 @@ impl Api {
 
     /// What the books say of an envelope that the hot store does not hold in this epoch. `None`: it
     /// was not closed, and now it is published or repaired, so the store is to be asked again. Where
-    /// it still holds nothing of a closing envelope, all that was granted is in the books.
+    /// it still holds nothing of a closing envelope, all that was granted is in the books. Whoever
+    /// comes after the close costs one read, that of the claim.
     async fn books_say(&self, grab: &Grab, published: bool) -> Result<Option<Outcome>, ApiError> {
-        let rows = self.ledger.envelopes(vec![grab.envelope]).await?;
-        let row = rows.into_iter().flatten().next();
-        let row = row.ok_or(ApiError::NotFound)?;
-        let reason = match row.state {
-            BookState::Closed(reason) => reason,
-            BookState::Closing(reason) if published => reason,
-            BookState::Funding | BookState::Live if published => {
-                let words = "the envelope is neither in the hot store nor over";
-                return Err(ApiError::Unavailable(words.into()));
-            }
-            BookState::Funding | BookState::Live if row.frozen => return Err(ApiError::Frozen),
-            BookState::Funding | BookState::Live | BookState::Closing(_) => {
-                self.publisher.publish(grab.envelope).await?;
-                return Ok(None);
-            }
+        let reason = match self.facts.closed(&grab.envelope) {
+            Some(reason) => reason,
+            None => match self.ended(grab.envelope, published).await? {
+                Some(reason) => reason,
+                None => return Ok(None),
+            },
         };
         let claims = self
             .ledger
@@ -192,6 +184,33 @@ impl Api {
             .await?;
         let claim = claims.into_iter().flatten().next();
         Ok(Some(claim.map_or_else(|| over(reason), |c| held(&c))))
+    }
+
+    /// Why an envelope is over, by its row; `None`: it was not, and was published.
+    async fn ended(
+        &self,
+        id: EnvelopeId,
+        published: bool,
+    ) -> Result<Option<CloseReason>, ApiError> {
+        let rows = self.ledger.envelopes(vec![id]).await?;
+        let row = rows.into_iter().flatten().next();
+        let row = row.ok_or(ApiError::NotFound)?;
+        match row.state {
+            BookState::Closed(reason) => {
+                self.facts.learn_closed(id, reason);
+                Ok(Some(reason))
+            }
+            BookState::Closing(reason) if published => Ok(Some(reason)),
+            BookState::Funding | BookState::Live if published => {
+                let words = "the envelope is neither in the hot store nor over";
+                Err(ApiError::Unavailable(words.into()))
+            }
+            BookState::Funding | BookState::Live if row.frozen => Err(ApiError::Frozen),
+            BookState::Funding | BookState::Live | BookState::Closing(_) => {
+                self.publisher.publish(id).await?;
+                Ok(None)
+            }
+        }
     }
 
     /// A sender who may not grab may have grabbed while the rule was another one: an answer that

@@ -50,6 +50,7 @@ mod status;
 mod token;
 mod watch;
 mod wire;
+mod year_totals;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ use crate::hot::gate::Gated;
 use crate::ledger::Ledger;
 use crate::publish::{Amounts, Publisher};
 
+pub use admin_audit::answer as audit_answer;
 pub use backlog::{CREATES_SHED_AGE_MS, GRABS_SHED_AGE_MS};
 pub use routes::Services;
 

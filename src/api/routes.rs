@@ -32,7 +32,7 @@ use super::status::ApiError;
 use super::{
     Api, Deps, MESSAGE_BYTES_MAX, account, admin_audit, admin_dead_letters, admin_freeze,
     admin_trace, create, decline, get, grab, grab_stream, list_grabs, preview, proof, recall,
-    sent_received, server_facts, watch,
+    sent_received, server_facts, watch, year_totals,
 };
 
 /// The RPCs of EnvelopeService, AccountService and InfoService.
@@ -45,7 +45,7 @@ struct Operators(Arc<Api>);
 
 /// All four services over one pair of stores.
 pub struct Services {
-    api: Arc<Api>,
+    pub(super) api: Arc<Api>,
     health: HealthReporter,
 }
 
@@ -248,6 +248,13 @@ impl EnvelopeService for Public {
         request: Request<v1::ListSentEnvelopesRequest>,
     ) -> Result<Response<v1::ListSentEnvelopesResponse>, Status> {
         answered(sent_received::list_sent_envelopes(&self.0, request.into_inner()).await)
+    }
+
+    async fn get_year_totals(
+        &self,
+        request: Request<v1::GetYearTotalsRequest>,
+    ) -> Result<Response<v1::GetYearTotalsResponse>, Status> {
+        answered(year_totals::get_year_totals(&self.0, request.into_inner()).await)
     }
 
     async fn list_received_shares(

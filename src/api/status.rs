@@ -83,6 +83,8 @@ pub enum ApiError {
     DeadLetterStands,
     /// The dead letter is done with already.
     DeadLetterSettled,
+    /// The hot store has not granted what the dead letter says, so no amount of it is to be corrected.
+    DeadLetterNotGranted,
     /// Another body under the same request id.
     RequestIdReused,
     /// The account has less than the call takes.
@@ -94,6 +96,8 @@ pub enum ApiError {
     },
     /// The account can't hold so much.
     BalanceTooLarge,
+    /// The share went to somebody else, and the reserve pays no more for now.
+    MakeGoodCapped,
     /// The envelope is over, and not by this call.
     AlreadyOver(CloseReason),
     /// The share was grabbed and can't be declined.
@@ -104,6 +108,8 @@ pub enum ApiError {
     NotClosed,
     /// The answer would not fit a message: ask for fewer.
     TooMuch,
+    /// More than one call adds up.
+    TooMany,
     /// The shares are not published yet.
     Funding,
     /// Nothing moves until an operator acts.
@@ -152,16 +158,21 @@ impl ApiError {
             Self::DeadLetterNotFound => (Code::NotFound, "DEAD_LETTER_NOT_FOUND", None),
             Self::DeadLetterStands => (Code::FailedPrecondition, "DEAD_LETTER_STANDS", None),
             Self::DeadLetterSettled => (Code::FailedPrecondition, "DEAD_LETTER_SETTLED", None),
+            Self::DeadLetterNotGranted => {
+                (Code::FailedPrecondition, "DEAD_LETTER_NOT_GRANTED", None)
+            }
             Self::RequestIdReused => (Code::FailedPrecondition, "REQUEST_ID_REUSED", None),
             Self::InsufficientFunds { .. } => {
                 (Code::FailedPrecondition, "INSUFFICIENT_FUNDS", None)
             }
             Self::BalanceTooLarge => (Code::FailedPrecondition, "BALANCE_TOO_LARGE", None),
+            Self::MakeGoodCapped => (Code::FailedPrecondition, "MAKE_GOOD_CAPPED", None),
             Self::AlreadyOver(_) => (Code::FailedPrecondition, "ALREADY_OVER", None),
             Self::AlreadyGrabbed => (Code::FailedPrecondition, "ALREADY_GRABBED", None),
             Self::NotExclusive => (Code::FailedPrecondition, "NOT_EXCLUSIVE", None),
             Self::NotClosed => (Code::FailedPrecondition, "NOT_CLOSED", None),
             Self::TooMuch => (Code::ResourceExhausted, "RESPONSE_TOO_LARGE", None),
+            Self::TooMany => (Code::FailedPrecondition, "TOO_MANY_SHARES", None),
             Self::Funding => (Code::Unavailable, "ENVELOPE_FUNDING", Some(RETRY_SOON)),
             Self::Frozen => (Code::Unavailable, "ENVELOPE_FROZEN", Some(RETRY_MUCH_LATER)),
             Self::Shed(_) => (Code::ResourceExhausted, "SHED", Some(RETRY_LATER)),
@@ -202,15 +213,24 @@ impl ApiError {
             Self::DeadLetterSettled => {
                 "the dead letter was paid, or its share was by another claim"
             }
+            Self::DeadLetterNotGranted => {
+                "the hot store has not granted what this dead letter says: dismiss it"
+            }
             Self::RequestIdReused => {
                 "this request_id was used before with another request: choose a new one"
             }
             Self::BalanceTooLarge => "the account can't hold so much money",
+            Self::MakeGoodCapped => {
+                "the share went to somebody else, and no more is made good for now: raise ledger.make_good_max"
+            }
             Self::AlreadyOver(_) => "the envelope is over already",
             Self::AlreadyGrabbed => "the share was grabbed and can no longer be declined",
             Self::NotExclusive => "only shares of EXCLUSIVE envelopes can be declined",
             Self::NotClosed => "the proof is out once the books are closed",
             Self::TooMuch => "the answer does not fit a message: ask for fewer envelopes",
+            Self::TooMany => {
+                "more than one call adds up: page through ListSentEnvelopes and ListReceivedShares"
+            }
             Self::Funding => "the shares are being published",
             Self::Frozen => "the envelope stands still until an operator acts",
             Self::Shed(full) => full.says(),
@@ -383,6 +403,7 @@ impl From<LedgerError> for ApiError {
                 needed_minor,
             },
             LedgerError::BalanceTooLarge => Self::BalanceTooLarge,
+            LedgerError::MakeGoodCapped => Self::MakeGoodCapped,
             LedgerError::NotFound => Self::NotFound,
             LedgerError::Frozen => Self::Frozen,
             LedgerError::AlreadyOver(reason) => Self::AlreadyOver(reason),

@@ -7,9 +7,12 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 
 use super::EXIT_USAGE;
 use crate::config::{self, Environment, Sources};
-use once::{MIGRATE_EXAMPLE, Migrate, RESTORED_EXAMPLES, Restored, SETTINGS_OF_STORES};
+use once::{
+    MIGRATE_EXAMPLE, Migrate, RECONCILE_EXAMPLES, RESTORED_EXAMPLES, Reconcile, Restored,
+    SETTINGS_OF_STORES,
+};
 
-pub use once::RestoredBooks;
+pub use once::{Reconciling, RestoredBooks};
 
 mod once;
 
@@ -40,6 +43,9 @@ enum Command {
     /// After books were restored from a backup: begin anew, before anything is served
     #[command(after_help = RESTORED_EXAMPLES)]
     Restored(Restored),
+    /// Without a server: settle what is left, and audit both stores
+    #[command(after_help = RECONCILE_EXAMPLES)]
+    Reconcile(Reconcile),
     #[command(flatten)]
     Ask(Ask),
 }
@@ -384,6 +390,8 @@ pub enum Invocation {
     Migrate(Sources, Option<String>),
     /// Begin anew after a restore.
     Restored(RestoredBooks),
+    /// Settle what is left, and audit.
+    Reconcile(Reconciling),
     /// Print the manual.
     PrintDefaultConfig,
     /// Ask a server.
@@ -402,19 +410,19 @@ const SHORT_FLAGS: [(&str, &str); 4] = [
 
 fn command() -> clap::Command {
     let all = || config::settings().iter();
+    let is_of_stores = |setting: &&config::Setting| {
+        let mut begin = SETTINGS_OF_STORES.iter();
+        begin.any(|prefix| setting.key.starts_with(prefix))
+    };
+    let of_stores = || all().filter(is_of_stores).map(flag_of);
     Typed::command()
         .mut_subcommand("serve", |serve| serve.args(all().map(flag_of)))
         .mut_subcommand("migrate", |migrate| {
             let of_the_books = all().filter(|setting| setting.key == "ledger.url");
             migrate.args(of_the_books.map(flag_of))
         })
-        .mut_subcommand("restored", |restored| {
-            let is_of_stores = |setting: &&config::Setting| {
-                let mut begin = SETTINGS_OF_STORES.iter();
-                begin.any(|prefix| setting.key.starts_with(prefix))
-            };
-            restored.args(all().filter(is_of_stores).map(flag_of))
-        })
+        .mut_subcommand("restored", |restored| restored.args(of_stores()))
+        .mut_subcommand("reconcile", |reconcile| reconcile.args(of_stores()))
 }
 
 fn flag_of(setting: &'static config::Setting) -> Arg {
@@ -458,16 +466,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>, environment: &Environmen
             },
             migrate.grant_to,
         ),
-        Some(Command::Restored(restored)) => Invocation::Restored(RestoredBooks {
-            sources: Sources {
-                flags: flags(&matches, "restored"),
-                file: restored.config,
-                environment: environment.clone(),
-            },
-            operator: restored.operator,
-            reason: restored.reason,
-            json: restored.json,
-        }),
+        Some(Command::Restored(restored)) => {
+            let flags = flags(&matches, "restored");
+            Invocation::Restored(restored.under(flags, environment))
+        }
+        Some(Command::Reconcile(reconcile)) => {
+            let flags = flags(&matches, "reconcile");
+            Invocation::Reconcile(reconcile.under(flags, environment))
+        }
         None => Invocation::Serve(Sources {
             environment: environment.clone(),
             ..Sources::default()

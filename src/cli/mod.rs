@@ -39,6 +39,7 @@ mod words;
 
 use std::io::Write;
 
+use red_envelope_proto::v1;
 use serde_json::Value;
 
 use crate::config::Environment;
@@ -112,6 +113,19 @@ impl Failed {
             short: None,
         }
     }
+}
+
+/// What `reconcile` tells, in words or for programs, and the code with which it ends.
+pub fn reconciled(
+    healed: &[(&str, usize)],
+    report: &v1::AuditResponse,
+    json: bool,
+    environment: &Environment,
+) -> (String, u8) {
+    let style = words::Style {
+        colours: environment.colours && !json,
+    };
+    operate::reconciled(healed, report, json, style)
 }
 
 /// Runs one client command to its end and answers the exit code.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::args::{About, Audit};
 use super::call::Client;
 use super::words::{self, Style, Tone};
-use super::{EXIT_NO, Failed, Told, shapes};
+use super::{EXIT_NO, EXIT_OK, Failed, Told, shapes};
 use crate::config::Environment;
 use crate::domain::money::Currencies;
 use crate::domain::money::print_amount;
@@ -33,12 +33,34 @@ pub(super) async fn audit(
             async move { admin.audit(request).await }
         })
         .await?;
-    let exit = if report.clean {
-        super::EXIT_OK
-    } else {
-        EXIT_NO
-    };
+    let exit = if report.clean { EXIT_OK } else { EXIT_NO };
     Ok(Told::ok(audit_words(&report, style), audit_json(&report)).ending(exit))
+}
+
+/// See `cli::reconciled`.
+pub(super) fn reconciled(
+    healed: &[(&str, usize)],
+    report: &v1::AuditResponse,
+    json: bool,
+    style: Style,
+) -> (String, u8) {
+    let code = if report.clean { EXIT_OK } else { EXIT_NO };
+    if json {
+        let mut told = audit_json(report);
+        for (what, count) in healed {
+            told["healed"][*what] = json!(count);
+        }
+        return (format!("{told}\n"), code);
+    }
+    let mut text = String::from("Put right:\n");
+    let counts: Vec<(String, String)> = healed
+        .iter()
+        .map(|(what, count)| (what.replace('_', " "), count.to_string()))
+        .collect();
+    let pairs: Vec<(&str, String)> = counts.iter().map(|(w, c)| (&**w, c.clone())).collect();
+    text.push_str(&words::pairs(&pairs));
+    text.push_str(&audit_words(report, style));
+    (text, code)
 }
 
 /// Amounts of declared units have no decimals here: the operators' listener does not tell them.

@@ -62,7 +62,8 @@ impl Setting {
                 .map(Value::Boolean)
                 .map_err(|_| expected("true or false"))?,
             Shape::Units => {
-                units(text).ok_or_else(|| expected("a list such as POINTS=0,STARS=2"))?
+                let what = format!("a list such as {}", units_such_as(&self.key));
+                units(text).ok_or_else(|| expected(&what))?
             }
         };
         let (section, name) = self.key.split_once('.').expect("keys are made with a dot");
@@ -71,6 +72,14 @@ impl Setting {
             .expect("every section is in the manual")
             .insert(name.to_owned(), value);
         Ok(())
+    }
+}
+
+/// A list that a setting of units may have.
+fn units_such_as(key: &str) -> &'static str {
+    match key {
+        "ledger.make_good_max" => "CNY=100000,JPY=2000",
+        _ => "POINTS=0,STARS=2",
     }
 }
 

@@ -3,6 +3,7 @@
 //! # Not here
 //! Whether the server behind the address keeps what the level promises: the hot store asks it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use super::role::Role;
 use super::{ConfigError, error};
 use crate::domain::ack::AckLevel;
 use crate::domain::id::PartitionCount;
+use crate::domain::money::{Currencies, Currency, MoneyError, checked_amount};
 
 /// The port of an address that names none.
 const REDIS_PORT: u16 = 6_379;
@@ -47,6 +49,10 @@ pub struct Redis {
 pub struct Books {
     /// Where the books are kept.
     pub url: BooksUrl,
+    /// Code → minor units that are made good of a tenant in any 24 hours.
+    make_good_max: BTreeMap<String, i64>,
+    /// Records of each tenant and currency that are.
+    pub make_good_records_max: u32,
 }
 
 /// Where shares are grabbed.
@@ -259,6 +265,21 @@ impl BooksUrl {
 }
 
 impl Books {
+    /// What is made good of a tenant in any 24 hours, by currency.
+    ///
+    /// # Errors
+    /// A currency that is unknown, or an amount that is none.
+    pub fn make_good_max(
+        &self,
+        currencies: &Currencies,
+    ) -> Result<BTreeMap<Currency, i64>, ConfigError> {
+        let cap = |(code, minor): (&String, &i64)| -> Result<_, MoneyError> {
+            Ok((currencies.find(code)?, checked_amount(*minor)?))
+        };
+        let caps: Result<_, MoneyError> = self.make_good_max.iter().map(cap).collect();
+        caps.map_err(|why| ConfigError(format!("ledger.make_good_max: {why}")))
+    }
+
     /// What can only be judged beside the hot store: an embedded one is in one process, and so are
     /// its books.
     pub(super) fn check(&self, hot: &Hot, role: Role) -> Result<(), ConfigError> {

@@ -167,6 +167,30 @@ fn declared_units_come_from_flags_and_files_alike() {
 }
 
 #[test]
+fn nothing_is_made_good_unless_an_amount_of_a_known_currency_is_named() {
+    let caps = |flags: &[(&str, &str)]| {
+        let (config, _) = Config::load(&sources(None, &[], flags))?;
+        config.ledger.make_good_max(&config.currencies()?)
+    };
+    assert!(caps(&[]).unwrap().is_empty());
+    let named = caps(&[
+        ("money.units", "POINTS=0"),
+        ("ledger.make_good_max", "CNY=100000, POINTS=5"),
+    ]);
+    let named = named.unwrap();
+    let named: Vec<_> = named.iter().map(|(c, max)| (c.code(), *max)).collect();
+    assert_eq!(named, [("CNY", 100_000), ("POINTS", 5)]);
+    for (wrong, why) in [("STARS=5", "STARS"), ("CNY=0", "0"), ("CNY", "CNY=100000")] {
+        let told = caps(&[("ledger.make_good_max", wrong)]).unwrap_err();
+        assert!(
+            told.to_string().contains("make-good-max")
+                || told.to_string().contains("make_good_max")
+        );
+        assert!(told.to_string().contains(why), "{told}");
+    }
+}
+
+#[test]
 fn variables_of_tests_need_a_build_for_tests() {
     for name in ["RED_ENVELOPE_TEST_CLOCK", "FAILPOINTS"] {
         let environment = Environment::of([(name, "/somewhere")]);

@@ -107,6 +107,16 @@ pub struct OutboxRecord {
     pub declined: bool,
 }
 
+impl OutboxRecord {
+    /// Whether it is what is owed for this grant. The instant tells nothing.
+    pub fn is_of(&self, held: &HeldShare) -> bool {
+        held.grant.share == self.grant.share
+            && held.grant.amount_minor == self.grant.amount_minor
+            && held.grabber == self.grabber
+            && held.declined == self.declined
+    }
+}
+
 /// Records that were written in one atomic call: acknowledged grabs and their debt to the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEntry {

@@ -305,9 +305,10 @@ pub trait HotStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError>;
 
-    /// Partitions whose outbox may hold something, asked of all at once: the others are empty.
-    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
-        Ok(self.partitions().all().collect())
+    /// Which of these partitions, in their order, have an outbox that may hold something, asked of all at
+    /// once: the outboxes of the others are empty.
+    async fn owing(&self, of: Vec<Partition>) -> Result<Vec<Partition>, HotError> {
+        Ok(of)
     }
 
     /// The head of a partition's outbox: entries with ids above `after`, oldest first, up to the
@@ -350,6 +351,20 @@ pub trait HotStore: Send + Sync + 'static {
     /// Whether a record of this envelope waits that only the outbox has, or may have: one that nobody
     /// can read is none where the store has every grant of the envelope.
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
+
+    /// What this process acknowledged in older epochs, of at most `limit` envelopes with ids above `after`,
+    /// ascending, as far as nobody has said by [`HotStore::answered`] what became of it. A store that loses
+    /// nothing has none.
+    fn lost_promises(
+        &self,
+        _after: Option<EnvelopeId>,
+        _limit: usize,
+    ) -> Vec<(EnvelopeId, Vec<HeldShare>)> {
+        Vec::new()
+    }
+
+    /// The books have said what becomes of these.
+    fn answered(&self, _envelope: EnvelopeId, _held: &[HeldShare]) {}
 
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the
     /// store still holds stays taken, the rest can be grabbed. Answers where it stands. An envelope

@@ -5,12 +5,12 @@
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
-//! | settle | `settle` | one for a whole batch: claims, entries, balances, dead letters |
+//! | settle | `settle` | one for a whole batch: claims, entries, balances, what is made good, dead letters |
 //! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
 //! | reads | `envelopes`, `claims`, `received`, `sent`, `entries`, `balances` | read snapshots |
 //! | after a restore | `restored` | one |
-//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `replay_dead_letter`, `dismiss_dead_letter`, `audit_*` | each act is recorded in the same transaction |
+//! | operators | `freeze`, `unfreeze`, `frozen`, `record_act`, `dead_letters`, `dead_letter`, `set_aside`, `act_on_letter`, `audit_*` | each act is recorded in the same transaction |
 //!
 //! # Ordering
 //! Every call that writes is idempotent by a key that its caller chose or that the schema holds
@@ -22,11 +22,17 @@
 mod audited;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod conformance;
+mod letter;
+mod make_good;
 pub mod postgres;
 mod shapes;
 pub mod sqlite;
+mod totals;
 
+pub use letter::*;
+pub use make_good::{CAPPED, MAKE_GOOD_MS, MakeGood};
 pub use shapes::*;
+pub use totals::{Period, PeriodTotals};
 
 use std::sync::Arc;
 
@@ -47,6 +53,9 @@ pub type Entropy = Box<dyn CryptoRng + Send>;
 pub const SETTLE_BATCH_MAX: usize = 5_000;
 /// Rows of one page of any listing.
 pub const PAGE_ROWS_MAX: usize = 1_000;
+/// Claims of one account, and envelopes of one sender, that are read for the totals of a period: a few tenths of
+/// a second, and more than a person grabs.
+pub const TOTALS_ROWS_MAX: usize = 100_000;
 /// How often settlement tries a record that the books refuse before it is set aside.
 pub const SETTLE_TRIES_MAX: u32 = 5;
 
@@ -69,6 +78,9 @@ pub enum LedgerError {
     /// A deposit would bring the balance above `AMOUNT_MINOR_MAX`.
     #[error("the account can't hold so much")]
     BalanceTooLarge,
+    /// The share of a corrected letter went to somebody else, and the reserve pays no more for now.
+    #[error("no more is made good for now")]
+    MakeGoodCapped,
     /// No such thing in the books.
     #[error("not in the ledger")]
     NotFound,
@@ -145,6 +157,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
 
     // ---- settle ----
+
+    /// From now on, so much is made good of each tenant; before, nothing is.
+    fn make_good_up_to(&self, cap: MakeGood);
 
     /// Posts at most [`SETTLE_BATCH_MAX`] records in one transaction: one verdict each, in order.
     /// Nothing is posted unless the partition stands in the epoch under which they were read.
@@ -242,6 +257,15 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<ReceivedRow>, LedgerError>;
 
+    /// What somebody gave and got in a period, by currency; currencies without anything are left out. `None`:
+    /// more than [`TOTALS_ROWS_MAX`] rows would have to be read.
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError>;
+
     // ---- fairness ----
 
     /// The newest batches of a tenant, the newest first. The first one is committed to when the books
@@ -325,28 +349,67 @@ pub trait Ledger: Send + Sync + 'static {
     /// A dead letter by its row, open or settled.
     async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError>;
 
-    /// Tries a dead letter again and records the act: `None` when it is paid now, else the row as
-    /// it stands. `amount_minor` is what the envelope's seed says of the share, `None` where it
-    /// says nothing. The terms are asked too: nobody is paid to whom they give nothing. One that is
-    /// settled is not tried: the answer is that of the try that settled it.
+    /// What stands in the way of an envelope's close: how many records are parked, and a page of the open
+    /// dead letters that its row counts, with rows above `after`, by row.
+    async fn set_aside(
+        &self,
+        envelope: EnvelopeId,
+        after: i64,
+        limit: usize,
+    ) -> Result<SetAside, LedgerError>;
+
+    /// Does something about a dead letter and records the act. `amount_minor` is what the envelope's
+    /// seed says of the share, `None` where it says nothing, since there is no such share. Answers the row
+    /// as it stands. One that is settled is left as it is, so that repeating answers the same. The deeds
+    /// are [`Ledger::replay_dead_letter`], [`Ledger::correct_dead_letter`] and
+    /// [`Ledger::dismiss_dead_letter`].
+    async fn act_on_letter(
+        &self,
+        row: i64,
+        deed: LetterDeed,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<DeadLetterRow, LedgerError>;
+
+    /// Tries a dead letter again: `None` when it is paid now, else the row as it stands. The terms are
+    /// asked too: nobody is paid to whom they give nothing.
     async fn replay_dead_letter(
         &self,
         row: i64,
         amount_minor: Option<i64>,
         act: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError>;
+    ) -> Result<Option<DeadLetterRow>, LedgerError> {
+        let replay = self.act_on_letter(row, LetterDeed::Replay, amount_minor, act);
+        Ok(replay.await?.answer())
+    }
 
-    /// Lets go of a dead letter and records the act, if nothing can ever be owed by its record: the
-    /// envelope's seed says another amount of the share (`amount_minor`; `None`: there is no such
-    /// share), or the terms give it to somebody else. Its envelope closes without it. Answers the row
-    /// as it stands; where that is not dismissed, nothing was done or recorded. Repeating answers the
-    /// same.
+    /// Tries a dead letter again with what the seed says in the place of its amount, where the terms give
+    /// its share to its grabber. The caller has to know that the share was granted so: the letter alone
+    /// may be forged. One that can't be paid stays as it is: `BalanceTooLarge`,
+    /// `AlreadyOver`, or `MakeGoodCapped`.
+    async fn correct_dead_letter(
+        &self,
+        row: i64,
+        amount_minor: Option<i64>,
+        act: AdminAct,
+    ) -> Result<Option<DeadLetterRow>, LedgerError> {
+        let correct = self.act_on_letter(row, LetterDeed::Correct, amount_minor, act);
+        Ok(correct.await?.answer())
+    }
+
+    /// Lets go of a dead letter, if nothing can ever be owed by it as it is written: the envelope's seed
+    /// says another amount of the share, or the terms give it to somebody else. Its envelope closes without
+    /// it. Where the row that is answered is not dismissed, nothing was done or recorded. A record that
+    /// comes again before the close opens its letter again.
     async fn dismiss_dead_letter(
         &self,
         row: i64,
         amount_minor: Option<i64>,
         act: AdminAct,
-    ) -> Result<DeadLetterRow, LedgerError>;
+    ) -> Result<DeadLetterRow, LedgerError> {
+        self.act_on_letter(row, LetterDeed::Dismiss, amount_minor, act)
+            .await
+    }
 
     // ---- audit ----
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::LedgerError;
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
-use crate::domain::envelope::{BookState, Draft, Kind, Terms};
+use crate::domain::envelope::{BookState, Draft, Terms};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::{Currency, Money};
@@ -225,12 +225,17 @@ pub enum Settled {
     Paid,
     /// The same claim stood there before.
     Duplicate,
-    /// The share or the grabber has another claim: paid once already, nothing moved.
+    /// The share or the grabber has another claim, and nothing is owed: nothing moved.
     Superseded,
+    /// The share went to somebody else, and the reserve has paid what the grabber's own claim does not.
+    MadeGood,
     /// Kept in the books for later: the envelope is frozen.
     Parked,
     /// In the dead letters; the envelope can't close.
     DeadLetter,
+    /// In the dead letters: as [`Settled::MadeGood`], but the cap is reached. The envelope closes all the
+    /// same, since its own money is not concerned.
+    Capped,
 }
 
 /// How far a close has come.
@@ -299,7 +304,7 @@ pub struct LeafBatch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminAct {
     /// `freeze`, `unfreeze`, `replay_dead_letter`, `dismiss_dead_letter`, `trace`, `audit`, `list_dead_letters`, `restored`,
-    /// `give_up`.
+    /// `give_up`, `reconcile`.
     pub act: String,
     /// Which envelope.
     pub envelope: Option<EnvelopeId>,
@@ -313,65 +318,6 @@ pub struct AdminAct {
     pub result: String,
 }
 
-/// A record that could not be paid.
-#[derive(Clone, Debug)]
-pub struct DeadLetterRow {
-    /// Ascending: the key of paging.
-    pub row: i64,
-    /// Whose envelope; `None` where the envelope is unknown.
-    pub tenant: Option<TenantId>,
-    /// Currency of the envelope; `None` where it is unknown.
-    pub currency: Option<Currency>,
-    /// What was promised.
-    pub record: OutboxRecord,
-    /// Why it can't be paid. Stable.
-    pub reason: String,
-    /// How often it was tried.
-    pub tries: u32,
-    /// When it was set aside.
-    pub created_at: UnixMs,
-    /// When it was done with: paid, unless `reason` says why it need not be. `None`: it is open.
-    pub settled_at: Option<UnixMs>,
-}
-
-/// Why a letter is done with and was not paid: its share or its grabber was, by another claim.
-pub(super) const SUPERSEDED: &str = "superseded";
-/// Why a letter is done with and was not paid: an operator dismissed it.
-pub(super) const DISMISSED: &str = "dismissed";
-
-impl DeadLetterRow {
-    /// What a try that found it so answers, and each repeat of the try that made it so: `None` where it
-    /// was paid.
-    pub(super) fn answer(self) -> Option<Self> {
-        let is_owed_by_none = self.reason == SUPERSEDED || self.is_dismissed();
-        let is_paid = self.settled_at.is_some() && !is_owed_by_none;
-        (!is_paid).then_some(self)
-    }
-
-    /// Whether an operator has dismissed it.
-    pub fn is_dismissed(&self) -> bool {
-        self.settled_at.is_some() && self.reason == DISMISSED
-    }
-
-    /// PURE: whether nothing can ever be owed by it. Seed and terms never change, so a record that they
-    /// contradict stays wrong. `amount_minor` is what the seed says of the share, `None` where there is
-    /// no such share.
-    pub(super) fn is_contradicted(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
-        amount_minor != Some(self.record.grant.amount_minor) || self.refused_by(terms).is_some()
-    }
-
-    /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
-    /// the record aside, and an operator's second try asks them again.
-    pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {
-        let record = &self.record;
-        if terms.kind != Kind::Exclusive {
-            return record.declined.then_some("not_declinable");
-        }
-        let held = terms.exclusive_share_of(&record.grabber);
-        (held != Some(record.grant.share)).then_some("wrong_grabber")
-    }
-}
-
 /// A posting that touched an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnvelopePosting {
@@ -379,7 +325,8 @@ pub struct EnvelopePosting {
     pub posting: i64,
     /// Why.
     pub kind: PostingKind,
-    /// What moved: positive into the escrow, negative out of it.
+    /// What moved: positive into the escrow, negative out of it. Of a make-good it is the reserve's, and not
+    /// the escrow's: negative to a grabber, positive back.
     pub amount_minor: i64,
     /// How many shares it paid.
     pub shares: u32,

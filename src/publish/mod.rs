@@ -26,8 +26,10 @@
 //! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
 //! what the hot store remembers of the end could bring it back: so a publish that waited for a
 //! permit looks again, and step 6 ends what the books have closed. Everything that is read is read
-//! after the epoch was looked up, and everything that is written is written under it: where the
-//! store was replaced meanwhile nothing is written, and it begins again with step 1.
+//! after the epoch was looked up, and what is written is written under it: where the store was
+//! replaced meanwhile nothing is written, and it begins again with step 1. One write to Redis is not
+//! guarded so: a repair puts down the terms first, in the epoch that it believes in. They are the same
+//! in every epoch, nobody is served from them, and whoever loads or rebuilds writes them again.
 //!
 //! *If it crashes here.* The ledger's row stays Funding (or Live without a mark). The retry of
 //! Create, a grab that meets the missing envelope, or the sweeper publishes it; at its expiry it is
@@ -141,6 +143,7 @@ impl From<LedgerError> for PublishError {
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge
+            | LedgerError::MakeGoodCapped
             | LedgerError::AlreadyOver(_) => Self::Broken(error.to_string()),
         }
     }

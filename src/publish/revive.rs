@@ -12,11 +12,19 @@
 //! | stale | Closing | repair, over as the books say: nobody wins, and who had won is told |
 //! | | Closed | the books tell: it is never made live again |
 //!
-//! *Bounds.* A claim weighs as much as [`WEIGHT`] amounts; permits count it so. A repair of up to
-//! one chunk of shares needs none. Claims are read by pages, [`CLAIM_PAGES_MAX`] at the most.
+//! An envelope of which something is set aside that may be owed is not brought back: it was granted, and
+//! no claim says to whom. Set aside is either parked, or a dead letter. A letter is owed nothing as it is
+//! written where the seed or the terms contradict it (another amount, no such share, another one's share),
+//! or where its share or its grabber is paid by another claim, and it stands in nobody's way. Only where a
+//! stale store has granted the share to its grabber, with a wrong amount, may the seed's be owed: that is
+//! for an operator to say before the store drops the grant.
 //!
-//! *Ordering.* The epoch, then the row and the view, then (of a missing one) what it owes, then the
-//! claims. A batch that was read in an older epoch is not posted after the epoch began, so no claim
+//! *Bounds.* A claim weighs as much as [`WEIGHT`] amounts; permits count it so. A repair of up to
+//! one chunk of shares needs none. Claims are read by pages, [`CLAIM_PAGES_MAX`] at the most, and letters as
+//! many as the row counts.
+//!
+//! *Ordering.* The epoch, then the row and the view, then (of a missing one) what it owes, then what is
+//! set aside, then the claims. A batch that was read in an older epoch is not posted after the epoch began, so no claim
 //! comes from a predecessor of this store once the epoch was looked up. What this store owes of a
 //! stale envelope agrees with what it holds of it; of a missing one it holds nothing, so nothing may
 //! be owed. Either way claims and holders together are every share that was ever told to anybody
@@ -27,13 +35,15 @@
 //! *Not here.* When: the first grab, decline or read that meets it, and the sweeper. How the store
 //! joins claims with what it holds: `HotStore::repair`.
 
+use std::collections::HashSet;
+
 use super::{Published, Publisher, brought};
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, Epoch};
+use crate::domain::id::{EnvelopeId, Epoch, PersonId};
 use crate::domain::split::SHARE_COUNT_MAX;
 use crate::hot::{HotView, Repair};
-use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX};
+use crate::ledger::{DeadLetterRow, EnvelopeRow, PAGE_ROWS_MAX};
 use crate::publish::PublishError;
 
 /// What a claim weighs beside an amount of 8 bytes: a name of 64 bytes, its counts, the grant.
@@ -114,6 +124,12 @@ impl Look {
     }
 }
 
+/// What is set aside was granted, and no claim says to whom.
+fn set_aside() -> PublishError {
+    let why = "grabs of it are set aside: an operator must unfreeze or replay them";
+    PublishError::Unavailable(why.into())
+}
+
 impl Publisher {
     /// `new_in`: the epoch in which it was about to be loaded for the first time.
     pub(super) async fn look(
@@ -142,19 +158,23 @@ impl Publisher {
             let why = "its grabs are being settled: repeat";
             return Err(PublishError::Unavailable(why.into()));
         }
-        // What is set aside was granted, and no claim says to whom.
-        if self.row(id).await?.set_aside_count > 0 {
-            let why = "grabs of it are set aside: an operator must unfreeze or replay them";
-            return Err(PublishError::Unavailable(why.into()));
-        }
+        let letters = self.letters(id).await?;
         let claims = self.claims(id).await?;
-        if missing && claims.is_empty() && look.row.state == BookState::Funding {
+        let untold = letters.is_empty() && claims.is_empty();
+        if missing && untold && look.row.state == BookState::Funding {
             return self.load_and_open(look).await;
+        }
+        let amounts_minor = self.amounts.of(id, &look.row.terms).await?;
+        if self
+            .any_is_owed(&letters, look, (&amounts_minor, &claims))
+            .await?
+        {
+            return Err(set_aside());
         }
         let repair = Repair {
             envelope: id,
             terms: look.row.terms.clone(),
-            amounts_minor: self.amounts.of(id, &look.row.terms).await?,
+            amounts_minor,
             claims,
             over: match look.row.state {
                 BookState::Closing(reason) => Some(reason),
@@ -164,7 +184,65 @@ impl Publisher {
         brought(id, self.hot.repair(look.epoch, repair).await)
     }
 
-    /// Every claim, declined shares too.
+    /// The open dead letters of an envelope of which nothing is parked.
+    async fn letters(&self, id: EnvelopeId) -> Result<Vec<DeadLetterRow>, PublishError> {
+        let count = self.row(id).await?.set_aside_count;
+        let mut letters: Vec<DeadLetterRow> = Vec::new();
+        if count == 0 {
+            return Ok(letters);
+        }
+        let pages = usize::try_from(count).unwrap_or(usize::MAX) / PAGE_ROWS_MAX + 1;
+        for _ in 0..pages {
+            let after = letters.last().map_or(i64::MIN, |last| last.row);
+            let page = self.ledger.set_aside(id, after, PAGE_ROWS_MAX).await?;
+            if page.parked_count > 0 {
+                return Err(set_aside());
+            }
+            let full = page.letters.len() >= PAGE_ROWS_MAX;
+            letters.extend(page.letters);
+            if !full {
+                return Ok(letters);
+            }
+        }
+        // More than were counted have come since.
+        Err(set_aside())
+    }
+
+    /// Whether what one of these open letters says was, or may have been, granted, and is not in the books.
+    async fn any_is_owed(
+        &self,
+        letters: &[DeadLetterRow],
+        look: &Look,
+        (amounts_minor, claims): (&[i64], &[HeldShare]),
+    ) -> Result<bool, PublishError> {
+        if letters.is_empty() {
+            return Ok(false);
+        }
+        let (id, terms) = (look.row.id, &*look.row.terms);
+        let paid: HashSet<&PersonId> = claims.iter().map(|claim| &claim.grabber).collect();
+        for letter in letters {
+            let (share, grabber) = (letter.record.grant.share, &letter.record.grabber);
+            let claimed = claims.binary_search_by_key(&share, |claim| claim.grant.share);
+            if claimed.is_ok() || paid.contains(grabber) {
+                continue;
+            }
+            let place = usize::try_from(share).ok();
+            let amount_minor = place.and_then(|place| amounts_minor.get(place)).copied();
+            if !letter.is_contradicted(terms, amount_minor) {
+                return Ok(true);
+            }
+            if look.plan == Plan::Missing || !letter.is_corrigible(terms, amount_minor) {
+                continue;
+            }
+            let grants = self.hot.grants(id, share, 1).await?;
+            if grants.is_some_and(|page| page.iter().any(|held| letter.record.is_of(held))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Every claim by share, declined shares too.
     async fn claims(&self, id: EnvelopeId) -> Result<Vec<HeldShare>, PublishError> {
         let mut claims: Vec<HeldShare> = Vec::new();
         for _ in 0..CLAIM_PAGES_MAX {

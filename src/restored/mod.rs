@@ -167,7 +167,7 @@ impl Order {
     }
 
     /// An act of this operator, as the books keep it.
-    fn act(&self, act: &str, envelope: Option<EnvelopeId>, result: String) -> AdminAct {
+    pub(crate) fn act(&self, act: &str, envelope: Option<EnvelopeId>, result: String) -> AdminAct {
         AdminAct {
             act: act.to_owned(),
             envelope,

@@ -66,8 +66,12 @@ pub struct Drained {
     pub paid: usize,
     /// Paid before.
     pub duplicates: usize,
-    /// Paid before to another claim.
+    /// Paid before to another claim, and nothing is owed.
     pub superseded: usize,
+    /// Paid by the reserve: the share went to somebody else.
+    pub made_good: usize,
+    /// Set aside since the reserve's cap is reached (part of `dead_letters`).
+    pub capped: usize,
     /// Kept in the books until the envelope is unfrozen.
     pub parked: usize,
     /// Set aside.
@@ -87,11 +91,35 @@ impl Drained {
         self.paid += other.paid;
         self.duplicates += other.duplicates;
         self.superseded += other.superseded;
+        self.made_good += other.made_good;
+        self.capped += other.capped;
         self.parked += other.parked;
         self.dead_letters += other.dead_letters;
         self.refused += other.refused;
         self.refusal = self.refusal.take().or(other.refusal);
         self.more |= other.more;
+    }
+
+    /// For operators.
+    fn tell(&self) {
+        metrics::settled(self.paid);
+        metrics::set_aside(self.dead_letters);
+        if self.made_good > 0 {
+            let records = self.made_good;
+            tracing::warn!(
+                records,
+                "acknowledged grabs were lost, and the reserve has made them good"
+            );
+            metrics::made_good(records);
+        }
+        if self.capped > 0 {
+            let records = self.capped;
+            tracing::warn!(
+                records,
+                "the cap of what is made good is reached: grabs were set aside"
+            );
+            metrics::make_good_capped(records);
+        }
     }
 }
 
@@ -204,8 +232,7 @@ impl Drain {
             ..Drained::default()
         };
         let verdicts = self.post(under, &items, &mut drained).await?;
-        metrics::settled(drained.paid);
-        metrics::set_aside(drained.dead_letters);
+        drained.tell();
         Ok((verdicts, drained))
     }
 
@@ -242,8 +269,7 @@ impl Drain {
         }
         self.delete(under, done).await?;
         crash("settle::after_settled")?;
-        metrics::settled(drained.paid);
-        metrics::set_aside(drained.dead_letters);
+        drained.tell();
         let seconds = f64::from(u32::try_from(took_ms).unwrap_or(u32::MAX)) / 1_000.0;
         metrics::settle_batch(drained.records, seconds);
         Ok(drained)
@@ -400,8 +426,13 @@ impl Drain {
             Settled::Paid => drained.paid += 1,
             Settled::Duplicate => drained.duplicates += 1,
             Settled::Superseded => drained.superseded += 1,
+            Settled::MadeGood => drained.made_good += 1,
             Settled::Parked => drained.parked += 1,
             Settled::DeadLetter => drained.dead_letters += 1,
+            Settled::Capped => {
+                drained.dead_letters += 1;
+                drained.capped += 1;
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 //! | publish | `publish::Publisher`, what the sweep found | until the sweep finds something |
 //! | forget | [`Sweep::forget`] | [`SWEEP_MS`] |
 //! | lease | [`Settlement::lease_once`]; [`Settlement::serve_once`] where others settle | [`LEASE_RENEW_MS`] |
+//! | promises | [`Settlement::keep_promises_once`] | [`RECONCILE_MS`] |
 //! | reconcile | [`Reconcile::once`](reconcile::Reconcile::once) | [`RECONCILE_MS`] after a walk, [`RECONCILE_PAGE_MS`] within it |
 //!
 //! *Bounds.* Each step has its own. A step that fails is repeated after [`BACKOFF_MS_MIN`], doubled
@@ -31,6 +32,7 @@ mod gate;
 mod lease;
 mod marks;
 pub mod plan;
+mod promises;
 mod reconcile;
 mod rounds;
 pub mod rules;
@@ -48,7 +50,8 @@ use tokio::sync::Notify;
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
 pub use lease::{LEASE_MS, LEASE_RENEW_MS};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
-pub use reconcile::{Reconcile, Reconciled, post_missing};
+pub use promises::PROMISED_ENVELOPES_MAX;
+pub use reconcile::{RECONCILE_AFTER_MS, Reconcile, Reconciled, post_missing};
 pub use sweep::{
     CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
     SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
@@ -72,7 +75,8 @@ pub const FILL_MS: u64 = 5;
 /// Rest of the sweeper: a refund is due 60 s after the expiry, and this leaves 58 of them to the
 /// stores.
 pub const SWEEP_MS: u64 = 1_000;
-/// The rest between two walks that look for grants which nothing owes.
+/// The rest between two walks that look for grants which nothing owes, and between two looks after promises
+/// that the hot store has lost.
 pub const RECONCILE_MS: u64 = 5_000;
 /// The rest between two pages of such a walk.
 pub const RECONCILE_PAGE_MS: u64 = 100;
@@ -125,6 +129,7 @@ impl From<LedgerError> for SettleError {
             LedgerError::RequestIdReused
             | LedgerError::InsufficientFunds { .. }
             | LedgerError::BalanceTooLarge
+            | LedgerError::MakeGoodCapped
             | LedgerError::NotFound
             | LedgerError::Frozen
             | LedgerError::AlreadyOver(_)
@@ -177,6 +182,8 @@ pub struct Settlement {
     vitals: Arc<Vitals>,
     unpublished: Mutex<Vec<EnvelopeId>>,
     found_unpublished: Notify,
+    /// Behind which envelope the next look after lost promises begins.
+    promised: Mutex<Option<EnvelopeId>>,
 }
 
 impl Settlement {
@@ -206,6 +213,7 @@ impl Settlement {
             vitals: Arc::default(),
             unpublished: Mutex::default(),
             found_unpublished: Notify::new(),
+            promised: Mutex::default(),
         }
     }
 
@@ -275,9 +283,8 @@ impl Settlement {
     pub async fn drain_once(&self) -> Result<Drained, SettleError> {
         let mut sum = Drained::default();
         let mut failure = None;
-        let owing = self.hot.owing().await?;
+        let owing = self.owing().await?;
         let mut drains = stream::iter(owing)
-            .filter(|partition| std::future::ready(self.lease.has(*partition)))
             .map(|partition| self.drain_partition(partition).boxed())
             .buffer_unordered(DRAINS_IN_FLIGHT_MAX);
         while let Some(drained) = drains.next().await {
@@ -292,6 +299,13 @@ impl Settlement {
             sum.add(drained);
         }
         failure.map_or(Ok(sum), Err)
+    }
+
+    /// Which partitions of this process owe something. The others' are not asked for.
+    async fn owing(&self) -> Result<Vec<Partition>, SettleError> {
+        let all = self.hot.partitions().all();
+        let own = all.filter(|partition| self.lease.has(*partition));
+        Ok(self.hot.owing(own.collect()).await?)
     }
 
     async fn drain_partition(&self, partition: Partition) -> Result<Drained, SettleError> {

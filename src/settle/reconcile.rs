@@ -11,8 +11,10 @@
 //! | 4. post them like any record | `Drain::post_records` |
 //!
 //! *Bounds.* A page of [`RECONCILE_PAGE_MAX`] envelopes a step; [`BEHIND_MAX`] are remembered as
-//! behind, [`RECONCILED_PER_STEP_MAX`] mended a step. A walk over 100,000 envelopes takes ten
-//! seconds, so a lost debt is paid within a minute of its loss up to half a million of them.
+//! behind. A step ends at [`RECONCILED_PER_STEP_MAX`] envelopes to mend, [`MENDED_AT_ONCE_MAX`] at a time,
+//! and the next one goes on behind the last of them. A walk over 100,000 envelopes without a loss takes
+//! ten seconds, so a lost debt is met within a minute up to half a million of them; what is met waits for
+//! those before it, some milliseconds each.
 //!
 //! *Ordering.* The epoch is looked up before anything is read, and what is missing is posted under
 //! it. A record that is posted here and comes out of an outbox after all is a duplicate.
@@ -24,7 +26,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 
 use super::SettleError;
@@ -46,13 +50,17 @@ pub const RECONCILE_AFTER_MS: i64 = 10_000;
 /// there is nothing to mend.
 pub const BEHIND_MAX: usize = 100_000;
 /// Envelopes that one step mends: each costs a look through an outbox.
-pub const RECONCILED_PER_STEP_MAX: usize = 32;
+pub const RECONCILED_PER_STEP_MAX: usize = 256;
+/// Of them, at a time.
+pub const MENDED_AT_ONCE_MAX: usize = 8;
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
     /// Records that were posted.
     pub posted: usize,
+    /// Envelopes of which the books know less than was granted, so far as they were looked at.
+    pub behind: usize,
     /// The walk goes on behind this page.
     pub more: bool,
 }
@@ -85,40 +93,19 @@ impl Reconcile {
     /// # Errors
     /// A store is out of reach: the walk goes on where it stood.
     pub async fn once(&self, drain: &Drain) -> Result<Reconciled, SettleError> {
-        let after = *self.after.lock();
-        let mut page = self.hot.envelopes(after, RECONCILE_PAGE_MAX).await?;
-        let more = page.len() >= RECONCILE_PAGE_MAX;
-        let next = page.last().copied().filter(|_| more);
-        page.retain(|id| self.lease.has_envelope(*id, self.hot.partitions()));
-        let mut late = Vec::new();
-        for ids in page.chunks(VIEWS_PER_CALL_MAX) {
-            // The rows are read first: what the hot store grants between the two reads only makes an
-            // envelope look behind, never the other way round.
-            let rows = self.rows(ids).await?;
-            let views = self.hot.view(ids.to_vec()).await?;
-            for ((id, row), view) in ids.iter().zip(rows).zip(views) {
-                let is_late = match (row, view) {
-                    (Some(row), Some(view)) if is_behind(&row, &view) => self.late(*id),
-                    _ => {
-                        self.behind.lock().remove(id);
-                        false
-                    }
-                };
-                if is_late && late.len() < RECONCILED_PER_STEP_MAX {
-                    late.push(*id);
-                }
-            }
-        }
-        let mut posted = 0;
-        for id in late {
+        let (late, next) = self.walk().await?;
+        let posted = AtomicUsize::new(0);
+        let mended = stream::iter(late).for_each_concurrent(MENDED_AT_ONCE_MAX, async |id| {
             match self.mend(drain, id).await {
-                Ok(mended) => posted += mended,
+                Ok(mended) => drop(posted.fetch_add(mended, Ordering::Relaxed)),
                 // The others must be paid, and this one is met again.
                 Err(error) => {
                     tracing::warn!(envelope = %id, %error, "grabs can't be compared yet");
                 }
             }
-        }
+        });
+        mended.await;
+        let posted = posted.into_inner();
         if posted > 0 {
             tracing::error!(
                 records = posted,
@@ -127,7 +114,44 @@ impl Reconcile {
             metrics::reconciled(posted);
         }
         *self.after.lock() = next;
-        Ok(Reconciled { posted, more })
+        let more = next.is_some();
+        let behind = self.behind.lock().len();
+        Ok(Reconciled {
+            posted,
+            behind,
+            more,
+        })
+    }
+
+    /// Step 1: which envelopes of the next page have been behind for long, and behind which one the walk goes
+    /// on.
+    async fn walk(&self) -> Result<(Vec<EnvelopeId>, Option<EnvelopeId>), SettleError> {
+        let after = *self.after.lock();
+        let mut page = self.hot.envelopes(after, RECONCILE_PAGE_MAX).await?;
+        let more = page.len() >= RECONCILE_PAGE_MAX;
+        let last = page.last().copied().filter(|_| more);
+        page.retain(|id| self.lease.has_envelope(*id, self.hot.partitions()));
+        let mut late = Vec::new();
+        for ids in page.chunks(VIEWS_PER_CALL_MAX) {
+            // The rows are read first: what the hot store grants between the two reads only makes an
+            // envelope look behind, never the other way round.
+            let rows = self.rows(ids).await?;
+            let views = self.hot.view(ids.to_vec()).await?;
+            for ((id, row), view) in ids.iter().zip(rows).zip(views) {
+                match (row, view) {
+                    (Some(row), Some(view)) if is_behind(&row, &view) => {
+                        if self.late(*id) {
+                            late.push(*id);
+                        }
+                    }
+                    _ => drop(self.behind.lock().remove(id)),
+                }
+                if late.len() >= RECONCILED_PER_STEP_MAX {
+                    return Ok((late, Some(*id)));
+                }
+            }
+        }
+        Ok((late, last))
     }
 
     /// Rows of a page, in their order; `None` where one is unknown or can't be read. A damaged row

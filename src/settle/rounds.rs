@@ -1,7 +1,7 @@
 //! The rounds of the drain over the partitions of this process. One that fails or takes long keeps no
 //! other one waiting.
 //!
-//! *Shape.* A round asks which outboxes may hold something, and begins a drain of each of these partitions,
+//! *Shape.* A round asks which outboxes of this process may hold something, and begins a drain of each of these partitions,
 //! and of those that failed last, that is neither being drained nor resting. Where the question fails, each
 //! partition finds for itself. The round ends when these have ended, or after [`STRAGGLE_MS`]: what takes longer goes on beside the next rounds. A
 //! partition that failed rests by itself, is tried beside the rounds, and is in them again when it went
@@ -44,7 +44,7 @@ pub(super) struct Rounds<'a> {
     pub(super) partitions: PartitionCount,
     /// Whether a partition is this process's now.
     pub(super) has: &'a (dyn Fn(Partition) -> bool + Sync),
-    /// Which outboxes may hold something; `None`: nobody knows.
+    /// Which outboxes of this process may hold something; `None`: nobody knows.
     pub(super) owing: &'a (dyn Fn() -> BoxFuture<'a, Option<Vec<Partition>>> + Sync),
     pub(super) drain: &'a (dyn Fn(Partition) -> BoxFuture<'a, Result<Drained, SettleError>> + Sync),
     pub(super) vitals: &'a Vitals,

@@ -87,13 +87,14 @@ impl Settlement {
             self.publish_loop(&shutdown),
             self.forget_loop(&jitter, &shutdown),
             self.reconcile_loop(&jitter, &shutdown),
+            self.promises_loop(&jitter, &shutdown),
             self.lease_loop(&jitter, &shutdown),
         )?;
         Ok(())
     }
 
-    /// Only measures the backlog and says that the books are served, until `shutdown`: other processes
-    /// settle it.
+    /// Only measures the backlog, looks after its own lost promises and says that the books are served, until
+    /// `shutdown`: other processes settle it.
     ///
     /// # Errors
     /// As [`Settlement::run`].
@@ -104,6 +105,7 @@ impl Settlement {
     ) -> Result<(), SettleError> {
         tokio::try_join!(
             self.measure_loop(&jitter, &shutdown),
+            self.promises_loop(&jitter, &shutdown),
             self.serve_loop(&jitter, &shutdown),
         )?;
         Ok(())
@@ -117,7 +119,7 @@ impl Settlement {
         let rounds = Rounds {
             partitions: self.hot.partitions(),
             has: &|partition| self.lease.has(partition),
-            owing: &|| async { self.hot.owing().await.ok() }.boxed(),
+            owing: &|| async { self.owing().await.ok() }.boxed(),
             drain: &|partition| self.drain_partition(partition).boxed(),
             vitals: &self.vitals,
         };
@@ -188,6 +190,19 @@ impl Settlement {
             };
             let ended = reconciled.map(|_| ());
             rest(pace.rest(ended, well_ms, jitter)?, shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn promises_loop(
+        &self,
+        jitter: &(impl Fn(u64) -> u64 + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<(), SettleError> {
+        let mut pace = Pace::new("promises", self);
+        while !shutdown.is_cancelled() {
+            let kept = self.keep_promises_once().await.map(|_| ());
+            rest(pace.rest(kept, RECONCILE_MS, jitter)?, shutdown).await;
         }
         Ok(())
     }

@@ -47,6 +47,8 @@ pub const SETTLE_SECONDS: &str = "red_envelope_settle_batch_seconds";
 pub const SETTLE_RECORDS: &str = "red_envelope_settle_batch_records";
 pub const REFUNDED: &str = "red_envelope_refunds_total";
 pub const SET_ASIDE: &str = "red_envelope_dead_letters_total";
+pub const MADE_GOOD: &str = "red_envelope_made_good_total";
+pub const MAKE_GOOD_CAPPED: &str = "red_envelope_make_good_capped_total";
 pub const RECONCILED: &str = "red_envelope_reconciled_records_total";
 pub const ACKED_DROPPED: &str = "red_envelope_acked_dropped_total";
 pub const UNREADABLE: &str = "red_envelope_outbox_unreadable_total";
@@ -160,6 +162,18 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         Unit::Count,
         "Records that could not be settled and were set aside",
+    ),
+    metric(
+        MADE_GOOD,
+        MetricKind::Counter,
+        Unit::Count,
+        "Lost grabs that the reserve has made good",
+    ),
+    metric(
+        MAKE_GOOD_CAPPED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Lost grabs that were set aside since the cap of what is made good is reached",
     ),
     metric(
         FROZEN,

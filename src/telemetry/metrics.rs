@@ -21,10 +21,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
     ACKED_DROPPED, BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
-    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, METRICS,
-    MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY, RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS,
-    SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS,
-    TURNED_AWAY, UNREADABLE, WATCHERS,
+    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
+    MAKE_GOOD_CAPPED, METRICS, MetricKind, OUTBOX, OUTBOX_AGE, QUEUED, READY, RECONCILED, REFUNDED,
+    REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS, SETTLED, SHED, SIZE_BUCKETS,
+    STORE_BYTES, STREAMS, TURNED_AWAY, UNREADABLE, WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
 use crate::domain::grab::Outcome;
@@ -52,6 +52,8 @@ struct Meters {
     settle_records: Histogram,
     refunded: Counter,
     set_aside: Counter,
+    made_good: Counter,
+    make_good_capped: Counter,
     unreadable: Counter,
     acked_dropped: Counter,
     reconciled: Counter,
@@ -83,6 +85,8 @@ impl Meters {
             settle_records: metrics::histogram!(SETTLE_RECORDS),
             refunded: metrics::counter!(REFUNDED),
             set_aside: metrics::counter!(SET_ASIDE),
+            made_good: metrics::counter!(MADE_GOOD),
+            make_good_capped: metrics::counter!(MAKE_GOOD_CAPPED),
             unreadable: metrics::counter!(UNREADABLE),
             acked_dropped: metrics::counter!(ACKED_DROPPED),
             reconciled: metrics::counter!(RECONCILED),
@@ -314,6 +318,20 @@ pub fn refunded() {
 pub fn set_aside(records: usize) {
     if let Some(meters) = meters() {
         meters.set_aside.increment(records as u64);
+    }
+}
+
+/// So many lost grabs were made good.
+pub fn made_good(records: usize) {
+    if let Some(meters) = meters() {
+        meters.made_good.increment(records as u64);
+    }
+}
+
+/// So many lost grabs were set aside since the cap is reached.
+pub fn make_good_capped(records: usize) {
+    if let Some(meters) = meters() {
+        meters.make_good_capped.increment(records as u64);
     }
 }
 

@@ -18,15 +18,15 @@ struct Edit {
 /// What both ledgers call alike.
 const EDITS: [Edit; 3] = [
     Edit {
-        done: "UPDATE envelope SET terms = 'not ' || terms WHERE row = 2",
-        undone: "UPDATE envelope SET terms = substr(terms, 5) WHERE row = 2",
+        done: "UPDATE envelope SET terms = 'not ' || terms WHERE row = (SELECT max(row) FROM envelope)",
+        undone: "UPDATE envelope SET terms = substr(terms, 5) WHERE row = (SELECT max(row) FROM envelope)",
         kind: DiscrepancyKind::EnvelopeUnbalanced,
-        told: "envelope row 2 can't be read",
+        told: "can't be read",
     },
     Edit {
         done: "INSERT INTO dead_letter (row, envelope, share, grabber, amount_minor, declined, granted_at,
             reason, tries, created_at) SELECT 99, id, 0, '', 1, declined_count > 9, 0, 'a test', 1, 0
-            FROM envelope WHERE row = 2",
+            FROM envelope WHERE row = (SELECT max(row) FROM envelope)",
         undone: "DELETE FROM dead_letter WHERE row = 99",
         kind: DiscrepancyKind::EnvelopeUnbalanced,
         told: "can't be read",

@@ -271,6 +271,7 @@ async fn replay(process: &mut World, letter: &str) -> ReplayDeadLetterResponse {
         dead_letter_id: letter.to_owned(),
         operator: "olga".to_owned(),
         reason: "the cause is gone".to_owned(),
+        correct_amount: false,
     };
     let tried = process.admin.replay_dead_letter(request).await;
     tried.unwrap().into_inner()

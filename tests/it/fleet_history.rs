@@ -7,9 +7,10 @@ use std::fmt::Debug;
 use red_envelope_proto::v1::audience::{Audience as Rule, Group};
 use red_envelope_proto::v1::{
     Audience, BatchGetEnvelopesRequest, CreateEnvelopeRequest, DeclineEnvelopeRequest,
-    EnvelopeState, GetBalanceRequest, GetEnvelopeRequest, GetFairnessProofRequest, GrabOutcome,
-    GrabRequest, ListEntriesRequest, ListGrabsRequest, ListReceivedSharesRequest,
-    ListSentEnvelopesRequest, RecallEnvelopeRequest, Reveal, TraceEnvelopeRequest,
+    EnvelopeState, GetBalanceRequest, GetEnvelopeRequest, GetFairnessProofRequest,
+    GetYearTotalsRequest, GrabOutcome, GrabRequest, ListEntriesRequest, ListGrabsRequest,
+    ListReceivedSharesRequest, ListSentEnvelopesRequest, RecallEnvelopeRequest, Reveal,
+    TraceEnvelopeRequest,
 };
 use tonic::{Response, Status};
 
@@ -232,6 +233,11 @@ async fn of_an_envelope(
     }
 }
 
+fn this_year() -> i16 {
+    let now = jiff::Timestamp::now();
+    jiff::tz::Offset::UTC.to_datetime(now).year()
+}
+
 async fn of_a_person(process: &mut World, ids: &[String], person: &str, seen: &mut Seen) {
     let mut see = |what: &str, told: String| seen.insert(format!("{what} of {person}"), told);
     let chat = BatchGetEnvelopesRequest {
@@ -253,6 +259,13 @@ async fn of_a_person(process: &mut World, ids: &[String], person: &str, seen: &m
     };
     let received = process.envelopes.list_received_shares(received).await;
     see("received", told(received));
+    let totals = GetYearTotalsRequest {
+        person: person.to_owned(),
+        year: i32::from(this_year()),
+        ..GetYearTotalsRequest::default()
+    };
+    let totals = process.envelopes.get_year_totals(totals).await;
+    see("totals", told(totals));
     let balance = GetBalanceRequest {
         owner: person.to_owned(),
         ..GetBalanceRequest::default()

@@ -14,7 +14,7 @@ use crate::harness::{Hot, Start, World, cny, equal, lucky};
 const SHARES: u32 = 60;
 
 /// A world on Redis with an envelope of which twenty have a share; share number and amount of each.
-async fn with_twenty_winners() -> (World, String, BTreeMap<String, (u32, i64)>) {
+pub async fn with_twenty_winners() -> (World, String, BTreeMap<String, (u32, i64)>) {
     let mut world = World::on(Hot::Redis).await;
     world.fund("alice", cny(100_000)).await;
     let id = world
@@ -173,7 +173,7 @@ async fn ten_more(world: &mut World, id: &str, from: u32) -> BTreeMap<String, i6
     told
 }
 
-fn keys_like(world: &mut World, pattern: &str) -> Vec<Vec<u8>> {
+pub fn keys_like(world: &mut World, pattern: &str) -> Vec<Vec<u8>> {
     keys_on(world.redis(), pattern)
 }
 
@@ -266,7 +266,7 @@ async fn a_redis_that_is_lost_while_an_envelope_closes_costs_nobody_anything() {
 }
 
 /// The sender ends it.
-async fn recall(world: &mut World, id: &str) -> Result<(), tonic::Status> {
+pub async fn recall(world: &mut World, id: &str) -> Result<(), tonic::Status> {
     let request = RecallEnvelopeRequest {
         envelope_id: id.to_owned(),
         sender: "alice".to_owned(),
@@ -361,7 +361,7 @@ pub fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
     entry
 }
 
-async fn until_set_aside(world: &mut World) -> Vec<String> {
+pub async fn until_set_aside(world: &mut World) -> Vec<String> {
     let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..1_200 {
         looks.tick().await;

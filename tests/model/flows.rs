@@ -1,11 +1,10 @@
 //! Money from the sender's hold to the last entry.
 
 use red_envelope::domain::books::DiscrepancyKind;
-use red_envelope::domain::envelope::{BookState, CloseReason, HotState, shares_checksum};
+use red_envelope::domain::envelope::{BookState, CloseReason, HotState};
 use red_envelope::domain::grab::{GrabReply, Outcome};
-use red_envelope::domain::id::Partition;
-use red_envelope::hot::{DeclineReply, LoadChunk};
-use red_envelope::ledger::{SETTLE_TRIES_MAX, SettleItem, Under};
+use red_envelope::hot::DeclineReply;
+use red_envelope::ledger::SETTLE_TRIES_MAX;
 use red_envelope::settle::{CLOSED_KEPT_MS, Drained, PUBLISH_PATIENCE_MS};
 use tokio_util::sync::CancellationToken;
 
@@ -146,84 +145,6 @@ async fn an_envelope_frozen_before_its_publish_stays_unpublished() {
     world.unfreeze(id).await;
     world.publish(id).await;
     world.win(id, "bob").await;
-    world.is_clean().await;
-}
-
-#[tokio::test]
-async fn a_grant_that_the_seed_denies_is_set_aside_and_the_others_settle() {
-    let mut world = World::new();
-    let healthy = world.live(equal("alice", 50, 2)).await;
-    // The hot store was loaded with amounts that the seed does not say.
-    world.deposit("alice", 200).await;
-    let poisoned = world.fund(equal("alice", 100, 2)).await;
-    let chunk = LoadChunk {
-        envelope: poisoned,
-        terms: world.row(poisoned).await.terms,
-        offset: 0,
-        amounts_minor: vec![150, 50],
-    };
-    let epoch = world.hot().epoch(Partition::ZERO);
-    world.hot().load(epoch, chunk).await.unwrap();
-    let checksum = shares_checksum(&[150, 50]);
-    world.hot().open(epoch, poisoned, checksum).await.unwrap();
-    world.win(poisoned, "bob").await;
-    world.win(healthy, "bob").await;
-    let drained = world.drain().await;
-    assert_eq!((drained.paid, drained.dead_letters), (1, 1));
-    assert_eq!(world.available("bob").await, 50);
-    assert_eq!(world.drain().await.records, 0);
-    // Its close is blocked, the other one's is not.
-    world.clock.advance_ms(EXPIRES_IN_MS);
-    world.settle().await;
-    assert_eq!(world.available("alice").await, 50);
-    assert!(matches!(
-        world.row(poisoned).await.state,
-        BookState::Closing(_)
-    ));
-    let letters = world.ledger().dead_letters(None, 0, 10).await.unwrap();
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].reason, "amount_mismatch");
-}
-
-#[tokio::test]
-async fn who_won_by_a_record_that_was_damaged_is_paid_once_it_is_dismissed() {
-    let mut world = World::new();
-    let id = world.live(equal("alice", 100, 2)).await;
-    let grant = world.win(id, "bob").await;
-    // On its way into the books the amount became another one.
-    let partition = Partition::ZERO;
-    let epoch = world.hot().epoch(partition);
-    let mut entries = world.hot().outbox(partition, None, 10).await.unwrap();
-    let mut entry = entries.remove(0);
-    let mut record = entry.records.remove(0);
-    record.grant.amount_minor = 7;
-    let aside = vec![SettleItem::SetAside(record, "amount_mismatch")];
-    let under = Under { partition, epoch };
-    world.ledger().settle(under, aside).await.unwrap();
-    let done = vec![(entry.id, entry.nonce)];
-    world.hot().settled(epoch, partition, done).await.unwrap();
-    world.clock.advance_ms(EXPIRES_IN_MS);
-    world.settle().await;
-    let expired = CloseReason::Expired;
-    assert_eq!(world.row(id).await.state, BookState::Closing(expired));
-
-    let letters = world.ledger().dead_letters(None, 0, 10).await.unwrap();
-    let act = world.act("dismiss_dead_letter", id);
-    let dismissed =
-        world
-            .ledger()
-            .dismiss_dead_letter(letters[0].row, Some(grant.amount_minor), act);
-    assert!(dismissed.await.unwrap().is_dismissed());
-    // Nothing goes back to the sender before bob is paid.
-    world.settle().await;
-    assert_eq!(world.row(id).await.state, BookState::Closing(expired));
-    assert_eq!(world.settlement().reconcile_once().await.unwrap().posted, 0);
-    world.clock.advance_ms(10_000);
-    assert_eq!(world.settlement().reconcile_once().await.unwrap().posted, 1);
-    world.settle().await;
-    assert_eq!(world.row(id).await.state, BookState::Closed(expired));
-    assert_eq!(world.available("bob").await, 100);
-    assert_eq!(world.available("alice").await, 100);
     world.is_clean().await;
 }
 

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `world` | both stores in a folder of their own, settlement between them, a clock that is moved |
 //! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
+//! | `letters` | dead letters: dismissed, corrected, paid by the reconciler |
 //! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
 //! | `crossings` | steps that are crossed in the middle by others |
 //! | `dropped` | Redis and PostgreSQL: a runtime that is dropped anywhere, and another one that goes on |
+//! | `parts` | Redis and PostgreSQL: partitions of one and of several processes |
 //! | `audits` | planted wrongs, each named by the audit; none where there is none |
 //! | `ops`, `random` | `enum Op`: random days, and the promises after each operation |
 //!
@@ -20,9 +22,12 @@
 mod audits;
 mod crashes;
 mod crossings;
+mod debts;
 mod dropped;
 mod flows;
 mod frozen;
+mod letters;
 mod ops;
+mod parts;
 mod random;
 mod world;

@@ -96,6 +96,10 @@ pub fn at_the_end(
         }
         *accounts.entry(page.terms.sender.clone()).or_default() += back - total;
     }
+    if books.reserve.used > 0 {
+        let used = books.reserve.used;
+        return Err(format!("{used} were made good, and nothing was lost"));
+    }
     if accounts != books.accounts {
         return Err(format!(
             "accounts hold {:?}, not {accounts:?}",

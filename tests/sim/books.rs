@@ -10,7 +10,7 @@ use red_envelope::domain::envelope::{BookState, CloseReason, LeafRef, Terms};
 use red_envelope::domain::fairness::ServerSeed;
 use red_envelope::domain::grab::{HeldShare, OutboxRecord};
 use red_envelope::domain::id::{EnvelopeId, PersonId, UnixMs};
-use red_envelope::ledger::conformance::sheet::Sheet;
+use red_envelope::ledger::conformance::sheet::{Reserve, Sheet};
 use red_envelope::ledger::{
     CloseProgress, Due, EnvelopeRow, Fund, Funded, LedgerError, Portion, SettleItem, Settled,
 };
@@ -32,6 +32,8 @@ pub struct Books {
     pub accounts: BTreeMap<PersonId, i64>,
     /// Every payment of a share: what the audit reads.
     pub paid: Vec<(EnvelopeId, HeldShare)>,
+    /// Pays whatever is owed, and nothing must be: no store loses anything here.
+    pub reserve: Reserve,
     leases: BTreeMap<String, i64>,
     rng: StdRng,
 }
@@ -51,6 +53,10 @@ impl Books {
             requests: BTreeMap::new(),
             accounts: BTreeMap::new(),
             paid: Vec::new(),
+            reserve: Reserve {
+                minor_max: i64::MAX / 2,
+                ..Reserve::default()
+            },
             leases: BTreeMap::new(),
             rng,
         }
@@ -83,7 +89,7 @@ impl Books {
             settled_minor,
             declined_count,
             refunded_minor: declined_minor + sheet.remainder,
-            made_good_minor: 0,
+            made_good_minor: sheet.made_good_minor,
             set_aside_count: count(sheet.parked.len() + sheet.letters.len()),
             closed_at: page.closed_at,
         })
@@ -159,11 +165,12 @@ impl Books {
         let verdict = |item| match item {
             SettleItem::Pay(record) => {
                 let (id, held) = split(record);
-                let Ok(page) = self.page(id) else {
+                let Some(page) = self.pages.get_mut(&id) else {
                     return Settled::DeadLetter;
                 };
-                let mut verdict = page.sheet.verdict(held.clone());
-                if !unique && matches!(verdict, Settled::Duplicate | Settled::Superseded) {
+                let mut verdict = page.sheet.verdict(held.clone(), &mut self.reserve);
+                let beaten = [Settled::Duplicate, Settled::Superseded, Settled::MadeGood];
+                if !unique && beaten.contains(&verdict) {
                     verdict = Settled::Paid;
                 }
                 if verdict == Settled::Paid {
@@ -186,8 +193,10 @@ impl Books {
         let ids: Vec<_> = self.pages.keys().copied().collect();
         let mut posted = 0;
         for id in ids {
-            let paid = self.page(id).map(|page| page.sheet.settle_parked());
-            for held in paid.unwrap_or_default() {
+            let Some(page) = self.pages.get_mut(&id) else {
+                continue;
+            };
+            for held in page.sheet.settle_parked(&mut self.reserve) {
                 self.pay(id, &held);
                 posted += 1;
             }

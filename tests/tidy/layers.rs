@@ -56,6 +56,13 @@ const ROOMS: &[Room] = &[
         name: "restored",
         knows: &["domain", "hot", "ledger", "publish", "settle", "stores"],
     },
+    // What settlement and the audit do, once and without a server.
+    Room {
+        name: "reconciled",
+        knows: &[
+            "audit", "hot", "ledger", "publish", "restored", "settle", "stores",
+        ],
+    },
     // A client like any other; the domain only to verify a proof offline.
     Room {
         name: "cli",

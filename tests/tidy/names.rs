@@ -1,5 +1,7 @@
 //! Names: what a thing may not be called, and what a test must be called.
 
+use std::collections::BTreeSet;
+
 use crate::tree::{File, Finding, Tree};
 
 /// Words that say nothing, wherever they stand in a name.
@@ -51,6 +53,10 @@ const GIVEN: &[(&str, &str)] = &[
 
 /// A test's name is a sentence: at least this many words.
 const TEST_WORDS_MIN: usize = 3;
+
+/// A name of so many words in prose is that of a test, a metric or somebody's setting: it stands in a
+/// source, too.
+const CITED_WORDS_MIN: usize = 5;
 
 const DEFINES: &[&str] = &[
     "const",
@@ -151,6 +157,61 @@ fn a_test_is_named_as_a_sentence(tree: &Tree) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// What stands in backticks on a line, and where.
+fn cited(line: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    let parts = line.split('`').enumerate().map(move |(place, part)| {
+        let began = at;
+        at += part.len() + 1;
+        (place, began, part)
+    });
+    parts
+        .filter(|(place, _, _)| place % 2 == 1)
+        .map(|(_, at, part)| (at, part))
+}
+
+/// Prose: all of a Markdown file, and the comments of a Rust file.
+fn is_prose(file: &File, line: &str) -> bool {
+    file.path.ends_with(".md") || file.rust.is_some() && line.trim_start().starts_with("//")
+}
+
+fn a_test_that_prose_names_is_there(tree: &Tree) -> Vec<Finding> {
+    let mut named: BTreeSet<&str> = BTreeSet::new();
+    for (_, rust) in tree.rust() {
+        named.extend(rust.tokens.iter().map(|token| token.text.as_str()));
+        let literals = rust
+            .literals
+            .iter()
+            .flat_map(|l| l.body.split(not_of_a_name));
+        named.extend(literals);
+    }
+    let others = tree
+        .files
+        .iter()
+        .filter(|f| f.rust.is_none() && !f.path.ends_with(".md"));
+    named.extend(others.flat_map(|f| f.text.split(not_of_a_name)));
+    let mut found = Vec::new();
+    for file in &tree.files {
+        let mut begins = 0;
+        for line in file.text.split_inclusive('\n') {
+            for (at, name) in cited(line).filter(|_| is_prose(file, line)) {
+                let is_name = name
+                    .chars()
+                    .all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit());
+                if is_name && words(name).len() >= CITED_WORDS_MIN && !named.contains(name) {
+                    found.push(file.finding(begins + at, format!("no source has `{name}`")));
+                }
+            }
+            begins += line.len();
+        }
+    }
+    found
+}
+
+fn not_of_a_name(c: char) -> bool {
+    c != '_' && !c.is_ascii_alphanumeric()
 }
 
 fn our_environment_variables_carry_our_name(tree: &Tree) -> Vec<Finding> {
@@ -262,6 +323,30 @@ mod held {
                 "src/hot/mod.rs",
                 "#[test]\nfn nobody_wins_twice() {}\n#[cfg(test)]\nfn cny() {}",
             )],
+        );
+    }
+
+    #[test]
+    fn a_test_that_prose_names_is_there() {
+        hold(
+            super::a_test_that_prose_names_is_there,
+            &[
+                ("docs/API.md", "| x | `nobody_wins_twice_in_a_row` |"),
+                (
+                    "src/hot/mod.rs",
+                    "//! Held by `nobody_wins_twice_in_a_row`.",
+                ),
+            ],
+            &[
+                (
+                    "docs/API.md",
+                    "`not_before_expiry`, `fn two_of_them_have_arguments()`",
+                ),
+                (
+                    "src/hot/mod.rs",
+                    "//! `nobody_wins_twice_in_a_row`\nfn nobody_wins_twice_in_a_row() {}",
+                ),
+            ],
         );
     }
 

@@ -299,6 +299,13 @@ impl EnvelopeService for Cheater {
         not_here()
     }
 
+    async fn get_year_totals(
+        &self,
+        _: Request<v1::GetYearTotalsRequest>,
+    ) -> Result<Response<v1::GetYearTotalsResponse>, Status> {
+        not_here()
+    }
+
     async fn list_received_shares(
         &self,
         _: Request<v1::ListReceivedSharesRequest>,

@@ -10,17 +10,20 @@ fn one_of_each() -> Vec<ApiError> {
         ApiError::DeadLetterNotFound,
         ApiError::DeadLetterStands,
         ApiError::DeadLetterSettled,
+        ApiError::DeadLetterNotGranted,
         ApiError::RequestIdReused,
         ApiError::InsufficientFunds {
             available_minor: 1,
             needed_minor: 2,
         },
         ApiError::BalanceTooLarge,
+        ApiError::MakeGoodCapped,
         ApiError::AlreadyOver(CloseReason::Expired),
         ApiError::AlreadyGrabbed,
         ApiError::NotExclusive,
         ApiError::NotClosed,
         ApiError::TooMuch,
+        ApiError::TooMany,
         ApiError::Funding,
         ApiError::Frozen,
         ApiError::Shed(Full::HotStore),
@@ -37,14 +40,17 @@ fn one_of_each() -> Vec<ApiError> {
             | ApiError::DeadLetterNotFound
             | ApiError::DeadLetterStands
             | ApiError::DeadLetterSettled
+            | ApiError::DeadLetterNotGranted
             | ApiError::RequestIdReused
             | ApiError::InsufficientFunds { .. }
             | ApiError::BalanceTooLarge
+            | ApiError::MakeGoodCapped
             | ApiError::AlreadyOver(_)
             | ApiError::AlreadyGrabbed
             | ApiError::NotExclusive
             | ApiError::NotClosed
             | ApiError::TooMuch
+            | ApiError::TooMany
             | ApiError::Funding
             | ApiError::Frozen
             | ApiError::Shed(_)

@@ -19,7 +19,9 @@ use crate::hot::{
 pub(super) struct Gated {
     inner: Arc<EmbeddedStore>,
     open: watch::Sender<bool>,
+    sees: watch::Sender<bool>,
     views: AtomicU64,
+    viewed: AtomicU64,
 }
 
 impl Gated {
@@ -27,7 +29,9 @@ impl Gated {
         Self {
             inner,
             open: watch::Sender::new(true),
+            sees: watch::Sender::new(true),
             views: AtomicU64::new(0),
+            viewed: AtomicU64::new(0),
         }
     }
 
@@ -36,9 +40,19 @@ impl Gated {
         self.open.send_replace(open);
     }
 
+    /// Looks wait before the store until it sees.
+    pub(super) fn set_seeing(&self, sees: bool) {
+        self.sees.send_replace(sees);
+    }
+
     /// How often `view` was called.
     pub(super) fn views(&self) -> u64 {
         self.views.load(Ordering::SeqCst)
+    }
+
+    /// For how many ids.
+    pub(super) fn viewed(&self) -> u64 {
+        self.viewed.load(Ordering::SeqCst)
     }
 }
 
@@ -100,6 +114,11 @@ impl HotStore for Gated {
 
     async fn view(&self, envelopes: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError> {
         self.views.fetch_add(1, Ordering::SeqCst);
+        let count = u64::try_from(envelopes.len()).unwrap();
+        self.viewed.fetch_add(count, Ordering::SeqCst);
+        let mut sees = self.sees.subscribe();
+        let seeing = sees.wait_for(|sees| *sees).await;
+        seeing.map_err(|_| HotError::Shed)?;
         self.inner.view(envelopes).await
     }
 

@@ -6,6 +6,7 @@ use red_envelope_proto::v1::GrabOutcome as O;
 
 use super::*;
 use crate::api::{CREATES_SHED_AGE_MS, GRABS_SHED_AGE_MS};
+use crate::domain::envelope::CloseReason;
 
 #[tokio::test]
 async fn shares_sum_to_the_total_and_the_late_go_empty() {
@@ -40,6 +41,15 @@ async fn the_same_grabber_gets_the_same_share_each_time_also_after_the_close() {
         assert_eq!(again.share, first.share);
     }
     assert_eq!(world.grab(&id, "eve").await.unwrap().outcome(), O::Empty);
+    // Who comes later still is answered without another look at the envelope's row.
+    let closed = world.services.api.facts.closed(&id.parse().unwrap());
+    assert_eq!(closed, Some(CloseReason::Empty));
+    assert_eq!(world.grab(&id, "fay").await.unwrap().outcome(), O::Empty);
+    let again = world.grab(&id, "bob").await.unwrap();
+    assert_eq!(
+        (again.outcome(), again.share),
+        (O::AlreadyGrabbed, first.share)
+    );
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ async fn a_look_is_an_act_too_and_says_who_and_why() {
         dead_letter_id: "5".into(),
         operator: "olga".into(),
         reason: "ticket 8".into(),
+        correct_amount: false,
     };
     operators.replay_dead_letter(replay).await.unwrap_err();
     let told = acts_of_none(&world).await;
@@ -171,6 +172,7 @@ async fn a_replay_whose_amount_cannot_be_looked_up_is_on_record_as_refused() {
         dead_letter_id: letters[0].row.to_string(),
         operator: "olga".into(),
         reason: "ticket 8".into(),
+        correct_amount: false,
     };
     let refused = world.operators.clone().replay_dead_letter(replay).await;
     assert_eq!(failure(refused).1, "INTERNAL");
@@ -250,6 +252,7 @@ async fn an_audit_of_sound_books_is_clean() {
         dead_letter_id: "5".into(),
         operator: "olga".into(),
         reason: "ticket 8".into(),
+        correct_amount: false,
     };
     let none = operators.replay_dead_letter(replay).await;
     let told = (Code::NotFound, "DEAD_LETTER_NOT_FOUND".to_owned());

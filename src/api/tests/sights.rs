@@ -161,6 +161,40 @@ async fn what_was_sent_and_received_is_listed_from_the_newest() {
 }
 
 #[tokio::test]
+async fn a_years_totals_are_of_whoever_asks_by_his_own_clock() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 100, 2)).await;
+    world.wins(&id, "bob").await;
+    world.wins(&id, "carol").await;
+    world.settle().await;
+    let now = jiff::Timestamp::from_millisecond(NOON_MS).unwrap();
+    let year = i32::from(jiff::tz::Offset::UTC.to_datetime(now).year());
+    let mut envelopes = world.envelopes.clone();
+    let mut totals = async |person: &str, year| {
+        let request = v1::GetYearTotalsRequest {
+            person: person.into(),
+            year,
+            ..Default::default()
+        };
+        let answer = envelopes.get_year_totals(request).await;
+        answer.map(|answer| answer.into_inner().totals)
+    };
+    let (bob, carol) = (
+        totals("bob", year).await.unwrap(),
+        totals("carol", year).await.unwrap(),
+    );
+    let minor = |money: &Option<v1::Money>| money.as_ref().unwrap().minor_units;
+    assert_eq!(minor(&bob[0].received) + minor(&carol[0].received), 100);
+    assert_eq!(bob[0].best_luck_count + carol[0].best_luck_count, 1);
+    let alice = totals("alice", year).await.unwrap();
+    assert_eq!((alice[0].sent_count, minor(&alice[0].sent)), (1, 100));
+    assert!(totals("bob", year - 1).await.unwrap().is_empty());
+    let refused = totals("bob", 1969).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("year"), "{}", refused.message());
+}
+
+#[tokio::test]
 async fn a_watcher_hears_the_whole_life_and_closed_last() {
     let world = World::with_alice().await;
     let id = world.send(lucky("r1", 1_000, 2)).await;

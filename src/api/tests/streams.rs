@@ -8,7 +8,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::*;
+use crate::api::facts::UNKNOWN_FOR;
 use crate::api::grab_stream::IN_FLIGHT_MAX;
+use crate::clock::timer_now;
+use crate::hot::VIEWS_PER_CALL_MAX;
+
+/// Turns of the runtime in which a crowd's messages must have come.
+const TURNS_MAX: usize = 1_000_000;
 
 type Sending = mpsc::Sender<v1::GrabStreamRequest>;
 
@@ -250,6 +256,63 @@ async fn random_ids_are_looked_up_by_the_hundred() {
     }
     let looks = world.hot.views() - before;
     assert!(looks <= 400, "{looks} look-ups for 2,000 ids");
+}
+
+/// Grabs of each of these ids by as many people, all of whom hear that there is no such envelope, though
+/// nobody looks before nearly all have asked. Answers for how many ids the stores were asked, and in how
+/// many of the times for which an id stays unknown.
+async fn looked_up(world: &World, ids: &[EnvelopeId]) -> (u64, u64) {
+    let (sending, answers) = open(world, ids.len()).await;
+    let (before, begun) = (world.hot.viewed(), timer_now());
+    world.hot.set_seeing(false);
+    for (tag, id) in (0..).zip(ids) {
+        let grabber = format!("eve-{tag}");
+        sending
+            .try_send(message(tag, &id.to_string(), &grabber))
+            .unwrap();
+    }
+    drop(sending);
+    let opening = async {
+        // The first look waits before the store, and the others behind it.
+        let facts = &world.services.api.facts;
+        for _ in 0..TURNS_MAX {
+            if facts.queued() + VIEWS_PER_CALL_MAX >= ids.len() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(facts.queued() + VIEWS_PER_CALL_MAX >= ids.len());
+        world.hot.set_seeing(true);
+    };
+    let (answers, ()) = tokio::join!(all(answers), opening);
+    assert_eq!(answers.len(), ids.len());
+    for answer in answers.into_values() {
+        let Answer::Status(status) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(Code::from_i32(status.code), Code::NotFound);
+    }
+    let times = (timer_now() - begun).as_millis() / UNKNOWN_FOR.as_millis();
+    // What the hot store was asked for in vain is what the books are asked for.
+    (
+        world.hot.viewed() - before,
+        1 + u64::try_from(times).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn an_id_that_nobody_knows_is_looked_up_once_for_all_who_ask() {
+    let world = World::with_alice().await;
+    let unknown = |tag: u16| EnvelopeId::from_parts(tag, [7; 14]);
+    let (asked, times) = looked_up(&world, &vec![unknown(0); 1_000]).await;
+    assert!(asked <= times, "asked {asked} times for one id");
+    // Many ids, each by several.
+    let many: Vec<_> = (0..1_000).map(|n| unknown(1 + n % 200)).collect();
+    let (asked, times) = looked_up(&world, &many).await;
+    assert!(asked <= 200 * times, "asked {asked} times for 200 ids");
+    // One that is there is found all the same.
+    let id = world.send(lucky("r1", 1_000, 4)).await;
+    world.wins(&id, "bob").await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 //! | a partition goes to a new epoch | what is kept of older ones is orphaned: the store that held it may be gone |
 //! | a reply of an older epoch is read after that | its wins are orphans at once |
 //! | an envelope is repaired | its orphans join what the books and the store still know of it; those in the books leave |
+//! | an orphan's share is another's in the books | it is posted (`settle::promises`), made good, and leaves |
 //! | an envelope is forgotten | its orphans leave |
 //!
 //! # Bounds
@@ -18,13 +19,16 @@
 //!
 //! # If it crashes here
 //! The store has everything, or at the level `memory` what it lost is lost: nobody is paid twice and
-//! what was promised to nobody in the books goes on to others or back to the sender.
+//! what was promised to nobody in the books goes on to others or back to the sender. A promise that nobody
+//! remembers can't be made good.
 //!
 //! # Not here
 //! The debt of an adopted grant: the reconciler posts it, since no outbox owes it. A share that was
-//! told only by a repetition (the first reply was lost): the process that sent the grab has it.
+//! told only by a repetition: the reply of its win was lost between Redis and the process that sent
+//! the grab, so no process kept it, and at the level `memory` it is lost with Redis alone (ADR 0005).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 
 use parking_lot::Mutex;
 
@@ -76,7 +80,7 @@ struct Kept {
     grants: usize,
     /// Entries that were ever kept.
     numbered: u64,
-    orphans: HashMap<EnvelopeId, Vec<HeldShare>>,
+    orphans: BTreeMap<EnvelopeId, Vec<HeldShare>>,
     orphaned: usize,
     /// The newest epoch of each partition that had more than one.
     newest: HashMap<Partition, Epoch>,
@@ -194,16 +198,30 @@ impl Acked {
         kept.orphans.get(&envelope).cloned().unwrap_or_default()
     }
 
+    /// The orphans of at most so many envelopes behind `after`, in their order.
+    pub fn orphans(
+        &self,
+        after: Option<EnvelopeId>,
+        envelopes_max: usize,
+    ) -> Vec<(EnvelopeId, Vec<HeldShare>)> {
+        let kept = self.kept.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = kept.orphans.range((from, Bound::Unbounded));
+        let some = behind.take(envelopes_max);
+        some.map(|(id, held)| (*id, held.clone())).collect()
+    }
+
     /// The envelope holds them again. Those that the books have leave; the others stay, since no
-    /// outbox owes them yet and the store may be lost once more.
+    /// outbox owes them yet and the store may be lost once more, or their shares may be another's.
     pub fn adopted(&self, envelope: EnvelopeId, claims: &[HeldShare]) {
         let mut kept = self.kept.lock();
         let Some(mut orphans) = kept.orphans.remove(&envelope) else {
             return;
         };
         let before = orphans.len();
-        let claimed: HashSet<u32> = claims.iter().map(|claim| claim.grant.share).collect();
-        orphans.retain(|held| !claimed.contains(&held.grant.share));
+        let name = |held: &HeldShare| (held.grant.share, held.grabber.clone());
+        let claimed: HashSet<_> = claims.iter().map(name).collect();
+        orphans.retain(|held| !claimed.contains(&name(held)));
         kept.orphaned -= before - orphans.len();
         if !orphans.is_empty() {
             kept.orphans.insert(envelope, orphans);
@@ -281,6 +299,14 @@ mod tests {
         acked.orphan(FIRST.0, Epoch(2));
         assert_eq!(acked.orphans_of(id(1)), [held(1)]);
         assert!(acked.orphans_of(id(2)).is_empty());
+        // Another's share: who was told of it is owed what it is worth.
+        let others = HeldShare {
+            grabber: PersonId::parse("another").unwrap(),
+            ..held(1)
+        };
+        acked.adopted(id(1), &[others]);
+        assert_eq!(acked.orphans(None, 1), [(id(1), vec![held(1)])]);
+        assert!(acked.orphans(Some(id(1)), 1).is_empty());
         // Adopted and not in the books: the store may be lost again before they are.
         acked.adopted(id(1), &[held(0)]);
         assert_eq!(acked.orphans_of(id(1)), [held(1)]);

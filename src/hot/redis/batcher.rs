@@ -39,6 +39,9 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, TenantId, UnixMs};
 use crate::hot::HotError;
 use crate::telemetry::{Stopwatch, metrics};
 
+#[cfg(test)]
+mod tests;
+
 /// Grabs of one call. Above 256 a call gains little and delays everybody behind it.
 pub const CALL_GRABS_MAX: usize = 512;
 /// Calls on their way: while Redis works on one, the next one is already there.

@@ -218,9 +218,10 @@ impl Core {
         let sent = self.link.send_all(&pipeline).await;
         let values = sent.map_err(|failure| self.fault(failure))?;
         let pairs = calls.iter().zip(values);
-        pairs
-            .map(|(call, value)| self.answer(call.partition, value))
-            .collect()
+        // All are heard before the first error is told: each may tell of another epoch.
+        let answer = |(call, value): (&Call, Value)| self.answer(call.partition, value);
+        let answers: Vec<_> = pairs.map(answer).collect();
+        answers.into_iter().collect()
     }
 
     /// Runs plain commands, all on their way at once.

@@ -8,15 +8,20 @@
 //! |---|---|---|---|---|---|
 //! | `re1:layout` | string | how many partitions there are, and of which books | the first registration | for ever | 150 |
 //! | `re1:{T}:epoch` | string | the partition's epoch | `register_2` | for ever | 80 |
-//! | `re1:{T}:outbox` | stream | wins that the ledger does not have yet | `grab_1`, `decline_1`, `settled_1` | for ever | 18 a grab |
-//! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1` | for ever | 100 an envelope |
+//! | `re1:{T}:outbox` | stream | wins that the ledger does not have yet | `register_2`, `grab_1`, `decline_1`, `settled_1`, `set_aside_1` | for ever | 18 a grab |
+//! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1`, `rebuild_1` | for ever | 100 an envelope |
 //! | `re1:{T}:marked` | sorted set | ids of frozen envelopes | `freeze_1` | for ever | – |
 //! | `re1:{T}:poison` | list | outbox entries that nobody can read | `set_aside_1` | until a person looks | – |
-//! | `re1:{T}:g:ID` | hash | meta under the empty field; grabber → share, instant, amount | `load_1` … `close_1` | until removed | 27 a grab |
-//! | `re1:{T}:s:ID` | string | amounts by turn, packed | `load_1` | until removed | 1–8 a share |
-//! | `re1:{T}:t:ID` | string | the terms, as JSON | `load_1`, `close_1` | until removed | 700 |
-//! | `re1:{T}:l:ID` | list | grabbers by turn, where an envelope has more than `LISTED_SHARES_MIN` shares | `grab_1` | until removed | 12 a grab |
-//! | `re1:{T}:p:ID` | hash | lock's digest and tries under the empty field; grabber → wrong tries | `load_1`, `grab_1` | until removed | – |
+//! | `re1:{T}:g:ID` | hash | meta under the empty field; grabber → share, instant, amount | `load_1`, `open_1`, `grab_1`, `decline_1`, `close_1`, `freeze_1`, `remove_1`, `stamp_1`, `rebuild_1`, `rebuild_put_1`, `rebuilt_1` | until removed | 27 a grab |
+//! | `re1:{T}:s:ID` | string | amounts by turn, packed | `load_1`, `close_1`, `remove_1`, `rebuild_1`, `rebuild_put_1` | until removed | 1–8 a share |
+//! | `re1:{T}:t:ID` | string | the terms, as JSON | `load_1`, `close_1`, `remove_1`, `rebuild_1`; a repair, by SET | until removed | 700 |
+//! | `re1:{T}:l:ID` | list | grabbers by turn, where an envelope has more than `LISTED_SHARES_MIN` shares | `load_1`, `grab_1`, `close_1`, `remove_1`, `rebuild_1` | until removed | 12 a grab |
+//! | `re1:{T}:p:ID` | hash | lock's digest and tries under the empty field; grabber → wrong tries | `load_1`, `grab_1`, `remove_1`, `rebuild_1` | until removed | – |
+//!
+//! What deletes a key writes it, too. The functions are held by
+//! `each_key_is_written_by_the_functions_that_the_table_names`. Two keys are written without a
+//! function, and so under no epoch: `re1:layout` by SET NX (`register`), and the terms by a repair
+//! (`repair`), which are the same in every epoch.
 //!
 //! # Ordering
 //! No key has a time to live: a clock that jumps would take money with it.

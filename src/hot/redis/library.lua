@@ -1,11 +1,12 @@
 #!lua name=redenvelope
--- revision 1
+-- revision 2
 -- Who may take which share, decided inside Redis: one atomic call, no lock, no rollback.
 --
 -- Shape. Redis has no rollback: a command that fails in the middle leaves what was written before
 -- it. So every function that writes has three phases: read (types, placeholder, count), decide in
 -- tables, write with commands that can't fail, the outbox first. A bad envelope gets its own code
--- and the others of the call go on.
+-- and the others of the call go on. What still could refuse a command behind the outbox is the user's
+-- rights, which an administrator may take at any moment: they are asked for before anything is owed.
 --
 -- Keys. See keys.rs: every key of a partition has its hash tag. The grabs hash of an envelope has
 -- the meta under the empty field, which no grabber can be called, so it exists before the first
@@ -53,7 +54,7 @@ local LOOK_BYTES = 131072
 
 -- While Redis loads a library there are no globals, and later it looks each of them up through two
 -- tables. So the first call keeps those that a grab needs.
-local call, try_call, kind, number, items, sub, byte, char, rep, format, pack, unpacked, concat
+local call, try_call, may, kind, number, items, sub, byte, char, rep, format, pack, unpacked, concat
 local CODE = {} -- code → the byte that answers with it
 local function bind()
   if call then return end
@@ -61,11 +62,15 @@ local function bind()
   sub, byte, char, rep, format = string.sub, string.byte, string.char, string.rep, string.format
   pack, unpacked, concat = struct.pack, struct.unpack, table.concat
   for _, code in pairs(REPLY) do CODE[code] = char(code) end
-  call, try_call = redis.call, redis.pcall
+  call, try_call, may = redis.call, redis.pcall, redis.acl_check_cmd
 end
 
 local fence = {} -- partition → epoch
 local debt = {} -- partition → records in the outbox: for operators only, counted anew by register_2
+
+local function missing_right(command)
+  return redis.error_reply('NOPERM this user has no permissions to run the ' .. command .. ' command')
+end
 
 local function clock(arg)
   -- '=…': a test's clock that stands still; else milliseconds beside the server's own time.
@@ -388,6 +393,19 @@ local function write(writes, at, to)
   end
 end
 
+-- nil where the user may write all of this; else the reply that says what is missing.
+local function refusal(writes, to)
+  local at, asked = 0, {}
+  while at < to do
+    local command, key = writes[at + 1], writes[at + 2]
+    if not asked[command] then
+      asked[command] = true
+      if not may(command, key, '', '') then return missing_right(command) end
+    end
+    at = at + 3 + writes[at + 3]
+  end
+end
+
 -- The debt of a partition, then its commands; what it answers. Where nothing is owed the outbox is
 -- only looked at: before one that is broken nobody hears anything.
 local function commit(t, p, now)
@@ -446,6 +464,8 @@ local function grab(keys, args)
     p.records, p.answers_to, p.owed_to, p.writes_to = t.records, t.answers_n, t.owed_n, t.writes_n
     partitions[#partitions + 1] = p
   end
+  local refused = refusal(t.writes, t.writes_n)
+  if refused then return refused end
   local answers = {}
   for i, p in ipairs(partitions) do
     if p.other then
@@ -482,6 +502,7 @@ local function decline(keys, args)
   end
   local share, amount = sub(value, 1, 4), sub(value, 5)
   local group = group_head(args[5], m.width, 1, 1) .. share .. amount .. char(#args[7]) .. args[7]
+  if not may('HSET', keys[3], '', '') then return missing_right('HSET') end
   if not owe(keys[2], partition, epoch, now, args[4], 1, group) then return { REPLY.FAULT } end
   m.next, m.declined = m.next + 1, m.declined + 1
   if m.next == m.length then m.state = EMPTY end

@@ -18,7 +18,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
+    Value,
+};
 
 use crate::clock;
 use crate::hot::HotError;
@@ -58,6 +61,32 @@ impl Default for Timing {
 #[error("{0}")]
 pub struct BadAddress(pub String);
 
+/// How connections to the server at `url` are made, whatever they are for.
+///
+/// # Errors
+/// A URL that is none of Redis'.
+pub fn target(
+    url: &str,
+    timing: Timing,
+) -> Result<(ConnectionInfo, AsyncConnectionConfig), BadAddress> {
+    let bad = |e: RedisError| BadAddress(e.to_string());
+    let keepalive = socket2::TcpKeepalive::new().with_time(timing.unacknowledged);
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(timing.unacknowledged);
+    let target = url
+        .into_connection_info()
+        .map_err(bad)?
+        .set_tcp_settings(tcp);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timing.connect))
+        .set_response_timeout(Some(timing.response))
+        .set_pipeline_buffer_size(COMMANDS_IN_FLIGHT_MAX)
+        .set_concurrency_limit(COMMANDS_IN_FLIGHT_MAX);
+    Ok((target, config))
+}
+
 /// A connection, or the next try at one.
 pub struct Link {
     client: Client,
@@ -74,23 +103,9 @@ impl Link {
     /// # Errors
     /// A URL that is none of Redis'.
     pub fn new(url: &str, timing: Timing) -> Result<Self, BadAddress> {
-        let bad = |e: RedisError| BadAddress(e.to_string());
-        let keepalive = socket2::TcpKeepalive::new().with_time(timing.unacknowledged);
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive)
-            .set_user_timeout(timing.unacknowledged);
-        let target = url
-            .into_connection_info()
-            .map_err(bad)?
-            .set_tcp_settings(tcp);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timing.connect))
-            .set_response_timeout(Some(timing.response))
-            .set_pipeline_buffer_size(COMMANDS_IN_FLIGHT_MAX)
-            .set_concurrency_limit(COMMANDS_IN_FLIGHT_MAX);
+        let (target, config) = target(url, timing)?;
         Ok(Self {
-            client: Client::open(target).map_err(bad)?,
+            client: Client::open(target).map_err(|e| BadAddress(e.to_string()))?,
             config,
             timing,
             open: Arc::default(),

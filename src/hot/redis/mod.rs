@@ -146,9 +146,9 @@ fn pool(url: &str, timing: Timing) -> Result<Pool, BadAddress> {
         create: Some(timing.connect),
         recycle: Some(timing.response),
     };
-    deadpool_redis::Config::from_url(url)
-        .builder()
-        .map_err(|e| bad(e.to_string()))?
+    let (target, config) = link::target(url, timing)?;
+    let manager = deadpool_redis::Manager::new_with_config(target, config);
+    Pool::builder(manager.map_err(|e| bad(e.to_string()))?)
         .max_size(ADMIN_CONNECTIONS_MAX)
         .timeouts(timeouts)
         .runtime(deadpool_redis::Runtime::Tokio1)
@@ -280,8 +280,8 @@ impl HotStore for RedisStore {
         self.core.marked(after, limit.min(VIEWS_PER_CALL_MAX)).await
     }
 
-    async fn owing(&self) -> Result<Vec<Partition>, HotError> {
-        self.core.owing().await
+    async fn owing(&self, of: Vec<Partition>) -> Result<Vec<Partition>, HotError> {
+        self.core.owing(of).await
     }
 
     async fn outbox(
@@ -336,6 +336,18 @@ impl HotStore for RedisStore {
 
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError> {
         self.core.owes(envelope).await
+    }
+
+    fn lost_promises(
+        &self,
+        after: Option<EnvelopeId>,
+        limit: usize,
+    ) -> Vec<(EnvelopeId, Vec<HeldShare>)> {
+        self.core.acked.orphans(after, limit)
+    }
+
+    fn answered(&self, envelope: EnvelopeId, held: &[HeldShare]) {
+        self.core.acked.adopted(envelope, held);
     }
 
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {

@@ -4,6 +4,7 @@
 //!
 //! | step | function | what |
 //! |---|---|---|
+//! | 0. terms | SET | they never change, so they are put down under no epoch, over what lies there |
 //! | 1. read | | the whole grabs hash, as far as it is there |
 //! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
 //! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
@@ -15,6 +16,9 @@
 //! until step 6. Two repairs with the same plan help each other; with different ones the counts of
 //! step 6 don't agree and both begin anew. Shares of another plan, which a repair that died left
 //! behind, are thrown away once.
+//!
+//! Step 0 is the only write without a fence. A stamped envelope needs terms that can be read; what is
+//! begun in step 4 writes them again.
 //!
 //! *If it crashes here.* Grants that are in the hash stay in it: the next repair reads them again.
 //!
@@ -59,7 +63,8 @@ impl Core {
     pub async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         let (id, partition) = (repair.envelope, self.partition(repair.envelope));
         self.stands(partition, epoch)?;
-        // Terms never change, so they may come before everything else, over what lies there.
+        // 0. terms. Of an envelope that is over and removed meanwhile they stay behind, 700 bytes that
+        // nobody reads.
         let mut terms = redis::cmd("SET");
         terms
             .arg(self.keys.envelope(id).terms)

@@ -7,7 +7,7 @@ use crate::domain::id::EnvelopeId;
 use crate::ledger::{CloseProgress, DeadLetterRow, LedgerError, SettleItem, Settled};
 
 impl World {
-    async fn set_aside(&self, record: OutboxRecord) -> DeadLetterRow {
+    pub(super) async fn set_aside(&self, record: OutboxRecord) -> DeadLetterRow {
         self.settle(vec![SettleItem::SetAside(record, "poison")])
             .await;
         let letters = self.ledger.dead_letters(None, 0, 10).await;
@@ -15,7 +15,7 @@ impl World {
     }
 
     /// Answers the letter's reason, and whether it is done with.
-    async fn dismiss(
+    pub(super) async fn dismiss(
         &self,
         letter: &DeadLetterRow,
         amount_minor: Option<i64>,
@@ -28,7 +28,7 @@ impl World {
             .map(|left| (left.reason.clone(), left.is_dismissed()))
     }
 
-    async fn closes(&self, id: EnvelopeId, taken_count: u32) -> bool {
+    pub(super) async fn closes(&self, id: EnvelopeId, taken_count: u32) -> bool {
         let expired = CloseReason::Expired;
         let done = self.ledger.finish_close(FIRST, id, expired, taken_count);
         matches!(done.await, Ok(CloseProgress::Closed(_)))
@@ -110,22 +110,41 @@ pub async fn a_letter_that_may_be_owed_is_not_dismissed(world: &World) {
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
-pub async fn a_record_that_comes_again_stays_dismissed(world: &World) {
+pub async fn a_record_that_comes_again_after_its_letter_was_dismissed_is_a_letter_again(
+    world: &World,
+) {
     let id = world.live(100, 4, "e1").await;
-    let forged = || record(id, 0, "eve", 21);
-    let letter = world.set_aside(forged()).await;
+    let forged = || SettleItem::SetAside(record(id, 0, "eve", 21), "amount_mismatch");
+    let letter = world.set_aside(record(id, 0, "eve", 21)).await;
     let left = world.dismiss(&letter, Some(20)).await;
     assert_eq!(left.expect("an answer"), dismissed());
-    // Who set it aside died before it was deleted from the outbox.
-    let again = SettleItem::SetAside(forged(), "amount_mismatch");
-    let verdicts = world.settle(vec![again, pay(id, 0, "bob", 20)]).await;
-    assert_eq!(verdicts, [Settled::DeadLetter, Settled::Paid]);
+    // Who set it aside died before it was deleted from the outbox, or it was granted since; twice in a batch.
+    world.clock.advance_ms(7);
+    let verdicts = world
+        .settle(vec![forged(), forged(), pay(id, 1, "bob", 20)])
+        .await;
+    let twice = [Settled::DeadLetter, Settled::DeadLetter, Settled::Paid];
+    assert_eq!(verdicts, twice);
+    world.settle(vec![forged()]).await;
     let letters = world.ledger.dead_letters(None, 0, 10).await;
-    assert!(letters.expect("letters").is_empty());
-    let left = world.dismiss(&letter, Some(20)).await;
-    assert_eq!(left.expect("an answer"), dismissed());
+    let again = letters.expect("letters").pop().expect("it is open");
+    assert_eq!((again.row, again.tries), (letter.row, 3));
+    assert_eq!(again.reason, "amount_mismatch");
+    assert_eq!(again.created_at, letter.created_at.plus_ms(7));
+    // It counts once.
+    assert_eq!(world.envelope(id).await.set_aside_count, 1);
     let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
     begun.expect("it closes");
+    assert!(!world.closes(id, 1).await);
+    let left = world.dismiss(&letter, Some(20)).await;
+    assert_eq!(left.expect("an answer"), dismissed());
     assert!(world.closes(id, 1).await);
+    // Nothing of a closed envelope moves, not even how often a letter was tried.
+    world.settle(vec![forged()]).await;
+    let done = world.ledger.dead_letter(letter.row).await.expect("a read");
+    let done = done.expect("it stays");
+    assert!(done.is_dismissed(), "{done:?}");
+    assert_eq!(done.tries, 3);
     assert_eq!(world.has("eve").await, (0, 0));
+    assert_eq!(world.has("alice").await, (80, 0));
 }

@@ -1,11 +1,11 @@
 //! What owners and operators are shown.
 
-use super::{FIRST, World, cny, decline, draft, pay, person, tenant, transfer};
+use super::{FIRST, NOON_MS, World, cny, decline, draft, pay, person, tenant, transfer};
 use crate::domain::envelope::CloseReason;
-use crate::domain::id::EnvelopeId;
+use crate::domain::id::{EnvelopeId, UnixMs};
 use crate::domain::money::Currency;
 use crate::domain::posting::PostingKind;
-use crate::ledger::Transfer;
+use crate::ledger::{Period, PeriodTotals, SettleItem, Transfer};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn entries_tell_the_whole_history_of_an_account(world: &World) {
@@ -186,4 +186,72 @@ pub async fn the_postings_of_an_envelope_tell_where_its_money_went(world: &World
             .expect("a read")
             .is_empty()
     );
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_periods_totals_count_what_was_grabbed_and_funded_in_it(world: &World) {
+    let at = UnixMs(NOON_MS + 1);
+    let totals = async |who, from, to| {
+        let period = Period { from, to };
+        let asked = world.ledger.totals(tenant(), person(who), period).await;
+        asked.expect("totals are read").expect("they are few")
+    };
+    let day = async |who| totals(who, UnixMs(NOON_MS), at.plus_ms(1)).await;
+    assert!(day("bob").await.is_empty());
+
+    // bob has the best share of the first envelope, which is empty, and none of the others.
+    let first = world.live(100, 2, "e1").await;
+    world
+        .settle(vec![pay(first, 0, "bob", 60), pay(first, 1, "carol", 40)])
+        .await;
+    let second = world.live(50, 3, "e2").await;
+    world
+        .settle(vec![
+            pay(second, 0, "bob", 10),
+            decline(second, 1, "carol", 15),
+        ])
+        .await;
+    let bob = PeriodTotals {
+        received_count: 2,
+        received_minor: 70,
+        best_count: 1,
+        ..PeriodTotals::nothing(cny(0).currency)
+    };
+    assert_eq!(day("bob").await, [bob]);
+    let carol = PeriodTotals {
+        received_count: 1,
+        received_minor: 40,
+        best_count: 0,
+        ..bob
+    };
+    assert_eq!(day("carol").await, [carol], "what was declined is nobody's");
+    let alice = PeriodTotals {
+        sent_count: 2,
+        sent_minor: 150,
+        refunded_minor: 15,
+        ..PeriodTotals::nothing(cny(0).currency)
+    };
+    assert_eq!(day("alice").await, [alice]);
+
+    // A period has its first instant and not its last.
+    assert_eq!(totals("bob", at, at.plus_ms(1)).await, [bob]);
+    assert!(totals("bob", UnixMs(NOON_MS), at).await.is_empty());
+    assert!(totals("alice", at, at.plus_ms(1)).await.is_empty());
+    // A share is of the day on which it was grabbed, however long its envelope was there.
+    world.clock.advance_ms(80 * 86_400_000);
+    let later = at.plus_ms(70 * 86_400_000);
+    let mut late = pay(second, 2, "dan", 25);
+    let SettleItem::Pay(record) = &mut late else {
+        unreachable!()
+    };
+    record.grant.at = later;
+    world.settle(vec![late]).await;
+    let dan = PeriodTotals {
+        received_count: 1,
+        received_minor: 25,
+        best_count: 1,
+        ..PeriodTotals::nothing(cny(0).currency)
+    };
+    assert_eq!(totals("dan", later, later.plus_ms(1)).await, [dan]);
+    assert!(day("dan").await.is_empty());
 }

@@ -4,9 +4,11 @@
 //! books are audited after every case.
 
 pub mod close;
+pub mod corrected;
 pub mod dismissed;
 pub mod fund;
 pub mod listings;
+pub mod make_good;
 #[cfg(test)]
 pub mod model;
 pub mod money;
@@ -28,7 +30,8 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
 use crate::ledger::{
-    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, SettleItem, Settled, Transfer, Under,
+    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, SettleItem, Settled, Transfer,
+    Under,
 };
 
 /// When a world begins: noon, UTC, on 2026-11-23.
@@ -160,6 +163,14 @@ impl World {
         id
     }
 
+    /// So much may be made good from now on, in CNY.
+    pub fn make_good_up_to(&self, minor: i64, records_max: u32) {
+        self.ledger.make_good_up_to(MakeGood {
+            minor_max: [(cny(0).currency, minor)].into(),
+            records_max,
+        });
+    }
+
     /// Settles a batch.
     pub async fn settle(&self, items: Vec<SettleItem>) -> Vec<Settled> {
         self.ledger
@@ -204,8 +215,11 @@ impl World {
 }
 
 /// What the audit says of books that somebody edited: kinds and details. It names no person; what it says of
-/// the envelope in row 2 names `second`.
-pub async fn named(ledger: &dyn Ledger, second: EnvelopeId) -> Vec<(DiscrepancyKind, String)> {
+/// the envelope in a row names that envelope.
+pub async fn named(
+    ledger: &dyn Ledger,
+    (row_of_it, id_of_it): (i64, EnvelopeId),
+) -> Vec<(DiscrepancyKind, String)> {
     let totals = ledger.audit_totals(None).await.expect("an audit");
     let mut found = totals.discrepancies;
     let rows = ledger.audit_envelopes(None, 0, 1_000).await;
@@ -223,9 +237,9 @@ pub async fn named(ledger: &dyn Ledger, second: EnvelopeId) -> Vec<(DiscrepancyK
         let detail = &discrepancy.detail;
         let names = ["alice", "bob", "carol", "mallory"];
         assert!(!names.iter().any(|name| detail.contains(name)), "{detail}");
-        if detail.contains("envelope row 2") {
+        if detail.contains(&format!("envelope row {row_of_it}")) {
             let of = discrepancy.envelope;
-            assert!(of.is_none_or(|id| id == second), "{detail}");
+            assert!(of.is_none_or(|id| id == id_of_it), "{detail}");
         }
     }
     found.into_iter().map(|d| (d.kind, d.detail)).collect()
@@ -323,9 +337,24 @@ macro_rules! ledger_conformance {
             operators::a_dead_letter_whose_share_another_won_blocks_until_it_is_replayed,
             operators::a_replay_pays_nobody_to_whom_the_terms_give_nothing,
             operators::a_replay_that_settled_its_letter_answers_the_same_for_ever,
+            make_good::what_was_shown_and_went_to_another_is_made_good_once,
+            make_good::who_has_another_share_is_made_good_the_difference_and_no_more,
+            make_good::a_share_that_comes_after_all_gives_back_what_it_pays,
+            make_good::every_order_of_arrival_ends_with_the_larger_amount,
+            make_good::all_of_it_in_one_batch_is_the_same,
+            make_good::nothing_is_made_good_against_the_plan_or_of_a_declined_share,
+            make_good::beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing,
+            make_good::the_cap_is_of_any_day_and_of_each_tenant_and_counts_records,
+            make_good::a_frozen_envelope_makes_nothing_good_until_it_is_unfrozen,
+            make_good::a_full_account_waits_and_a_closed_envelope_does_not,
+            make_good::the_grabber_sees_it_in_his_entries_and_the_share_is_anothers,
             dismissed::a_letter_that_can_never_be_owed_is_dismissed_and_its_envelope_closes,
             dismissed::a_letter_that_may_be_owed_is_not_dismissed,
-            dismissed::a_record_that_comes_again_stays_dismissed,
+            dismissed::a_record_that_comes_again_after_its_letter_was_dismissed_is_a_letter_again,
+            corrected::a_letter_of_a_wrong_amount_is_corrected_to_what_the_seed_says,
+            corrected::a_correction_pays_no_share_twice_and_nobody_beyond_the_terms,
+            corrected::a_correction_that_cannot_be_paid_changes_nothing,
+            corrected::what_stands_in_the_way_of_a_close_is_told_page_by_page,
             partitions::a_batch_read_under_an_older_epoch_posts_nothing,
             partitions::a_close_of_an_older_epoch_refunds_nothing,
             partitions::a_close_forgives_a_replaced_store_what_it_lost,
@@ -339,6 +368,7 @@ macro_rules! ledger_conformance {
             restored::a_store_that_is_absurdly_far_ahead_changes_nothing,
             listings::entries_tell_the_whole_history_of_an_account,
             listings::sent_and_received_page_from_the_newest,
+            listings::a_periods_totals_count_what_was_grabbed_and_funded_in_it,
             listings::pending_shares_are_those_without_a_claim,
             listings::the_postings_of_an_envelope_tell_where_its_money_went,
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::sheet::Sheet;
+use super::sheet::{Reserve, Sheet};
 use super::{FIRST, World, act, decline, draft, fund, pay, transfer};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::grab::HeldShare;
@@ -32,6 +32,9 @@ pub enum Op {
     Freeze(usize, bool),
     /// What waited for the mark to go.
     SettleParked,
+    /// How much may be made good from now on: all or nothing, since parked records of several envelopes are
+    /// in no order here.
+    MakeGoodUpTo(i64),
     /// No more grabs.
     BeginClose(usize),
     /// With how many shares taken beyond those that are claimed.
@@ -54,6 +57,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => (0..8_usize, prop::collection::vec(item, 1..6)).prop_map(|(e, i)| Op::Settle(e, i)),
         1 => (0..8_usize, any::<bool>()).prop_map(|(e, f)| Op::Freeze(e, f)),
         1 => Just(Op::SettleParked),
+        1 => prop_oneof![Just(0_i64), Just(1_000_000)].prop_map(Op::MakeGoodUpTo),
         2 => (0..8_usize).prop_map(Op::BeginClose),
         2 => (0..8_usize, prop_oneof![4 => Just(0_u32), 1 => Just(1)])
             .prop_map(|(e, n)| Op::FinishClose(e, n)),
@@ -75,6 +79,7 @@ pub struct Model {
     accounts: [i64; 4],
     requests: BTreeMap<(&'static str, usize, u8), (i64, u32)>,
     sheets: Vec<Funded>,
+    reserve: Reserve,
 }
 
 /// What a request id makes of a call.
@@ -112,6 +117,10 @@ impl Model {
                 self.fund(world, who, (total, shares), request).await;
             }
             Op::SettleParked => self.settle_parked(world).await,
+            Op::MakeGoodUpTo(minor) => {
+                world.make_good_up_to(minor, 1_000);
+                self.reserve.minor_max = minor;
+            }
             _ if self.sheets.is_empty() => {}
             Op::Settle(which, items) => self.settle(world, self.pick(which), items).await,
             Op::Freeze(which, frozen) => self.freeze(world, self.pick(which), frozen).await,
@@ -196,22 +205,43 @@ impl Model {
                 grant: record.grant,
                 declined: record.declined,
             };
-            let expected = self.sheets[which].sheet.verdict(held.clone());
+            let sheet = &mut self.sheets[which].sheet;
+            let expected = sheet.verdict(held.clone(), &mut self.reserve);
             assert_eq!(verdict, expected, "{held:?} of {which}");
             if expected == Settled::Paid {
                 self.pay(which, &held);
             }
+        }
+        self.move_reserve();
+    }
+
+    /// What the reserve paid, and what went back to it.
+    fn move_reserve(&mut self) {
+        for (who, minor) in std::mem::take(&mut self.reserve.moved) {
+            let name = who.as_str();
+            let at = PEOPLE.iter().position(|person| *person == name);
+            self.accounts[at.expect("records name people")] += minor;
         }
     }
 
     async fn settle_parked(&mut self, world: &World) {
         let mut paid = 0;
         for which in 0..self.sheets.len() {
-            for held in self.sheets[which].sheet.settle_parked() {
+            let before = self
+                .reserve
+                .moved
+                .iter()
+                .filter(|(_, minor)| *minor > 0)
+                .count();
+            let sheet = &mut self.sheets[which].sheet;
+            for held in sheet.settle_parked(&mut self.reserve) {
                 self.pay(which, &held);
                 paid += 1;
             }
+            let moved = self.reserve.moved.iter().filter(|(_, minor)| *minor > 0);
+            paid += moved.count() - before;
         }
+        self.move_reserve();
         assert_eq!(world.ledger.settle_parked(1_000).await.unwrap(), paid);
     }
 
@@ -276,6 +306,7 @@ impl Model {
             let envelope = world.envelope(*id).await;
             let out = envelope.settled_minor + envelope.refunded_minor;
             assert_eq!(sheet.total - out, sheet.left());
+            assert_eq!(envelope.made_good_minor, sheet.made_good_minor);
             assert_eq!(envelope.frozen, sheet.frozen);
             let closed = matches!(envelope.state, BookState::Closed(_));
             assert_eq!(closed, sheet.closed);

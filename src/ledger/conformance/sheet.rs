@@ -4,7 +4,19 @@
 use std::collections::BTreeMap;
 
 use crate::domain::grab::HeldShare;
+use crate::domain::id::PersonId;
 use crate::ledger::Settled;
+
+/// What the operator's money does: in all sheets of one tenant and currency, of one day.
+#[derive(Clone, Debug, Default)]
+pub struct Reserve {
+    /// What may be made good.
+    pub minor_max: i64,
+    /// What was.
+    pub used: i64,
+    /// To whom, and from whom (negative), since somebody last looked.
+    pub moved: Vec<(PersonId, i64)>,
+}
 
 /// What was put in, and who took what.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +31,10 @@ pub struct Sheet {
     pub remainder: i64,
     /// Waits for the mark to go.
     pub parked: Vec<HeldShare>,
+    /// Who was made good: the share and what was shown of it, and what the reserve paid.
+    pub made_good: BTreeMap<PersonId, (HeldShare, i64)>,
+    /// What was made good, less what went back.
+    pub made_good_minor: i64,
     /// Can't be paid.
     pub letters: Vec<HeldShare>,
     /// Marked.
@@ -46,7 +62,7 @@ impl Sheet {
     }
 
     /// What becomes of a record that the plan would pay.
-    pub fn verdict(&mut self, held: HeldShare) -> Settled {
+    pub fn verdict(&mut self, held: HeldShare, reserve: &mut Reserve) -> Settled {
         let share = held.grant.share;
         if self
             .claims
@@ -58,7 +74,7 @@ impl Sheet {
         let of_grabber = self.claims.values().any(|c| c.grabber == held.grabber);
         let payable = share < self.shares && held.grant.amount_minor <= self.left();
         if self.claims.contains_key(&share) || of_grabber {
-            Settled::Superseded
+            self.beaten(held, reserve)
         } else if self.closed || (!self.frozen && !payable) {
             set_aside(&mut self.letters, held);
             Settled::DeadLetter
@@ -68,18 +84,62 @@ impl Sheet {
         } else {
             // Paid after all: then nothing is set aside any more.
             self.letters.retain(|other| !same(other, &held));
+            if let Some((_, paid)) = self.made_good.get(&held.grabber)
+                && !held.declined
+            {
+                let back = held.grant.amount_minor.min(*paid);
+                self.made_good_minor -= back;
+                reserve.moved.push((held.grabber.clone(), -back));
+            }
             self.claims.insert(share, held);
             Settled::Paid
         }
     }
 
+    /// What the reserve does about a record whose share or grabber has another claim: who was shown it has
+    /// the larger of what he was shown and what he was paid, as far as the reserve goes, once.
+    fn beaten(&mut self, held: HeldShare, reserve: &mut Reserve) -> Settled {
+        let (who, shown) = (&held.grabber, held.grant.amount_minor);
+        if let Some((before, _)) = self.made_good.get(who) {
+            return match same(before, &held) {
+                true => Settled::Duplicate,
+                false => Settled::Superseded,
+            };
+        }
+        let taken = self.claims.get(&held.grant.share);
+        let taken =
+            taken.filter(|claim| claim.grabber != *who && claim.grant.amount_minor == shown);
+        let own = self.claims.values().find(|claim| claim.grabber == *who);
+        let has = own.map_or(0, |claim| match claim.declined {
+            true => shown,
+            false => claim.grant.amount_minor,
+        });
+        if taken.is_none() || held.declined || has >= shown {
+            return Settled::Superseded;
+        }
+        if self.frozen {
+            set_aside(&mut self.parked, held);
+            return Settled::Parked;
+        }
+        self.letters.retain(|other| !same(other, &held));
+        let owed = shown - has;
+        if reserve.used + owed > reserve.minor_max {
+            return Settled::Capped;
+        }
+        reserve.used += owed;
+        reserve.moved.push((who.clone(), owed));
+        self.made_good_minor += owed;
+        self.made_good.insert(who.clone(), (held, owed));
+        Settled::MadeGood
+    }
+
     /// What comes of records that were parked, once the mark is gone: how many are paid, with what.
-    pub fn settle_parked(&mut self) -> Vec<HeldShare> {
+    pub fn settle_parked(&mut self, reserve: &mut Reserve) -> Vec<HeldShare> {
         if self.frozen {
             return Vec::new();
         }
         let parked = std::mem::take(&mut self.parked).into_iter();
-        let paid = parked.filter(|held| self.verdict(held.clone()) == Settled::Paid);
+        let paid = parked.filter(|held| self.verdict(held.clone(), reserve) == Settled::Paid);
         paid.collect()
     }
 

@@ -4,7 +4,7 @@
 //! | question | answer |
 //! |---|---|
 //! | `audit_envelopes` | a page of envelopes with the sums of their entries and claims |
-//! | `audit_totals` | every posting, account, envelope and claim that contradicts its entries, every batch of leaves whose root is not that of its secret; sums a currency |
+//! | `audit_totals` | every posting, account, envelope, claim and payment of the reserve that contradicts its entries, every batch of leaves whose root is not that of its secret; sums a currency |
 //!
 //! # Bounds
 //! A page, and at most `PAGE_ROWS_MAX` discrepancies of each kind. `audit_totals` reads all tables on
@@ -259,7 +259,59 @@ const SENDERS: &str = "-- ledger.audit_senders
                 AND (a.kind <> 'owner' OR a.owner <> n.sender)))
     LIMIT $1";
 
-const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
+/// What was made good, beside its posting, its entries, and the claims by which it was owed; and postings of
+/// which nothing is on record.
+const MADE_GOOD: &str = "-- ledger.audit_made_good
+    SELECT n.tenant, n.id, 'posting ' || m.posting_row || ' made good ' || m.amount_minor || ' of '
+        || m.shown_minor || ' for share ' || m.share || ', which its entries or the claims contradict'
+    FROM made_good m LEFT JOIN envelope n ON n.row = m.envelope_row
+        LEFT JOIN posting p ON p.row = m.posting_row
+        LEFT JOIN account g ON g.row = m.account_row
+        LEFT JOIN account r ON r.row = m.reserve_row
+        LEFT JOIN (SELECT e.posting_row, count(*) AS entries, max(e.amount_minor) AS most,
+                       min(e.amount_minor) AS least,
+                       max(e.account_row) FILTER (WHERE e.amount_minor > 0) AS credited,
+                       max(e.account_row) FILTER (WHERE e.amount_minor < 0) AS debited
+                   FROM entry e JOIN posting q ON q.row = e.posting_row
+                   WHERE q.kind = 'make_good' GROUP BY e.posting_row) s
+            ON s.posting_row = m.posting_row
+        LEFT JOIN claim t ON t.envelope_row = m.envelope_row AND t.share = m.share
+        LEFT JOIN claim o ON o.envelope_row = m.envelope_row AND o.account_row = m.account_row
+        LEFT JOIN made_good b
+            ON b.envelope_row = m.envelope_row AND b.account_row = m.account_row AND b.back
+    WHERE ($2::text IS NULL OR n.tenant = $2) AND (n.row IS NULL OR p.kind IS DISTINCT FROM 'make_good'
+        OR p.envelope_row IS DISTINCT FROM m.envelope_row
+        OR g.kind IS DISTINCT FROM 'owner' OR r.kind IS DISTINCT FROM 'reserve'
+        OR g.tenant IS DISTINCT FROM n.tenant OR r.tenant IS DISTINCT FROM n.tenant
+        OR g.currency IS DISTINCT FROM n.currency OR r.currency IS DISTINCT FROM n.currency
+        OR s.entries IS DISTINCT FROM 2 OR s.most IS DISTINCT FROM m.amount_minor
+        OR s.least IS DISTINCT FROM -m.amount_minor
+        OR s.credited IS DISTINCT FROM CASE WHEN m.back THEN m.reserve_row ELSE m.account_row END
+        OR s.debited IS DISTINCT FROM CASE WHEN m.back THEN m.account_row ELSE m.reserve_row END
+        OR t.amount_minor IS DISTINCT FROM m.shown_minor
+        OR (t.account_row = m.account_row) IS DISTINCT FROM m.back
+        OR m.amount_minor > m.shown_minor
+        OR (NOT m.back AND b.back IS NULL AND NOT o.declined
+            AND o.amount_minor::numeric + m.amount_minor <> m.shown_minor))
+    UNION ALL
+    SELECT p.tenant, n.id, 'posting ' || p.row || ' (make_good): what it made good is not on record'
+    FROM posting p LEFT JOIN made_good m ON m.posting_row = p.row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+    WHERE p.kind = 'make_good' AND m.posting_row IS NULL AND ($2::text IS NULL OR p.tenant = $2)
+    LIMIT $1";
+
+/// Envelopes whose sum of what was made good is another one.
+const MADE_GOOD_SUMS: &str = "-- ledger.audit_made_good_sums
+    SELECT n.tenant, n.id, 'envelope row ' || n.row || ': made good ' || n.made_good_minor
+        || ', on record are ' || coalesce(m.minor, 0)
+    FROM envelope n
+        LEFT JOIN (SELECT envelope_row,
+                       sum(CASE WHEN back THEN -amount_minor ELSE amount_minor END) AS minor
+                   FROM made_good GROUP BY envelope_row) m ON m.envelope_row = n.row
+    WHERE n.made_good_minor <> coalesce(m.minor, 0) AND ($2::text IS NULL OR n.tenant = $2)
+    LIMIT $1";
+
+const QUESTIONS: [(DiscrepancyKind, &str); 10] = [
     (DiscrepancyKind::PostingUnbalanced, POSTINGS),
     (DiscrepancyKind::PostingUnbalanced, ENTRIES),
     (DiscrepancyKind::BalanceWrong, ACCOUNTS),
@@ -268,6 +320,8 @@ const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
     (DiscrepancyKind::EnvelopeUnbalanced, PAID),
     (DiscrepancyKind::PostingUnbalanced, REQUESTS),
     (DiscrepancyKind::EnvelopeUnbalanced, SENDERS),
+    (DiscrepancyKind::EnvelopeUnbalanced, MADE_GOOD),
+    (DiscrepancyKind::EnvelopeUnbalanced, MADE_GOOD_SUMS),
 ];
 
 /// Every posting, account, envelope and claim, and the sums of each currency. `tx` has one snapshot.

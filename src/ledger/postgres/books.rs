@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Pool, Transaction};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_postgres::{IsolationLevel, Row};
 
 use crate::clock::Clock;
 use crate::domain::fairness::SealKeys;
 use crate::domain::id::UnixMs;
-use crate::ledger::{Entropy, LedgerError, SettleItem, Settled};
+use crate::ledger::{Entropy, LedgerError, MakeGood, SettleItem, Settled};
 
 use super::known::{Known, Secrets};
 use super::settle::{Care, settle};
@@ -25,6 +25,8 @@ pub(super) struct Desk {
     pub rng: Mutex<Entropy>,
     pub known: Known,
     pub secrets: Secrets,
+    /// How much may be made good.
+    pub make_good: RwLock<MakeGood>,
 }
 
 impl Desk {

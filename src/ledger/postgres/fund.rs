@@ -32,7 +32,7 @@ use super::books::{Books, Desk, write};
 use super::leaves::{self, open_batch};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side, check_debit};
 use super::rows::{envelope, envelope_columns, hash};
-use super::sql::{self, ENVELOPE_NUMBERS, Fault, POSTING_NUMBERS, broken, int};
+use super::sql::{self, Fault, POSTING_NUMBERS, broken, int};
 use super::together::{self, Work};
 use super::transfer::{RequestKey, remember};
 
@@ -212,7 +212,7 @@ async fn make(
             .or_default()
             .push(*at);
     }
-    let mut envelope_rows = sql::numbers(tx, ENVELOPE_NUMBERS, paid.len()).await?;
+    let mut envelope_rows = sql::envelope_numbers(tx, now.day(), paid.len()).await?;
     let mut posting_rows = sql::numbers(tx, POSTING_NUMBERS, paid.len()).await?;
     let mut entry_rows = sql::entry_numbers(tx, 2 * paid.len()).await?;
     let mut made = Vec::with_capacity(paid.len());

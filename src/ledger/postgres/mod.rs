@@ -7,7 +7,7 @@
 //! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
-//! | `transfer`, `fund`, `settle`, `set_aside`, `close`, `operators`, `partitions` | what writes: each in one transaction |
+//! | `transfer`, `fund`, `settle`, `make_good`, `set_aside`, `letters`, `close`, `operators`, `partitions` | what writes: each in one transaction |
 //! | `read`, `audit` | what reads |
 //! | `together`, `settlements` | calls of one kind, or batches, that arrive together are one transaction |
 //!
@@ -32,6 +32,8 @@ mod close;
 mod fund;
 mod known;
 mod leaves;
+mod letters;
+mod make_good;
 mod open;
 mod operators;
 mod partitions;
@@ -50,12 +52,13 @@ mod sql;
 #[cfg(test)]
 mod tests;
 mod together;
+mod totals;
 mod transfer;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::domain::envelope::{BookState, CloseReason, Terms};
@@ -67,8 +70,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SETTLE_BATCH_MAX, SettleItem,
-    Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
+    ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -108,6 +111,7 @@ impl PostgresLedger {
             rng: Mutex::new(rng),
             known: Known::new(),
             secrets: Secrets::new(),
+            make_good: RwLock::default(),
         };
         let mut client = open::connect(&pool).await?;
         open::migrate_on(&mut client).await?;
@@ -212,6 +216,10 @@ impl Ledger for PostgresLedger {
 
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
         self.marks.call(MarkLive(envelope)).await
+    }
+
+    fn make_good_up_to(&self, cap: MakeGood) {
+        *self.books.desk.make_good.write() = cap;
     }
 
     async fn settle(
@@ -327,6 +335,17 @@ impl Ledger for PostgresLedger {
         read!(self.books, |db| read::received(db, &tenant, &grabber, page))
     }
 
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError> {
+        read!(self.books, |db| totals::totals(
+            db, &tenant, &person, period
+        ))
+    }
+
     async fn leaf_batches(
         &self,
         tenant: TenantId,
@@ -420,7 +439,7 @@ impl Ledger for PostgresLedger {
         after: i64,
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError> {
-        read!(self.books, |db| set_aside::dead_letters(
+        read!(self.books, |db| letters::dead_letters(
             db,
             tenant.as_ref(),
             after,
@@ -429,36 +448,30 @@ impl Ledger for PostgresLedger {
     }
 
     async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
-        read!(self.books, |db| set_aside::find_letter(db, row))
+        read!(self.books, |db| letters::find_letter(db, row))
     }
 
-    async fn replay_dead_letter(
+    async fn set_aside(
         &self,
-        row: i64,
-        amount_minor: Option<i64>,
-        act: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError> {
-        let desk = &self.books.desk;
-        write!(self.books, |tx| set_aside::replay(
-            &tx,
-            desk,
-            row,
-            amount_minor,
-            &act
-        ))
+        id: EnvelopeId,
+        after: i64,
+        limit: usize,
+    ) -> Result<SetAside, LedgerError> {
+        read!(self.books, |db| letters::of_envelope(db, id, after, limit))
     }
 
-    async fn dismiss_dead_letter(
+    async fn act_on_letter(
         &self,
         row: i64,
+        deed: LetterDeed,
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        let now = self.books.desk.now();
-        write!(self.books, |tx| set_aside::dismiss(
+        let (desk, deed) = (&self.books.desk, (row, deed));
+        write!(self.books, |tx| letters::act_on(
             &tx,
-            now,
-            row,
+            desk,
+            deed,
             amount_minor,
             &act
         ))

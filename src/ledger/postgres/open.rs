@@ -22,10 +22,12 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
     include_str!("migrations/0003_serving.sql"),
+    include_str!("migrations/0004_claims_by_week.sql"),
+    include_str!("migrations/0005_make_good.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";
@@ -248,13 +250,22 @@ fn grants(role: &str) -> String {
              TO {role};
          GRANT DELETE ON parked, settle_lease, serve_lease TO {role};
          GRANT USAGE ON ALL SEQUENCES IN SCHEMA {SCHEMA} TO {role};
+         GRANT EXECUTE ON FUNCTION {SCHEMA}.claims_of_day TO {role};
          COMMIT"
     )
 }
 
 pub(super) async fn migrate_on(client: &mut Object) -> Result<usize, OpenError> {
+    migrate_to(client, &MIGRATIONS).await
+}
+
+/// As a release does that knows these.
+pub(super) async fn migrate_to(
+    client: &mut Object,
+    migrations: &[&str],
+) -> Result<usize, OpenError> {
     check_server(client).await?;
-    let known = i32::try_from(MIGRATIONS.len()).expect("migrations are few");
+    let known = i32::try_from(migrations.len()).expect("migrations are few");
     let tx = client.transaction().await.map_err(Fault::from)?;
     tx.batch_execute(WITHOUT_LIMITS)
         .await
@@ -287,7 +298,7 @@ pub(super) async fn migrate_on(client: &mut Object) -> Result<usize, OpenError> 
         return Err(OpenError::UnknownSchema { found, known });
     }
     let mut applied = 0;
-    for (number, migration) in (1..).zip(MIGRATIONS) {
+    for (number, migration) in (1..).zip(migrations) {
         if number <= found {
             continue;
         }

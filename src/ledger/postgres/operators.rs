@@ -134,7 +134,14 @@ pub(super) async fn postings(
          SELECT p.row, p.kind, e.amount_minor, p.share_count, p.posted_at
          FROM envelope n JOIN entry e ON e.envelope_row = n.row
              JOIN posting p ON p.row = e.posting_row
-         WHERE n.id = $1 ORDER BY e.row LIMIT $2",
+         WHERE n.id = $1
+         UNION ALL
+         SELECT p.row, p.kind, CASE WHEN m.back THEN m.amount_minor ELSE -m.amount_minor END,
+             p.share_count, p.posted_at
+         FROM envelope n JOIN made_good m ON m.envelope_row = n.row
+             JOIN posting p ON p.row = m.posting_row
+         WHERE n.id = $1
+         ORDER BY 1 LIMIT $2",
         &[&&id.to_bytes()[..], &page(limit)],
     )
     .await?;

@@ -175,6 +175,11 @@ impl<'a> Payees<'a> {
         self.all[at].bounded = true;
     }
 
+    /// Takes back what was made good, as a share is paid.
+    pub fn take_back(&mut self, at: PayeeAt, amount_minor: i64) {
+        self.all[at].added_minor -= amount_minor;
+    }
+
     /// Gives a declined share back.
     pub fn give_back(&mut self, at: PayeeAt, amount_minor: i64) {
         self.all[at].added_minor += amount_minor;

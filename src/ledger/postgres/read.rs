@@ -73,7 +73,7 @@ pub(super) async fn balances(
 }
 
 /// Rows of an owner's accounts, of one currency or of all.
-async fn accounts_of(
+pub(super) async fn accounts_of(
     db: &impl GenericClient,
     tenant: &TenantId,
     owner: &PersonId,
@@ -101,7 +101,9 @@ fn newest<T>(mut rows: Vec<T>, limit: usize, key: impl Fn(&T) -> i64) -> Vec<T> 
 }
 
 const ENTRIES: &str = "-- ledger.entries
-    SELECT e.row, e.posting_row, p.kind, e.amount_minor, p.posted_at, n.id, NULL::integer,
+    SELECT e.row, e.posting_row, p.kind, e.amount_minor, p.posted_at, n.id,
+        (SELECT m.share FROM made_good m WHERE p.kind = 'make_good' AND m.posting_row = p.row
+            AND NOT m.back),
         p.reference
     FROM entry e JOIN posting p ON p.row = e.posting_row
         LEFT JOIN envelope n ON n.row = p.envelope_row

@@ -1,29 +1,28 @@
 //! What settle can't pay now: parked records of frozen envelopes, and dead letters.
 //!
-//! *Bounds.* A record is set aside once, however often it comes: the unique key counts its tries.
+//! *Bounds.* A record is set aside once, however often it comes: the unique key counts its tries. One that
+//! comes again after an operator dismissed it is a letter again, from its first try on: somebody writes it
+//! once more, or grants it by now. When its envelope is closed nothing moves any more.
 //!
 //! *Ordering.* An envelope with an open dead letter or a parked record can't close: both counts
 //! stand in its row, which whoever moves them has locked.
 //!
 //! *If it crashes here.* A record is taken out of here in the transaction that settles it, whether an
 //! operator replays it or the outbox brings it again.
+//!
+//! *Not here.* What operators do about letters: `letters`.
 
 use std::collections::BTreeMap;
 
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 
 use crate::domain::grab::{Grant, OutboxRecord};
-use crate::domain::id::{TenantId, UnixMs};
-use crate::domain::money::Currency;
-use crate::ledger::{
-    AdminAct, DISMISSED, DeadLetterRow, LedgerError, SETTLE_BATCH_MAX, SUPERSEDED, SettleItem,
-    Settled,
-};
+use crate::domain::id::UnixMs;
+use crate::ledger::{SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::Desk;
-use super::operators;
-use super::rows::{at, count, envelope_id, find_envelope, lock_envelope, long_count, page, person};
+use super::rows::{at, envelope_id, long_count, person};
 use super::settle::{Aside, Care, settle};
 use super::settle_post::{CountsOf, write_counts};
 use super::sql::{self, Fault};
@@ -86,6 +85,7 @@ pub(super) async fn write(
         return Ok(counts);
     }
     park(tx, asides, &mut counts).await?;
+    super::make_good::unblock(tx, asides, &mut counts).await?;
     set_letters_aside(tx, now, asides, &mut counts).await?;
     resolve_letters(tx, now, asides, &mut counts).await?;
     Ok(counts)
@@ -136,8 +136,12 @@ const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
     SELECT u.*, $10 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[],
         $6::boolean[], $7::bigint[], $8::text[], $9::integer[]) u
     ON CONFLICT ON CONSTRAINT dead_letter_is_one
-    DO UPDATE SET tries = d.tries + excluded.tries,
-        reason = CASE WHEN d.settled_at IS NULL THEN excluded.reason ELSE d.reason END
+    DO UPDATE SET
+        tries = CASE WHEN d.settled_at IS NULL THEN d.tries ELSE 0 END + excluded.tries,
+        reason = excluded.reason,
+        created_at = CASE WHEN d.settled_at IS NULL THEN d.created_at ELSE excluded.created_at END,
+        settled_at = NULL
+    WHERE d.settled_at IS NULL OR excluded.envelope_row IS NOT NULL
     RETURNING d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.tries";
 
 /// Sets records aside, or counts more tries.
@@ -189,7 +193,7 @@ async fn set_letters_aside(
             row.try_get(4)?,
         );
         let tries: i32 = row.try_get(5)?;
-        // Only a new one counts: an old one was counted, or blocks nothing any more.
+        // Only one that is open since this batch counts: an older one was counted.
         if let Some((Some(envelope_row), _, _, asked)) = at_of.get(&made).map(|at| letters[*at])
             && tries == asked
         {
@@ -289,11 +293,12 @@ pub(super) async fn settle_parked(
         counts.entry(row.try_get(0)?).or_default().parked -= 1;
     }
     write_counts(tx, counts).await?;
-    Ok(verdicts.iter().filter(|v| **v == Settled::Paid).count())
+    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+    Ok(verdicts.iter().filter(paid).count())
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.
-fn record(row: &Row) -> Result<OutboxRecord, Fault> {
+pub(super) fn record(row: &Row) -> Result<OutboxRecord, Fault> {
     Ok(OutboxRecord {
         envelope: envelope_id(row, 0)?,
         grabber: person(row, 2)?,
@@ -304,180 +309,4 @@ fn record(row: &Row) -> Result<OutboxRecord, Fault> {
         },
         declined: row.try_get(4)?,
     })
-}
-
-macro_rules! dead_letter_columns {
-    () => {
-        "d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.granted_at, d.row, \
-         n.tenant, n.currency, d.reason, d.tries, d.created_at, d.settled_at \
-         FROM dead_letter d LEFT JOIN envelope n ON n.id = d.envelope"
-    };
-}
-
-fn dead_letter_row(row: &Row) -> Result<DeadLetterRow, Fault> {
-    let tenant: Option<&str> = row.try_get(7)?;
-    let currency: Option<&str> = row.try_get(8)?;
-    Ok(DeadLetterRow {
-        row: row.try_get(6)?,
-        tenant: tenant.and_then(|tenant| TenantId::parse(tenant).ok()),
-        currency: currency.and_then(Currency::from_code),
-        record: record(row)?,
-        reason: row.try_get(9)?,
-        tries: count(row, 10)?,
-        created_at: at(row, 11)?,
-        settled_at: row.try_get::<_, Option<i64>>(12)?.map(UnixMs),
-    })
-}
-
-/// Open dead letters, the oldest first. They are few: an alarm rings at the first.
-pub(super) async fn dead_letters(
-    db: &impl GenericClient,
-    tenant: Option<&TenantId>,
-    after: i64,
-    limit: usize,
-) -> Result<Vec<DeadLetterRow>, Fault> {
-    let found = sql::rows(
-        db,
-        concat!(
-            "-- ledger.dead_letters\nSELECT ",
-            dead_letter_columns!(),
-            " WHERE d.settled_at IS NULL AND d.row > $1 AND ($2::text IS NULL OR n.tenant = $2)
-             ORDER BY d.row LIMIT $3"
-        ),
-        &[&after, &tenant.map(TenantId::as_str), &page(limit)],
-    )
-    .await?;
-    found.iter().map(dead_letter_row).collect()
-}
-
-/// One, open or settled.
-pub(super) async fn find_letter(
-    db: &impl GenericClient,
-    row: i64,
-) -> Result<Option<DeadLetterRow>, Fault> {
-    let found = sql::row(
-        db,
-        concat!(
-            "-- ledger.find_letter\nSELECT ",
-            dead_letter_columns!(),
-            " WHERE d.row = $1"
-        ),
-        &[&row],
-    )
-    .await?;
-    found.as_ref().map(dead_letter_row).transpose()
-}
-
-/// Tries a dead letter again. `None`: it is paid now. A row with the reason `superseded`: share or
-/// grabber were paid by another claim, so nothing is owed and the letter no longer stands in the
-/// way of the close. A letter that is settled is not tried, and the act is recorded all the same.
-pub(super) async fn replay(
-    tx: &Transaction<'_>,
-    desk: &Desk,
-    row: i64,
-    amount_minor: Option<i64>,
-    act: &AdminAct,
-) -> Result<Option<DeadLetterRow>, Fault> {
-    let letter = find_letter(tx, row).await?;
-    let letter = letter.ok_or(LedgerError::NotFound)?;
-    if letter.settled_at.is_none() {
-        try_again(tx, desk, &letter, amount_minor).await?;
-    }
-    let now_stands = find_letter(tx, row).await?;
-    let answer = now_stands.and_then(DeadLetterRow::answer);
-    let result = answer
-        .as_ref()
-        .map_or("done", |letter| letter.reason.as_str());
-    let act = AdminAct {
-        result: result.to_owned(),
-        ..act.clone()
-    };
-    operators::record_act(tx, desk.now(), &act).await?;
-    Ok(answer)
-}
-
-/// Decides an open letter anew, and marks it if nothing is owed by it any more.
-async fn try_again(
-    tx: &Transaction<'_>,
-    desk: &Desk,
-    letter: &DeadLetterRow,
-    amount_minor: Option<i64>,
-) -> Result<(), Fault> {
-    let envelope = find_envelope(tx, letter.record.envelope).await?;
-    if envelope.as_ref().is_some_and(|envelope| envelope.frozen) {
-        return Err(LedgerError::Frozen.into());
-    }
-    let aside = if amount_minor == Some(letter.record.grant.amount_minor) {
-        envelope.and_then(|envelope| letter.refused_by(&envelope.terms))
-    } else {
-        Some("amount_is_not_the_seeds")
-    };
-    let item = match aside {
-        None => SettleItem::Pay(letter.record.clone()),
-        Some(reason) => SettleItem::SetAside(letter.record.clone(), reason),
-    };
-    let verdicts = settle(tx, desk, &[&item], &Care::full()).await?;
-    match verdicts.first() {
-        Some(Settled::Paid | Settled::Duplicate) => {
-            settle_letter(tx, desk.now(), letter, None).await
-        }
-        Some(Settled::Superseded) => settle_letter(tx, desk.now(), letter, Some(SUPERSEDED)).await,
-        Some(Settled::Parked | Settled::DeadLetter) | None => Ok(()),
-    }
-}
-
-/// Lets go of a letter by which nothing can ever be owed. Answers it as it stands.
-pub(super) async fn dismiss(
-    tx: &Transaction<'_>,
-    now: UnixMs,
-    row: i64,
-    amount_minor: Option<i64>,
-    act: &AdminAct,
-) -> Result<DeadLetterRow, Fault> {
-    let known = async || -> Result<DeadLetterRow, Fault> {
-        let found = find_letter(tx, row).await?;
-        Ok(found.ok_or(LedgerError::NotFound)?)
-    };
-    let letter = known().await?;
-    let id = letter.record.envelope;
-    if letter.settled_at.is_none() && find_envelope(tx, id).await?.is_some() {
-        // Its counts move.
-        let envelope = lock_envelope(tx, id).await?;
-        if envelope.frozen {
-            return Err(LedgerError::Frozen.into());
-        }
-        if letter.is_contradicted(&envelope.terms, amount_minor) {
-            settle_letter(tx, now, &letter, Some(DISMISSED)).await?;
-        }
-    }
-    let letter = known().await?;
-    if letter.is_dismissed() {
-        operators::record_act(tx, now, act).await?;
-    }
-    Ok(letter)
-}
-
-/// Marks a letter as done, and takes it off its envelope's count; one that is done stays as it is.
-async fn settle_letter(
-    tx: &Transaction<'_>,
-    now: UnixMs,
-    letter: &DeadLetterRow,
-    reason: Option<&str>,
-) -> Result<(), Fault> {
-    let settled = sql::row(
-        tx,
-        "-- ledger.settle_letter
-         UPDATE dead_letter SET settled_at = $2, reason = coalesce($3, reason)
-         WHERE row = $1 AND settled_at IS NULL RETURNING envelope_row",
-        &[&letter.row, &now.0, &reason],
-    )
-    .await?;
-    let Some(row) = settled else {
-        return Ok(());
-    };
-    let mut counts = CountsOf::new();
-    if let Some(envelope_row) = row.try_get::<_, Option<i64>>(0)? {
-        counts.entry(envelope_row).or_default().letters -= 1;
-    }
-    write_counts(tx, counts).await
 }

@@ -18,14 +18,15 @@
 //! a look at the balances that were moved refute: then all of it is done again, *carefully*, which
 //! asks first. A record that stands in the books already is a duplicate whatever else is wrong with it
 //! or its envelope: settling is repeated after a crash, and the repeat must not be set aside. A record
-//! that is paid, or found to be, takes its own dead letter back in the same transaction.
+//! that is paid, or found to be, takes its own dead letter back in the same transaction. A third try knows
+//! what may be made good (`make_good`).
 //!
 //! # If it crashes here
 //! All verdicts of the batch stand or none; the repeat finds duplicates.
 //!
 //! # Not here
 //! Whether (share, amount) is what the seed says: the plan of the settle room. What becomes of records
-//! that can't be paid: `set_aside`.
+//! that can't be paid: `set_aside`. What the reserve pays: `make_good`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -34,9 +35,11 @@ use hashbrown::HashMap;
 
 use crate::domain::grab::OutboxRecord;
 use crate::domain::money::Currency;
+use crate::ledger::make_good::MadeGood;
 use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::Desk;
+use super::make_good::{Payment, Reserve};
 use super::payees::{PayeeAt, Payees};
 use super::sql::Fault;
 
@@ -48,6 +51,8 @@ pub(super) struct Escrow {
     pub sender: String,
     pub closed: bool,
     pub frozen: bool,
+    /// Something was made good of it.
+    pub has_made_good: bool,
     /// It has open dead letters: one of them may be of a record that is paid now.
     pub letters: bool,
     pub share_count: u32,
@@ -118,6 +123,14 @@ pub(super) struct Batch<'a> {
     pub by_grabber: HashMap<(usize, PayeeAt), Claimed>,
     pub claims: Vec<Claim<'a>>,
     pub asides: Vec<Aside<'a>>,
+    /// What grabbers were made good, before and by this batch.
+    pub made_good: HashMap<(usize, PayeeAt), MadeGood>,
+    /// From the reserve and back to it.
+    pub payments: Vec<Payment<'a>>,
+    /// `None`: this try makes nothing good.
+    pub reserve: Option<Reserve>,
+    /// Something is owed, and this try made nothing good.
+    pub is_owed: bool,
 }
 
 /// A claim, to be compared with a record.
@@ -147,14 +160,15 @@ enum Obstacle {
     DeadLetter(&'static str),
 }
 
-/// Whether a batch was tried before: then it is done carefully.
+/// How often a batch was tried before: the second time it is done carefully, the third time it also makes
+/// good.
 #[derive(Default)]
 pub(super) struct Care(AtomicU32);
 
 impl Care {
     /// From the first try on, where a caller's transaction can't be tried again by itself.
     pub fn full() -> Self {
-        Self(AtomicU32::new(1))
+        Self(AtomicU32::new(2))
     }
 }
 
@@ -172,10 +186,14 @@ pub(super) async fn settle(
         let why = format!("{} records are more than a batch", items.len());
         return Err(LedgerError::Broken(why).into());
     }
-    let careful = care.0.fetch_add(1, Ordering::Relaxed) > 0;
+    let tried = care.0.fetch_add(1, Ordering::Relaxed);
+    let careful = tried > 0;
     // ---- read ----
     let records: Vec<&OutboxRecord> = items.iter().map(|item| record_of(item).0).collect();
     let mut batch = Batch::read(tx, &desk.known, &records, careful).await?;
+    if tried > 1 {
+        batch.reserve = Some(Reserve::open(tx, desk).await?);
+    }
 
     // ---- decide ----
     let mut verdicts = Vec::with_capacity(items.len());
@@ -183,11 +201,14 @@ pub(super) async fn settle(
         let (record, aside) = record_of(item);
         verdicts.push(batch.decide(at, record, aside));
     }
-    if !careful && !batch.asides.is_empty() {
+    let again = |why: &str| Err(Fault::Again(why.to_owned()));
+    if batch.is_owed {
+        return again("something is to be made good");
+    }
+    let is_plain = batch.asides.is_empty() && batch.payments.is_empty();
+    if !careful && (!is_plain || verdicts.contains(&Settled::Superseded)) {
         // Whoever has another share already is superseded, whatever else is wrong: that is asked first.
-        return Err(Fault::Again(
-            "a record can't be paid as it stands".to_owned(),
-        ));
+        return again("a record can't be paid as it stands");
     }
 
     // ---- post ----
@@ -219,8 +240,9 @@ impl<'a> Batch<'a> {
         if let Some(verdict) = before {
             if verdict == Settled::Duplicate {
                 self.resolve_letter(party.escrow, record);
+                return verdict;
             }
-            return verdict;
+            return self.beaten(party, record, aside.is_none());
         }
         let obstacle = aside
             .map(Obstacle::DeadLetter)
@@ -228,6 +250,7 @@ impl<'a> Batch<'a> {
         let escrow = &mut self.escrows[party.escrow];
         match obstacle {
             None => {
+                self.take_back(party, record);
                 self.claim(party, record);
                 self.resolve_letter(party.escrow, record);
                 Settled::Paid

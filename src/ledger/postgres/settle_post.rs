@@ -9,6 +9,7 @@
 //! *Not here.* Decisions: `settle`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::pin::pin;
 
 use deadpool_postgres::Transaction;
@@ -18,6 +19,7 @@ use tokio_postgres::types::Type;
 use crate::domain::id::UnixMs;
 use crate::domain::posting::PostingKind;
 
+use super::make_good::Payment;
 use super::payees::PayeeAt;
 use super::post::{Entry, Journal, Posting, Side};
 use super::set_aside;
@@ -72,7 +74,7 @@ impl Batch<'_> {
         let claim_rows: Vec<i64> = numbers.by_ref().take(self.claims.len()).collect();
         // All is sent at once, and awaited together.
         let posted = futures_util::try_join!(
-            self.write_claims(tx, &posting_of, &claim_rows),
+            self.write_claims_and_payments((tx, now), &posting_of, &claim_rows),
             self.write_escrows(tx, counts),
             self.payees.write(tx, careful),
         );
@@ -88,6 +90,7 @@ impl Batch<'_> {
         let parties = self.claims.iter();
         let mut wanted: Vec<PayeeAt> = parties.map(|claim| claim.grabber).collect();
         wanted.extend(self.parties.iter().flatten().filter_map(|p| p.sender));
+        wanted.extend(self.payments.iter().map(Payment::grabber));
         self.payees.open(tx, wanted.into_iter()).await
     }
 
@@ -149,19 +152,38 @@ impl Batch<'_> {
             .ok_or_else(|| broken("a sender has no account"))
     }
 
+    /// All claims at once, unless the reserve pays something between two of them.
+    async fn write_claims_and_payments(
+        &self,
+        (tx, now): (&Transaction<'_>, UnixMs),
+        posting_of: &PostingOf,
+        claim_rows: &[i64],
+    ) -> Result<(), Fault> {
+        let mut from = 0;
+        for payment in &self.payments {
+            let claims = from..payment.claims_before;
+            from = claims.end;
+            self.write_claims(tx, posting_of, (claims, claim_rows))
+                .await?;
+            self.write_payment(tx, now, payment).await?;
+        }
+        let rest = from..self.claims.len();
+        self.write_claims(tx, posting_of, (rest, claim_rows)).await
+    }
+
     async fn write_claims(
         &self,
         tx: &Transaction<'_>,
         posting_of: &PostingOf,
-        claim_rows: &[i64],
+        (which, claim_rows): (Range<usize>, &[i64]),
     ) -> Result<(), Fault> {
-        if self.claims.is_empty() {
+        if which.is_empty() {
             return Ok(());
         }
         let copy = tx.prepare_cached(COPY_CLAIMS).await?;
         let sink = tx.copy_in(&copy).await?;
         let mut writer = pin!(BinaryCopyInWriter::new(sink, &CLAIM_TYPES));
-        for (claim, claim_row) in self.claims.iter().zip(claim_rows) {
+        for (claim, claim_row) in self.claims[which.clone()].iter().zip(&claim_rows[which]) {
             let record = claim.record;
             let posting_row = posting_of.get(&(claim.escrow, record.declined));
             let account_row = self.payees.row(claim.grabber);

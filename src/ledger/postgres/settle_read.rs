@@ -63,8 +63,13 @@ impl<'a> Batch<'a> {
             by_grabber: HashMap::new(),
             claims: Vec::new(),
             asides: Vec::new(),
+            made_good: HashMap::new(),
+            payments: Vec::new(),
+            reserve: None,
+            is_owed: false,
         };
         batch.read_claims(tx, records, careful).await?;
+        batch.read_made_good(tx).await?;
         Ok(batch)
     }
 
@@ -155,7 +160,8 @@ impl Runs {
 const LOCK_ESCROWS: &str = "-- ledger.lock_escrows
     SELECT n.row, n.id, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
-        n.dead_letter_count > 0, n.settled_count + n.declined_count > 0, n.best_share, n.best_minor
+        n.dead_letter_count > 0, n.settled_count + n.declined_count > 0, n.best_share, n.best_minor,
+        EXISTS (SELECT FROM made_good m WHERE m.envelope_row = n.row)
     FROM envelope n WHERE n.id = ANY ($1) ORDER BY n.row FOR NO KEY UPDATE";
 
 type Escrows = (Vec<Escrow>, HashMap<EnvelopeId, usize>);
@@ -188,6 +194,7 @@ fn escrow(row: &Row) -> Result<Escrow, Fault> {
         sender: row.try_get(4)?,
         closed: row.try_get(5)?,
         frozen: row.try_get(6)?,
+        has_made_good: row.try_get(13)?,
         share_count: count(row, 7)?,
         left_minor: row.try_get(8)?,
         letters: row.try_get(9)?,

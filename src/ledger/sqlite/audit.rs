@@ -4,7 +4,7 @@
 //! | question | answer |
 //! |---|---|
 //! | `audit_envelopes` | a page of envelopes with the sums of their entries and claims |
-//! | `audit_totals` | every posting, account, envelope and claim that contradicts its entries, every batch of leaves whose root is not that of its secret; sums a currency |
+//! | `audit_totals` | every posting, account, envelope, claim and payment of the reserve that contradicts its entries, every batch of leaves whose root is not that of its secret; sums a currency |
 //!
 //! # Bounds
 //! A page, and at most `PAGE_ROWS_MAX` discrepancies of each kind. `audit_totals` reads the whole
@@ -227,7 +227,53 @@ const SENDERS: &str = "-- ledger.audit_senders
         OR coalesce(o.most, n.sender) <> n.sender OR coalesce(o.least, n.sender) <> n.sender)
     LIMIT ?1";
 
-const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
+/// What was made good, beside its posting, its entries, and the claims by which it was owed; and postings of
+/// which nothing is on record.
+const MADE_GOOD: &str = "-- ledger.audit_made_good
+    SELECT n.tenant, n.id, 'posting ' || m.posting_row || ' made good ' || m.amount_minor || ' of '
+        || m.shown_minor || ' for share ' || m.share || ', which its entries or the claims contradict'
+    FROM made_good m LEFT JOIN envelope n ON n.row = m.envelope_row
+        LEFT JOIN posting p ON p.row = m.posting_row
+        LEFT JOIN account r ON r.row = m.reserve_row
+        LEFT JOIN (SELECT e.posting_row, sum(iif(a.kind = 'reserve', e.amount_minor, 0)) AS reserve,
+                       sum(iif(a.kind = 'owner', e.amount_minor, 0)) AS paid,
+                       max(iif(a.kind = 'owner', a.owner, NULL)) AS owner,
+                       max(iif(a.kind = 'reserve', a.row, NULL)) AS reserve_row
+                   FROM entry e JOIN posting q ON q.row = e.posting_row
+                       JOIN account a ON a.row = e.account_row
+                   WHERE q.kind = 'make_good' GROUP BY e.posting_row) s
+            ON s.posting_row = m.posting_row
+        LEFT JOIN claim t ON t.envelope_row = m.envelope_row AND t.share = m.share
+        LEFT JOIN claim o ON o.envelope_row = m.envelope_row AND o.grabber = m.grabber
+        LEFT JOIN made_good b
+            ON b.envelope_row = m.envelope_row AND b.grabber = m.grabber AND b.back = 1
+    WHERE (?2 IS NULL OR n.tenant = ?2) AND (n.row IS NULL OR p.kind IS NOT 'make_good'
+        OR p.envelope_row IS NOT m.envelope_row
+        OR s.owner IS NOT m.grabber OR s.reserve_row IS NOT m.reserve_row
+        OR r.tenant IS NOT n.tenant OR r.currency IS NOT n.currency
+        OR s.paid IS NOT iif(m.back, -m.amount_minor, m.amount_minor) OR s.paid IS NOT -s.reserve
+        OR t.amount_minor IS NOT m.shown_minor OR (t.grabber IS m.grabber) <> m.back
+        OR m.amount_minor > m.shown_minor
+        OR (m.back = 0 AND b.back IS NULL AND o.declined IS 0
+            AND o.amount_minor + m.amount_minor <> m.shown_minor))
+    UNION ALL
+    SELECT p.tenant, n.id, 'posting ' || p.row || ' (make_good): what it made good is not on record'
+    FROM posting p LEFT JOIN made_good m ON m.posting_row = p.row
+        LEFT JOIN envelope n ON n.row = p.envelope_row
+    WHERE p.kind = 'make_good' AND m.posting_row IS NULL AND (?2 IS NULL OR p.tenant = ?2)
+    LIMIT ?1";
+
+/// Envelopes whose sum of what was made good is another one.
+const MADE_GOOD_SUMS: &str = "-- ledger.audit_made_good_sums
+    SELECT n.tenant, n.id, 'envelope row ' || n.row || ': made good ' || n.made_good_minor
+        || ', on record are ' || coalesce(m.minor, 0)
+    FROM envelope n
+        LEFT JOIN (SELECT envelope_row, sum(iif(back, -amount_minor, amount_minor)) AS minor
+                   FROM made_good GROUP BY envelope_row) m ON m.envelope_row = n.row
+    WHERE n.made_good_minor <> coalesce(m.minor, 0) AND (?2 IS NULL OR n.tenant = ?2)
+    LIMIT ?1";
+
+const QUESTIONS: [(DiscrepancyKind, &str); 10] = [
     (DiscrepancyKind::PostingUnbalanced, POSTINGS),
     (DiscrepancyKind::PostingUnbalanced, ENTRIES),
     (DiscrepancyKind::BalanceWrong, ACCOUNTS),
@@ -236,6 +282,8 @@ const QUESTIONS: [(DiscrepancyKind, &str); 8] = [
     (DiscrepancyKind::EnvelopeUnbalanced, UNCLAIMED),
     (DiscrepancyKind::PostingUnbalanced, REQUESTS),
     (DiscrepancyKind::EnvelopeUnbalanced, SENDERS),
+    (DiscrepancyKind::EnvelopeUnbalanced, MADE_GOOD),
+    (DiscrepancyKind::EnvelopeUnbalanced, MADE_GOOD_SUMS),
 ];
 
 /// Every posting, account, envelope and claim, and the sums of each currency.

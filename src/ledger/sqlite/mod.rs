@@ -8,7 +8,7 @@
 //! | `readers` | snapshots for reads |
 //! | `rows`, `post` | rows ↔ domain; accounts, postings, entries |
 //! | `transfer`, `leaves`, `fund` | money in and out; commitments; create |
-//! | `settle`, `settle_post`, `set_aside` | batches; what can't be paid now |
+//! | `settle`, `settle_post`, `make_good`, `set_aside`, `letters` | batches; what the reserve pays; what can't be paid now; what operators do about it |
 //! | `partitions` | the hot store's layout, and the epoch in which a batch is posted |
 //! | `close`, `operators`, `read`, `audit` | the end; acts; questions; sums recomputed |
 //!
@@ -22,9 +22,12 @@
 mod audit;
 mod close;
 mod fund;
+mod handle;
 #[cfg(test)]
 pub mod hooks;
 mod leaves;
+mod letters;
+mod make_good;
 mod open;
 mod operators;
 mod partitions;
@@ -37,6 +40,7 @@ mod settle;
 mod settle_post;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod transfer;
 mod writer;
 
@@ -46,6 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use rusqlite::Connection;
 
 use crate::clock::Clock;
@@ -60,8 +65,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, PAGE_ROWS_MAX, PartitionRow, Portion, ReceivedRow, SettleItem, Settled, Transfer,
-    Transferred, Under,
+    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
+    ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -71,67 +76,11 @@ pub struct SqliteLedger {
     clock: Arc<dyn Clock>,
     keys: Arc<SealKeys>,
     identity: String,
+    make_good: Arc<RwLock<MakeGood>>,
     /// Dropped before the writer: the last connection to close folds the log into the file, and
     /// only one that writes can.
     readers: Readers,
     writer: Writer,
-}
-
-impl SqliteLedger {
-    /// Opens or founds the books at `path`. `rng` makes the secrets of seed leaves: it must be a
-    /// cryptographic generator seeded by the operating system.
-    ///
-    /// # Errors
-    /// The file is not ours, of a later release, of another number of partitions, sealed with
-    /// other keys, or can't be used.
-    pub fn open(
-        path: &Path,
-        clock: Arc<dyn Clock>,
-        keys: SealKeys,
-        mut rng: Entropy,
-    ) -> Result<Self, OpenError> {
-        let keys = Arc::new(keys);
-        let db = open::writing(path, PartitionCount::ONE, clock.now())?;
-        open::check_keys(&db, &keys)?;
-        commit_first(&db, clock.now(), &keys, &mut rng)?;
-        let identity = open::identity(&db)?;
-        let readers = Readers::open(path)?;
-        let writer = Writer::start(db, Arc::clone(&clock), Arc::clone(&keys), rng)?;
-        Ok(Self {
-            clock,
-            keys,
-            identity,
-            readers,
-            writer,
-        })
-    }
-
-    /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
-    /// were founded anew have others.
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    /// Waits until the writer has stopped by itself, and says why. The process must end then.
-    pub async fn stopped(&self) -> String {
-        self.writer.stopped().await
-    }
-
-    async fn write<T, F>(&self, work: F) -> Result<T, LedgerError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Books<'_>) -> Result<T, LedgerError> + Send + 'static,
-    {
-        self.writer.call(CALL_COST, work).await
-    }
-
-    async fn read<T, F>(&self, work: F) -> Result<T, LedgerError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
-    {
-        self.readers.read(work).await
-    }
 }
 
 /// The default tenant's first seeds are committed to before anybody can ask for an envelope.
@@ -216,16 +165,21 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    fn make_good_up_to(&self, cap: MakeGood) {
+        *self.make_good.write() = cap;
+    }
+
     async fn settle(
         &self,
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError> {
+        let cap = self.cap();
         let cost = u32::try_from(items.len()).unwrap_or(u32::MAX);
         self.writer
             .call(cost.max(CALL_COST), move |books| {
                 partitions::check(books.db, under)?;
-                let settled = settle::settle(books, &items)?;
+                let settled = settle::settle(books, &cap, &items)?;
                 fail::fail_point!("settle::before_commit");
                 Ok(settled)
             })
@@ -242,7 +196,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
-        self.write(move |books| set_aside::settle_parked(books, limit))
+        let cap = self.cap();
+        self.write(move |books| set_aside::settle_parked(books, &cap, limit))
             .await
     }
 
@@ -337,6 +292,16 @@ impl Ledger for SqliteLedger {
         limit: usize,
     ) -> Result<Vec<ReceivedRow>, LedgerError> {
         self.read(move |db| read::received(db, &tenant, &grabber, (before, limit)))
+            .await
+    }
+
+    async fn totals(
+        &self,
+        tenant: TenantId,
+        person: PersonId,
+        period: Period,
+    ) -> Result<Option<Vec<PeriodTotals>>, LedgerError> {
+        self.read(move |db| totals::totals(db, &tenant, &person, period))
             .await
     }
 
@@ -436,31 +401,34 @@ impl Ledger for SqliteLedger {
         after: i64,
         limit: usize,
     ) -> Result<Vec<DeadLetterRow>, LedgerError> {
-        self.read(move |db| set_aside::dead_letters(db, tenant.as_ref(), after, limit))
+        self.read(move |db| letters::dead_letters(db, tenant.as_ref(), after, limit))
             .await
     }
 
     async fn dead_letter(&self, row: i64) -> Result<Option<DeadLetterRow>, LedgerError> {
-        self.read(move |db| set_aside::find_letter(db, row)).await
+        self.read(move |db| letters::find_letter(db, row)).await
     }
 
-    async fn replay_dead_letter(
+    async fn set_aside(
         &self,
-        row: i64,
-        amount_minor: Option<i64>,
-        act: AdminAct,
-    ) -> Result<Option<DeadLetterRow>, LedgerError> {
-        self.write(move |books| set_aside::replay(books, row, amount_minor, &act))
+        id: EnvelopeId,
+        after: i64,
+        limit: usize,
+    ) -> Result<SetAside, LedgerError> {
+        self.read(move |db| letters::of_envelope(db, id, after, limit))
             .await
     }
 
-    async fn dismiss_dead_letter(
+    async fn act_on_letter(
         &self,
         row: i64,
+        deed: LetterDeed,
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        self.write(move |books| set_aside::dismiss(books, row, amount_minor, &act))
+        let cap = self.cap();
+        let deed = (row, deed);
+        self.write(move |books| letters::act_on(books, &cap, deed, amount_minor, &act))
             .await
     }
 

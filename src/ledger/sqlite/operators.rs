@@ -134,7 +134,12 @@ pub(super) fn postings(
         "-- ledger.postings
          SELECT p.row, p.kind, e.amount_minor, p.share_count, p.posted_at
          FROM entry e JOIN posting p ON p.row = e.posting_row
-         WHERE e.envelope_row = ?1 ORDER BY e.row LIMIT ?2",
+         WHERE e.envelope_row = ?1
+         UNION ALL
+         SELECT p.row, p.kind, iif(m.back, m.amount_minor, -m.amount_minor), p.share_count, p.posted_at
+         FROM made_good m JOIN posting p ON p.row = m.posting_row
+         WHERE m.envelope_row = ?1
+         ORDER BY 1 LIMIT ?2",
     )
     .and_then(|mut find| {
         find.query_map((row, page(limit)), |row| {

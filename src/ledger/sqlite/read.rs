@@ -61,7 +61,7 @@ pub(super) fn balances(
 }
 
 /// Rows of an owner's accounts, of one currency or of all.
-fn accounts_of(
+pub(super) fn accounts_of(
     db: &Connection,
     tenant: &TenantId,
     owner: &PersonId,

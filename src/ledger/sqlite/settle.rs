@@ -13,14 +13,16 @@
 //! # Ordering
 //! A record that stands in the books already is a duplicate whatever else is wrong with it or its
 //! envelope: settling is repeated after a crash, and the repeat must not be set aside. A record that
-//! is paid, or found to be, takes its own dead letter back in the same transaction.
+//! is paid, or found to be, takes its own dead letter back in the same transaction. What is made good comes
+//! last: it is owed by what the claims say.
 //!
 //! # If it crashes here
 //! All verdicts of the batch stand or none; the repeat finds duplicates.
 //!
 //! # Not here
 //! Whether (share, amount) is what the seed says: the plan of the settle room. What becomes of
-//! records that can't be paid: `set_aside`. The phase post: `settle_post`.
+//! records that can't be paid: `set_aside`. What the reserve pays: `make_good`. The phase post:
+//! `settle_post`.
 
 use std::collections::HashMap;
 
@@ -29,8 +31,10 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{EnvelopeId, UnixMs};
 use crate::domain::money::{AMOUNT_MINOR_MAX, Currency};
-use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::make_good::{MadeGood, Used};
+use crate::ledger::{LedgerError, MakeGood, SETTLE_BATCH_MAX, SettleItem, Settled};
 
+use super::make_good::Payment;
 use super::post::{self, Account, AccountName};
 use super::rows::{Sql, currency};
 use super::set_aside;
@@ -43,7 +47,9 @@ pub(super) struct Escrow {
     pub purse: usize,
     sender: String,
     closed: bool,
-    frozen: bool,
+    pub frozen: bool,
+    /// Something was made good of it.
+    pub has_made_good: bool,
     /// It has open dead letters: one of them may be of a record that is paid now.
     letters: bool,
     share_count: u32,
@@ -104,19 +110,28 @@ pub(super) struct Batch<'a> {
     pub accounts: Vec<Credited>,
     account_of: HashMap<(usize, String), usize>,
     pub claims: Vec<Claimed>,
+    /// How much may be made good, and what was, of each purse that was asked for.
+    pub cap: MakeGood,
+    pub used: HashMap<usize, Used>,
+    /// From the reserve and back to it.
+    pub payments: Vec<Payment>,
     /// The row of the next entry, and so of the next claim.
     next_row: i64,
 }
 
 /// Posts a batch: one verdict a record, in order.
-pub(super) fn settle(books: &Books<'_>, items: &[SettleItem]) -> Result<Vec<Settled>, LedgerError> {
+pub(super) fn settle(
+    books: &Books<'_>,
+    cap: &MakeGood,
+    items: &[SettleItem],
+) -> Result<Vec<Settled>, LedgerError> {
     if items.len() > SETTLE_BATCH_MAX {
         return Err(LedgerError::Broken(format!(
             "{} records are more than a batch",
             items.len()
         )));
     }
-    let mut batch = Batch::begin(books)?;
+    let mut batch = Batch::begin(books, cap)?;
     let verdicts = items
         .iter()
         .map(|item| match item {
@@ -129,7 +144,7 @@ pub(super) fn settle(books: &Books<'_>, items: &[SettleItem]) -> Result<Vec<Sett
 }
 
 impl<'a> Batch<'a> {
-    pub fn begin(books: &Books<'a>) -> Result<Self, LedgerError> {
+    pub fn begin(books: &Books<'a>, cap: &MakeGood) -> Result<Self, LedgerError> {
         let next_row = books
             .db
             .prepare_cached("-- ledger.next_entry\nSELECT coalesce(max(row), 0) + 1 FROM entry")
@@ -144,6 +159,9 @@ impl<'a> Batch<'a> {
             accounts: Vec::new(),
             account_of: HashMap::new(),
             claims: Vec::new(),
+            cap: cap.clone(),
+            used: HashMap::new(),
+            payments: Vec::new(),
             next_row,
         })
     }
@@ -165,17 +183,17 @@ impl<'a> Batch<'a> {
         let obstacle = aside
             .map(Obstacle::DeadLetter)
             .or_else(|| self.obstacle(escrow, account, record));
-        if obstacle.is_none() && self.claim(escrow, record)? {
-            self.book(escrow, account, record);
-            self.resolve_letter(escrow, record)?;
+        let row = self.escrows[escrow].row;
+        let made_good = self.made_good(escrow, record)?;
+        if obstacle.is_none() && self.pay((escrow, account), record, made_good)? {
             return Ok(Settled::Paid);
         }
-        let row = self.escrows[escrow].row;
         if let Some(verdict) = claimed_before(self.db, row, record)? {
             if verdict == Settled::Duplicate {
                 self.resolve_letter(escrow, record)?;
+                return Ok(verdict);
             }
-            return Ok(verdict);
+            return self.beaten((escrow, account), record, aside.is_none(), made_good);
         }
         match obstacle {
             Some(Obstacle::Frozen) => {
@@ -193,6 +211,27 @@ impl<'a> Batch<'a> {
                 "a claim was refused, and no other stands in its way".to_owned(),
             )),
         }
+    }
+
+    /// Claims the share, if nobody has it and the grabber has no other.
+    fn pay(
+        &mut self,
+        (escrow, account): (usize, usize),
+        record: &OutboxRecord,
+        made_good: Option<MadeGood>,
+    ) -> Result<bool, LedgerError> {
+        if let Some(made_good) = made_good.filter(|_| !record.declined) {
+            if claimed_before(self.db, self.escrows[escrow].row, record)?.is_some() {
+                return Ok(false);
+            }
+            self.take_back((escrow, account), record, made_good)?;
+        }
+        if !self.claim(escrow, record)? {
+            return Ok(false);
+        }
+        self.book(escrow, account, record);
+        self.resolve_letter(escrow, record)?;
+        Ok(true)
     }
 
     /// What was set aside and is paid after all no longer stands in the way of the close.
@@ -301,7 +340,8 @@ impl<'a> Batch<'a> {
                 "-- ledger.escrow
                  SELECT n.row, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
                         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
-                        b.row, b.amount_minor, b.share, n.dead_letter_count > 0
+                        b.row, b.amount_minor, b.share, n.dead_letter_count > 0,
+                        EXISTS (SELECT 1 FROM made_good m WHERE m.envelope_row = n.row)
                  FROM envelope n LEFT JOIN claim b ON b.row = n.best_claim
                  WHERE n.id = ?1",
             )
@@ -357,6 +397,7 @@ fn escrow(row: &Row<'_>, purses: &mut Vec<(String, Currency)>) -> rusqlite::Resu
         closed: row.get(4)?,
         frozen: row.get(5)?,
         letters: row.get(11)?,
+        has_made_good: row.get(12)?,
         share_count: row.get(6)?,
         left_minor: row.get(7)?,
         best: match best {

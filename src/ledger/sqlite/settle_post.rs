@@ -1,7 +1,7 @@
 //! The last phase of settle: what a batch decided becomes postings, entries and balances.
 //!
 //! *Ordering.* Accounts in the order of their first credit, postings in the order of the
-//! envelopes, then one entry a claim: the same batch gives the same rows.
+//! envelopes, then one entry a claim, then what the reserve paid: the same batch gives the same rows.
 //!
 //! *Not here.* Decisions: `settle`.
 
@@ -49,7 +49,8 @@ impl Batch<'_> {
                 .sql()?;
         }
         drop(entry);
-        self.post_escrows(&made)
+        self.post_escrows(&made)?;
+        self.post_payments(&account_rows)
     }
 
     /// Each account once, whatever it won in this batch. Answers their rows; an account that won

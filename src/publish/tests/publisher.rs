@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use super::{Scripted, books};
-use crate::domain::envelope::{BookState, CloseReason, HotState, LeafRef, Terms};
-
+use crate::domain::audience::Audience;
+use crate::domain::envelope::{
+    BookState, CloseReason, Draft, ExclusiveShare, HotState, Kind, LeafRef, Terms,
+};
+use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
 use crate::hot::HotStore;
-use crate::ledger::conformance::{World, act, decline, draft, pay, record};
+use crate::ledger::conformance::{World, act, decline, draft, pay, person, record};
 use crate::ledger::{EnvelopeRow, PAGE_ROWS_MAX, SettleItem};
 use crate::publish::{Amounts, PublishError, Publisher};
 
@@ -229,11 +232,30 @@ async fn a_missing_closing_envelope_is_repaired_as_over_once_it_owes_nothing() {
     assert_eq!(repair.over, Some(CloseReason::Expired));
 }
 
+/// An EXCLUSIVE envelope for bob (40) and carol (60), of which nobody took anything.
+async fn named(scene: &Scene) -> EnvelopeId {
+    let share = |name: &str, amount_minor| ExclusiveShare {
+        grabber: person(name),
+        amount_minor,
+    };
+    let named = Draft {
+        kind: Kind::Exclusive,
+        split: None,
+        exclusive: vec![share("bob", 40), share("carol", 60)],
+        audience: Audience::Named([person("bob"), person("carol")].into()),
+        ..draft("alice", 100, 2)
+    };
+    scene.world.deposit("alice", 100, "d1").await;
+    let id = scene.world.fund(named, "e1").await.id;
+    scene.world.ledger.mark_live(id).await.unwrap();
+    id
+}
+
 #[tokio::test]
-async fn an_envelope_with_grabs_set_aside_is_not_handed_out_again() {
+async fn an_envelope_with_grabs_set_aside_that_may_be_owed_is_not_handed_out_again() {
     let scene = scene();
-    let id = scene.claimed().await;
-    let poison = SettleItem::SetAside(record(id, 1, "dave", 9), "poison");
+    let id = named(&scene).await;
+    let poison = SettleItem::SetAside(record(id, 0, "bob", 40), "poison");
     scene.world.settle(vec![poison]).await;
     for view in [None, Some((HotState::Live, true))] {
         scene.hot.said.lock().view = view;
@@ -244,6 +266,94 @@ async fn an_envelope_with_grabs_set_aside_is_not_handed_out_again() {
         );
     }
     assert!(scene.hot.said.lock().repairs.is_empty());
+    // Somebody else was paid the share, so nothing is owed by it.
+    scene.world.settle(vec![pay(id, 0, "dave", 40)]).await;
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.said.lock().repairs.len(), 1);
+}
+
+#[tokio::test]
+async fn letters_that_seed_or_terms_contradict_keep_no_envelope_from_coming_back() {
+    let scene = scene();
+    let id = named(&scene).await;
+    let wrong = [
+        (0, "bob", 41),
+        (9, "bob", 40),
+        (0, "eve", 40),
+        (1, "bob", 60),
+    ];
+    let aside = wrong
+        .map(|(share, name, minor)| SettleItem::SetAside(record(id, share, name, minor), "poison"));
+    scene.world.settle(aside.to_vec()).await;
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
+    // It has the claims of the books, and nothing that a letter says.
+    assert_eq!(scene.hot.said.lock().repairs.remove(0).claims, []);
+    scene.sees(HotState::Live, true);
+    scene.publisher.publish(id).await.unwrap();
+    // Only of what differs by its amount may the store know more.
+    assert_eq!(scene.hot.calls(), ["view", "grants", "repair"]);
+}
+
+#[tokio::test]
+async fn a_grant_with_a_wrong_amount_is_not_dropped_before_an_operator_has_looked() {
+    let scene = scene();
+    let id = named(&scene).await;
+    let dear = record(id, 0, "bob", 41);
+    let held = HeldShare {
+        grabber: dear.grabber.clone(),
+        grant: dear.grant,
+        declined: false,
+    };
+    let poison = SettleItem::SetAside(dear, "amount_mismatch");
+    scene.world.settle(vec![poison]).await;
+    scene.sees(HotState::Live, true);
+    scene.hot.said.lock().grants = vec![held];
+    let refused = scene.publisher.publish(id).await;
+    assert!(
+        matches!(refused, Err(PublishError::Unavailable(_))),
+        "{refused:?}"
+    );
+    let letters = scene.world.ledger.dead_letters(None, 0, 10).await.unwrap();
+    let ledger = &scene.world.ledger;
+    let corrected = ledger.correct_dead_letter(letters[0].row, Some(40), act("correct", id));
+    assert!(corrected.await.unwrap().unwrap().is_corrected());
+    scene.publisher.publish(id).await.unwrap();
+    let repair = scene.hot.said.lock().repairs.remove(0);
+    let claims: Vec<_> = repair.claims.iter().map(|c| c.grant.amount_minor).collect();
+    assert_eq!(claims, [40]);
+}
+
+#[tokio::test]
+async fn nothing_comes_back_while_records_of_it_are_parked() {
+    let scene = scene();
+    let id = named(&scene).await;
+    let ledger = &scene.world.ledger;
+    ledger.freeze(id, act("freeze", id)).await.unwrap();
+    let poison = SettleItem::SetAside(record(id, 9, "eve", 1), "poison");
+    scene
+        .world
+        .settle(vec![pay(id, 0, "bob", 40), poison])
+        .await;
+    ledger.unfreeze(id, act("unfreeze", id)).await.unwrap();
+    let refused = scene.publisher.publish(id).await;
+    assert!(
+        matches!(refused, Err(PublishError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert_eq!(ledger.settle_parked(10).await.unwrap(), 1);
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.said.lock().repairs.len(), 1);
+}
+
+#[tokio::test]
+async fn a_letter_of_an_envelope_that_was_never_marked_live_is_reason_to_repair_it() {
+    let scene = scene();
+    let id = scene.funded().await.id;
+    let poison = SettleItem::SetAside(record(id, 9, "eve", 1), "poison");
+    scene.world.settle(vec![poison]).await;
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
 }
 
 #[tokio::test]

@@ -52,11 +52,22 @@ async fn run_for<'a>(
     has: &'a (dyn Fn(Partition) -> bool + Sync),
     drain: &'a (dyn Fn(Partition) -> BoxFuture<'a, Result<Drained, SettleError>> + Sync),
 ) -> Result<(), SettleError> {
+    run_asking(ms, vitals, has, &|| std::future::ready(None).boxed(), drain).await
+}
+
+/// The same, with an answer to which outboxes may hold something.
+async fn run_asking<'a>(
+    ms: u64,
+    vitals: &'a Vitals,
+    has: &'a (dyn Fn(Partition) -> bool + Sync),
+    owing: &'a (dyn Fn() -> BoxFuture<'a, Option<Vec<Partition>>> + Sync),
+    drain: &'a (dyn Fn(Partition) -> BoxFuture<'a, Result<Drained, SettleError>> + Sync),
+) -> Result<(), SettleError> {
     let partitions = PartitionCount::new(PARTITIONS).unwrap();
     let rounds = Rounds {
         partitions,
         has,
-        owing: &|| std::future::ready(None).boxed(),
+        owing,
         drain,
         vitals,
     };
@@ -181,6 +192,36 @@ async fn a_partition_that_became_another_processes_is_left_to_it() {
     assert_eq!(log.of(POISONED, began).len(), 3);
     assert_eq!(log.0.lock().len(), 3);
     assert_eq!(vitals.seen().last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_holds_what_the_question_waits_for_goes_on_while_it_is_asked() {
+    // One connection for both, as a pool may have it: a drain of the first partition takes it for longer
+    // than a round waits.
+    let (vitals, connection) = (Vitals::default(), Semaphore::new(1));
+    let (asked, drained) = (Mutex::new(0), Mutex::new(0));
+    let owing = || {
+        async {
+            let _held = connection.acquire().await.unwrap();
+            *asked.lock() += 1;
+            Some(vec![Partition::ZERO])
+        }
+        .boxed()
+    };
+    let drain = |_| {
+        async {
+            let _held = connection.acquire().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2 * STRAGGLE_MS)).await;
+            *drained.lock() += 1;
+            Ok(one_record())
+        }
+        .boxed()
+    };
+    let run = run_asking(10_000, &vitals, &|_| true, &owing, &drain);
+    let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+    ended.expect("neither waits for the other").unwrap();
+    let (asked, drained) = (*asked.lock(), *drained.lock());
+    assert!(drained >= 10 && asked >= drained, "{asked}, {drained}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,6 +185,17 @@ impl Server {
         self.restored_under(&start, flags)
     }
 
+    /// Runs `red-envelope reconcile` on its folder.
+    pub fn reconcile(&self, flags: &[String]) -> Output {
+        Command::new(PROGRAM)
+            .args(["reconcile", "--json", "--data-dir"])
+            .arg(self.data_folder())
+            .args(flags)
+            .envs(circumstances(self.folder.path(), &Start::default()))
+            .output()
+            .unwrap()
+    }
+
     fn restored_under(&self, start: &Start, flags: &[String]) -> Output {
         Command::new(PROGRAM)
             .arg("restored")

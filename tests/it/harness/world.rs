@@ -190,7 +190,7 @@ impl World {
         self.try_look(envelope_id, viewer).await.unwrap()
     }
 
-    async fn try_look(&mut self, envelope_id: &str, viewer: &str) -> Result<Envelope, Status> {
+    pub async fn try_look(&mut self, envelope_id: &str, viewer: &str) -> Result<Envelope, Status> {
         let request = GetEnvelopeRequest {
             envelope_id: envelope_id.to_owned(),
             viewer: viewer.to_owned(),

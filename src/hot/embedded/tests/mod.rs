@@ -34,7 +34,12 @@ pub(in crate::hot) struct Embedded {
 
 impl Embedded {
     pub fn new(limits: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), limits)
+    }
+
+    /// In a folder of its own there.
+    pub fn below(parent: &Path, limits: Limits) -> Self {
+        let folder = tempfile::tempdir_in(parent).unwrap();
         let clock = ManualClock::at(NEW_YEAR_MS);
         let path = folder.path().join("0.db");
         let store = EmbeddedStore::open(&path, Arc::new(clock.clone()), limits).unwrap();

@@ -8,6 +8,7 @@ use super::scene::Scene;
 use super::{Crash, Flavour, OnRedis};
 use crate::domain::id::{Epoch, Partition};
 use crate::hot::conformance::stage::{Cast, partition, person, tenant};
+use crate::hot::redis::RedisStore;
 use crate::hot::redis::layout::id_of;
 use crate::hot::{HotError, HotStore};
 
@@ -22,21 +23,29 @@ async fn on_redis() -> OnRedis {
 async fn one_question_tells_which_outboxes_hold_something() {
     let stage = on_redis().await;
     let store = &*stage.store;
-    assert_eq!(store.owing().await.unwrap(), []);
+    let all: Vec<_> = store.partitions().all().collect();
+    let owing = async |store: &RedisStore| store.owing(all.clone()).await.unwrap();
+    assert_eq!(owing(store).await, []);
     let cast = Cast::lucky(&[5, 7]);
     cast.publish(store).await;
     cast.grab(store, "ann").await;
-    assert_eq!(store.owing().await.unwrap(), [partition(store, cast.id)]);
+    assert_eq!(owing(store).await, [partition(store, cast.id)]);
+    // Nobody hears of a partition that was not asked for.
+    let own = partition(store, cast.id);
+    let others: Vec<_> = all.iter().copied().filter(|p| *p != own).collect();
+    assert_eq!(store.owing(others).await.unwrap(), []);
+    assert_eq!(store.owing(vec![own]).await.unwrap(), [own]);
+    assert_eq!(store.owing(Vec::new()).await.unwrap(), []);
     // Another process sees it as well.
     let other = super::store(&stage.server, &stage.clock);
     stage.introduce(&other).await;
-    assert_eq!(other.owing().await.unwrap(), [partition(store, cast.id)]);
+    assert_eq!(owing(&other).await, [partition(store, cast.id)]);
     cast.settle_all(store).await;
-    assert_eq!(store.owing().await.unwrap(), []);
+    assert_eq!(owing(store).await, []);
     // An outbox that is none is looked at, so that somebody says so.
     let key = store.core.keys.outbox(Partition::ZERO);
     stage.server.command(&[b"SET", key.as_bytes(), b"x"]);
-    assert_eq!(store.owing().await.unwrap(), [Partition::ZERO]);
+    assert_eq!(owing(store).await, [Partition::ZERO]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,15 +55,15 @@ async fn every_outbox_may_hold_something_where_another_epoch_stands() {
     stage.introduce(&late).await;
     stage.register(Epoch(3)).await;
     let all: Vec<_> = late.partitions().all().collect();
-    assert_eq!(late.owing().await.unwrap(), all);
+    assert_eq!(late.owing(all.clone()).await.unwrap(), all);
     // Who reads one hears of the new epoch, and the question is a question again.
-    for partition in all {
+    for partition in all.iter().copied() {
         let read = late.outbox(partition, None, 10).await;
         assert!(matches!(read, Err(HotError::Epoch(Epoch(3)))), "{read:?}");
     }
-    assert_eq!(late.owing().await.unwrap(), []);
+    assert_eq!(late.owing(all.clone()).await.unwrap(), []);
     stage.server.command(&[b"FLUSHALL"]);
-    assert_eq!(late.owing().await.unwrap().len(), 4);
+    assert_eq!(late.owing(all.clone()).await.unwrap().len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

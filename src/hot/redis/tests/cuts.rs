@@ -5,31 +5,39 @@
 //! | step | what |
 //! |---|---|
 //! | burst | calls on a server that syncs before each answer; after each, the length of the file and all that is on the server |
+//! | each | the same for each function that writes, on a server of its own, so that a start is short |
 //! | cut | a server on the same files, the last of them cut, must hold what was there after the last call whose bytes are whole |
 //!
 //! # Bounds
-//! [`CUTS`] starts, [`SERVERS`] at once, on sockets in folders of their own.
+//! [`BURST_CUTS`] starts over the burst, and one for each byte of the other file (in a build that is not
+//! optimised for every [`STEP`]th), [`SERVERS`] at once, on sockets in folders of their own.
 //!
 //! # Not here
-//! A disk that lies: `redis_power` in the end-to-end tests.
+//! A disk that lies: `redis_power` in the end-to-end tests. What settlement makes of such a file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::{Client, Connection, Value};
 
-use super::Flavour;
-use super::scene::{Dump, Scene, Words, code_of, codes_of_grabs, dump_of};
+use super::scene::{Dump, Scene, Words, code_of, codes_of_grabs, dump_of, functions};
+use super::{Flavour, folder_in_memory};
+use crate::domain::id::Partition;
 use crate::hot::conformance::stage::Cast;
 use crate::hot::redis::reply::Reply;
 
 /// Calls of the burst that grab.
 const BURST_CALLS: usize = 240;
-/// Cuts: half of them spread over the burst, the others at each of the last bytes. A build that is
-/// not optimised tries fewer.
-const CUTS: usize = if cfg!(debug_assertions) { 400 } else { 2_000 };
-const SERVERS: usize = 3;
+/// Cuts that are spread over the burst.
+const BURST_CUTS: usize = 500 / if cfg!(debug_assertions) { 5 } else { 1 };
+/// Bytes of the file that each function writes to, at the least.
+const BYTES_MIN: usize = 2_000;
+/// Bytes of it from one cut to the next.
+const STEP: usize = if cfg!(debug_assertions) { 7 } else { 1 };
+/// A server loads on one core; the machines that run this have two or more.
+const SERVERS: usize = 2;
 /// Looks at a start: a minute.
 const POLLS_MAX: u32 = 60_000;
 
@@ -43,6 +51,7 @@ struct Burst {
     scene: Scene,
     points: Vec<Point>,
     casts: Vec<Cast>,
+    called: BTreeSet<String>,
 }
 
 impl Burst {
@@ -51,6 +60,7 @@ impl Burst {
             scene: Scene::new(&[("auto-aof-rewrite-percentage", "0")]),
             points: Vec::new(),
             casts: Vec::new(),
+            called: BTreeSet::new(),
         };
         burst.note();
         burst
@@ -74,12 +84,14 @@ impl Burst {
 
     fn send(&mut self, words: &Words) -> Value {
         let reply = self.scene.send(words);
+        let name = String::from_utf8(words[1].clone()).unwrap();
+        self.called.insert(name);
         self.note();
         for cast in self.casts.clone() {
             let (won, owed) = self.scene.winners(&cast).unwrap();
             // What was settled is owed no more.
             assert!(
-                owed.iter().all(|name| won.contains(name)),
+                owed.iter().all(|share| won.contains(share)),
                 "{won:?} {owed:?}"
             );
         }
@@ -132,6 +144,61 @@ impl Burst {
             }
         }
     }
+
+    /// Calls a function of the outbox for its newest entry.
+    fn call_for_the_newest(&mut self, name: &str, cast: &Cast, behind: usize) {
+        let outbox = self.scene.keys.outbox(Partition::ZERO);
+        let newest: [&[u8]; 6] = [b"XREVRANGE", outbox.as_bytes(), b"+", b"-", b"COUNT", b"1"];
+        let Value::Array(entries) = self.scene.ask(&newest) else {
+            panic!("XREVRANGE answers with an array");
+        };
+        let Some(Value::Array(entry)) = entries.first() else {
+            panic!("nothing is owed");
+        };
+        let Value::BulkString(id) = &entry[0] else {
+            panic!("{entry:?}");
+        };
+        let mut words = self.scene.words(name, cast);
+        let at = words.len() - 1 - behind;
+        words[at].clone_from(id);
+        assert_eq!(code_of(&self.send(&words)), Some(Reply::Ok), "{name}");
+        let left = self.scene.ask(&newest);
+        assert!(left != Value::Array(entries), "{name} did nothing");
+    }
+
+    fn grab(&mut self, cast: &Cast, names: &[&str]) {
+        let words = self.scene.words_of_grabs(&[(cast, names)]);
+        let codes = codes_of_grabs(&self.send(&words)).unwrap();
+        assert!(codes.iter().all(|code| *code == Reply::Won), "{codes:?}");
+    }
+
+    /// Each function that writes.
+    fn play_each(&mut self) {
+        let lucky = self.publish(Cast::locked(&[2; 4]));
+        self.grab(&lucky, &["zoe", "yan"]);
+        // The entry's nonce stands behind its id.
+        self.call_for_the_newest("settled_1", &lucky, 1);
+        let named = self.publish(Cast::exclusive(&[("ann", 5), ("bob", 7)]));
+        self.call("decline_1", &named);
+        self.call_for_the_newest("settled_1", &named, 1);
+        self.call("close_1", &named);
+        self.call("remove_1", &named);
+        self.scene.epoch.0 += 1;
+        self.call("register_2", &lucky);
+        self.call("stamp_1", &lucky);
+        self.scene.epoch.0 += 1;
+        self.call("register_2", &lucky);
+        self.call("rebuild_1", &lucky);
+        self.call("rebuild_put_1", &lucky);
+        self.call("rebuilt_1", &lucky);
+        self.grab(&lucky, &["yan", "ann"]);
+        self.call_for_the_newest("set_aside_1", &lucky, 0);
+        self.grab(&lucky, &["bob"]);
+        self.call("freeze_1", &lucky);
+        let writing = functions().into_iter().filter(|(_, writes)| *writes);
+        let writing: BTreeSet<String> = writing.map(|(name, _)| name).collect();
+        assert_eq!(self.called, writing);
+    }
 }
 
 /// A server on a folder of its own, which is filled anew for every cut.
@@ -148,7 +215,7 @@ impl Loader {
             (name, std::fs::read(file.path()).unwrap())
         });
         let files = files.collect();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir_in(folder_in_memory()).unwrap();
         std::fs::create_dir(folder.path().join("appendonlydir")).unwrap();
         Self { folder, files }
     }
@@ -198,26 +265,21 @@ impl Loader {
     }
 }
 
-/// Where the file is cut.
-fn cuts(from: usize, to: usize) -> Vec<usize> {
-    let last = CUTS / 2;
-    let spread = (0..CUTS - last).map(|n| from + (to - from) * n / (CUTS - last));
-    spread.chain(to - last..to).collect()
-}
-
-#[test]
-fn an_aof_that_is_cut_anywhere_has_every_call_as_a_whole_or_not_at_all() {
-    let mut burst = Burst::new();
-    burst.play();
-    let (from, to) = (burst.points[0].bytes, burst.points.last().unwrap().bytes);
-    let all = cuts(from, to);
-    println!("{} calls in {} bytes", burst.points.len() - 1, to - from);
+/// Each cut of the file is loaded, and holds what it should.
+fn cut(burst: &Burst, cuts: &[usize]) {
     let (points, aof) = (&burst.points, burst.scene.server.aof());
+    let (from, to) = (points[0].bytes, points.last().unwrap().bytes);
+    println!(
+        "{} calls in {} bytes, cut {} times",
+        points.len() - 1,
+        to - from,
+        cuts.len()
+    );
     std::thread::scope(|scope| {
-        for some in all.chunks(all.len().div_ceil(SERVERS)) {
+        for first in 0..SERVERS {
             let loader = Loader::new(&aof);
             scope.spawn(move || {
-                for cut in some {
+                for cut in cuts.iter().skip(first).step_by(SERVERS) {
                     let whole = points.partition_point(|point| point.bytes <= *cut) - 1;
                     let dump = loader.load(*cut);
                     assert!(
@@ -228,4 +290,23 @@ fn an_aof_that_is_cut_anywhere_has_every_call_as_a_whole_or_not_at_all() {
             });
         }
     });
+}
+
+#[test]
+fn an_aof_that_is_cut_anywhere_has_every_call_as_a_whole_or_not_at_all() {
+    let mut burst = Burst::new();
+    burst.play();
+    let (from, to) = (burst.points[0].bytes, burst.points.last().unwrap().bytes);
+    let spread = (1..=BURST_CUTS).map(|n| from + (to - from) * n / BURST_CUTS);
+    cut(&burst, &spread.collect::<Vec<_>>());
+}
+
+#[test]
+fn an_aof_of_each_function_that_is_cut_at_every_byte_has_every_call_as_a_whole_or_not_at_all() {
+    let mut burst = Burst::new();
+    let from = burst.points[0].bytes;
+    burst.play_each();
+    let to = burst.points.last().unwrap().bytes;
+    assert!(to - from >= BYTES_MIN, "{} bytes", to - from);
+    cut(&burst, &(from..=to).step_by(STEP).collect::<Vec<_>>());
 }

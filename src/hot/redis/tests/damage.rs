@@ -1,31 +1,63 @@
-//! Every function of the library with each of its keys missing, of another type, or half there, and
-//! without memory: all of its effect or none, and never a win without its debt.
+//! Every function of the library with each of its keys missing, of another type, or half there: all of
+//! its effect or none, and never a win that is not written down.
 //!
 //! # Shape
-//! A case is a function, one of its keys, and a damage to it. Everything on the server is dumped
-//! before and after the call. A function without a case fails the test: `scene` knows no words for
-//! it.
+//! A case is a function, whose shares there are, one of its keys, and a damage to it. Everything on
+//! the server is dumped before and after the call. A function without a case fails the test: `scene`
+//! knows no words for it.
+//!
+//! # Not here
+//! Whether these cases would notice a library that breaks its word: `planted`. Which keys a function
+//! may write: `written`. Each function without memory: `full`.
 
 use redis::Value;
 
-use super::scene::{Scene, code_of, codes_of_grabs, functions};
+use super::scene::{
+    Dump, Holders, Scene, Words, answers_of_grabs, code_of, codes_of_grabs, functions, untaken,
+};
 use crate::domain::envelope::HotState;
 use crate::domain::id::Partition;
 use crate::hot::conformance::stage::Cast;
-use crate::hot::redis::layout::Meta;
+use crate::hot::redis::batcher::grant;
+use crate::hot::redis::layout::{Meta, Reader, width_of};
 use crate::hot::redis::reply::Reply;
 
-/// Sets the scene in which a function has its whole effect.
-fn stage(scene: &mut Scene, name: &str) -> Cast {
-    scene.clear();
-    if name == "decline_1" {
-        let cast = Cast::exclusive(&[("ann", 5), ("bob", 7)]);
-        scene.publish(&cast);
-        assert_eq!(scene.grab(&cast, &["bob"]), [Reply::Won]);
-        return cast;
+/// Whose the shares of a stage's envelope are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shares {
+    /// The next one's, so many that the grabbers are listed.
+    ByTurn,
+    /// Named people's.
+    Named,
+}
+
+/// What a function is tried on.
+pub fn kinds(name: &str) -> &'static [Shares] {
+    match name {
+        "decline_1" => &[Shares::Named],
+        // A page of few is read without it.
+        "grants_1" => &[Shares::ByTurn],
+        _ => &[Shares::ByTurn, Shares::Named],
     }
-    // Large enough for a list of its grabbers.
-    let cast = Cast::locked(&[2; 1_001]);
+}
+
+/// An envelope behind a passphrase.
+fn cast(shares: Shares) -> Cast {
+    let by_turn = Cast::locked(&[2; 1_001]);
+    match shares {
+        Shares::ByTurn => by_turn,
+        Shares::Named => {
+            let named = [("zoe", 9), ("yan", 11), ("ann", 5), ("bob", 7)];
+            let lock = by_turn.terms.passphrase.clone();
+            Cast::exclusive(&named).with(|draft| draft.passphrase = lock)
+        }
+    }
+}
+
+/// Sets the scene in which a function has its whole effect.
+pub fn stage(scene: &mut Scene, name: &str, shares: Shares) -> Cast {
+    scene.clear();
+    let cast = cast(shares);
     match name {
         "load_1" => return cast,
         "open_1" => {
@@ -106,99 +138,277 @@ fn exists(scene: &mut Scene, key: &str) -> bool {
     scene.ask(&[b"EXISTS", key.as_bytes()]) == Value::Int(1)
 }
 
-/// Whether the whole effect of a function is there.
-fn has_its_effect(scene: &mut Scene, name: &str, cast: &Cast, reply: &Value) -> bool {
-    let own = scene.own(cast);
-    let (index, marked) = (
-        scene.keys.index(Partition::ZERO),
-        scene.keys.marked(Partition::ZERO),
-    );
-    let meta = match scene.ask(&[b"HGET", own.grabs.as_bytes(), b""]) {
-        Value::BulkString(bytes) => Meta::unpack(&bytes),
-        _ => None,
-    };
-    let id = cast.id.to_bytes();
-    let listed =
-        |scene: &mut Scene, key: &str| scene.ask(&[b"ZSCORE", key.as_bytes(), &id]) != Value::Nil;
-    let stands = meta
-        .as_ref()
-        .is_some_and(|meta| meta.epoch == scene.epoch && meta.tenant == cast.terms.tenant);
-    match name {
-        "load_1" => {
-            let length = scene.ask(&[b"STRLEN", own.shares.as_bytes()]);
-            let all = stands && exists(scene, &own.terms) && exists(scene, &own.phrase);
-            all && length == Value::Int(2_000) && listed(scene, &index)
+/// A function, and what is there before it is called.
+pub struct Call {
+    name: String,
+    cast: Cast,
+    /// The command.
+    pub words: Words,
+    before: Dump,
+    holders: Option<(Holders, Holders)>,
+    meta: Option<Meta>,
+}
+
+impl Call {
+    pub fn begin(scene: &mut Scene, name: &str, cast: Cast, words: Words) -> Self {
+        Self {
+            name: name.to_owned(),
+            words,
+            before: scene.dump(),
+            holders: scene.winners(&cast),
+            meta: scene.meta(&cast),
+            cast,
         }
-        "close_1" => stands && meta.is_some_and(|meta| matches!(meta.state, HotState::Over(_))),
-        "freeze_1" => meta.is_some_and(|meta| meta.frozen.is_some()) && listed(scene, &marked),
-        "remove_1" => {
-            let keys = [own.grabs, own.shares, own.terms, own.list, own.phrase];
-            keys.iter().all(|key| !exists(scene, key)) && !listed(scene, &index)
+    }
+
+    /// What is wrong with an answer and what it left behind; else the keys that it changed.
+    pub fn judge(&self, scene: &mut Scene, reply: &Value) -> Result<Vec<String>, String> {
+        let after = scene.dump();
+        let keys = self.before.keys().chain(after.keys());
+        let mut changed: Vec<_> = keys
+            .filter(|key| self.before.get(*key) != after.get(*key))
+            .map(|key| String::from_utf8(key.clone()).unwrap())
+            .collect();
+        changed.dedup();
+        self.told_is_written(scene, reply)?;
+        if says_done(&self.name, reply) && !self.has_its_effect(scene, reply) {
+            return Err("it answers that it is done, and it is not".to_owned());
         }
-        "rebuild_1" => stands && !exists(scene, &own.shares) && listed(scene, &index),
-        "settled_1" | "set_aside_1" => {
-            let outbox = scene.keys.outbox(Partition::ZERO);
-            let left = scene.ask(&[b"XRANGE", outbox.as_bytes(), b"-", b"+"]);
-            !format!("{left:?}").contains(&format!("{}-1", scene.epoch.0))
+        if !changed.is_empty() {
+            if !succeeded(reply) {
+                return Err(format!("it changes {changed:?} and does not say so"));
+            }
+            // The rest of a call whose answer was lost changes nothing.
+            let _repeated = scene.send(&self.words);
+            if scene.dump() != after {
+                return Err("once more, it changes more".to_owned());
+            }
         }
-        "register_2" => {
-            let key = scene.keys.epoch(Partition::ZERO);
-            let epoch = scene.epoch.0.to_string().into_bytes();
-            scene.ask(&[b"GET", key.as_bytes()]) == Value::BulkString(epoch)
+        Ok(changed)
+    }
+
+    /// Who is told of a new share by this call.
+    fn told(&self, reply: &Value) -> Holders {
+        if self.name == "decline_1" {
+            let (Some(Reply::Ok), Value::Array(items)) = (code_of(reply), reply) else {
+                return Vec::new();
+            };
+            let Some(Value::BulkString(share)) = items.get(1) else {
+                panic!("{reply:?}");
+            };
+            return vec![("ann".to_owned(), grant(&mut Reader(&share[1..])).unwrap())];
         }
-        "grab_1" => codes_of_grabs(reply).is_some_and(|codes| codes.contains(&Reply::Won)),
-        _ => stands,
+        let answers = answers_of_grabs(reply).unwrap_or_default();
+        let told = ["ann", "bob"].into_iter().zip(answers);
+        told.filter(|(_, (code, _))| *code == Reply::Won)
+            .map(|(name, (_, share))| (name.to_owned(), share.unwrap()))
+            .collect()
+    }
+
+    /// Those who are told of a share, and they alone, have it now by the hash and by the outbox, and
+    /// had it by neither before.
+    fn told_is_written(&self, scene: &mut Scene, reply: &Value) -> Result<(), String> {
+        let told = self.told(reply);
+        let (Some(before), Some(after)) = (&self.holders, scene.winners(&self.cast)) else {
+            return match told.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{told:?} is written nowhere that can be read")),
+            };
+        };
+        let places = [
+            ("the hash", &before.0, after.0),
+            ("the outbox", &before.1, after.1),
+        ];
+        for (place, before, after) in places {
+            let new = after.into_iter().filter(|one| !before.contains(one));
+            let new: Holders = new.collect();
+            if new != told {
+                return Err(format!("told are {told:?}, and new in {place} are {new:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the whole effect of the function is there.
+    pub fn has_its_effect(&self, scene: &mut Scene, reply: &Value) -> bool {
+        let (cast, meta) = (&self.cast, scene.meta(&self.cast));
+        let own = scene.own(cast);
+        let (index, marked) = (
+            scene.keys.index(Partition::ZERO),
+            scene.keys.marked(Partition::ZERO),
+        );
+        let id = cast.id.to_bytes();
+        let listed = |scene: &mut Scene, key: &str| {
+            scene.ask(&[b"ZSCORE", key.as_bytes(), &id]) != Value::Nil
+        };
+        let ours = |meta: &Meta| meta.epoch == scene.epoch && meta.tenant == cast.terms.tenant;
+        let stands = meta.as_ref().is_some_and(ours);
+        let lives = stands && meta.as_ref().is_some_and(|m| m.state == HotState::Live);
+        match self.name.as_str() {
+            "load_1" => {
+                let first = cast.amounts.len().min(1_000) * width_of(&cast.terms);
+                let all = stands && exists(scene, &own.terms) && exists(scene, &own.phrase);
+                all && shares_are(scene, &own.shares, first) && listed(scene, &index)
+            }
+            "open_1" => lives && self.names_have_their_shares(scene),
+            "grab_1" => stands && self.turns_are_counted(scene, reply),
+            "close_1" => stands && meta.is_some_and(|m| matches!(m.state, HotState::Over(_))),
+            "freeze_1" => meta.is_some_and(|m| m.frozen.is_some()) && listed(scene, &marked),
+            "remove_1" => {
+                let keys = [own.grabs, own.shares, own.terms, own.list, own.phrase];
+                keys.iter().all(|key| !exists(scene, key)) && !listed(scene, &index)
+            }
+            "rebuild_1" => stands && !exists(scene, &own.shares) && listed(scene, &index),
+            "rebuild_put_1" => {
+                let yan = |(held, _): (Holders, Holders)| held.iter().any(|(n, _)| n == "yan");
+                let freed = !scene.winners(cast).is_some_and(yan);
+                // Named people's shares stand with their names.
+                let left = (cast.amounts.len() - 1) * (width_of(&cast.terms) + 4);
+                let named = !cast.terms.exclusive.is_empty();
+                stands && freed && (named || shares_are(scene, &own.shares, left))
+            }
+            "settled_1" | "set_aside_1" => {
+                let outbox = scene.keys.outbox(Partition::ZERO);
+                let left = scene.ask(&[b"XRANGE", outbox.as_bytes(), b"-", b"+"]);
+                !format!("{left:?}").contains(&format!("{}-1", scene.epoch.0))
+            }
+            "register_2" => {
+                let key = scene.keys.epoch(Partition::ZERO);
+                let epoch = scene.epoch.0.to_string().into_bytes();
+                scene.ask(&[b"GET", key.as_bytes()]) == Value::BulkString(epoch)
+            }
+            "stamp_1" | "rebuilt_1" => lives,
+            "decline_1" => stands && self.turns_are_counted(scene, reply),
+            other => panic!("nobody knows the effect of {other}"),
+        }
+    }
+
+    /// Of an EXCLUSIVE envelope that was opened, each name has its share; of others nobody does.
+    fn names_have_their_shares(&self, scene: &mut Scene) -> bool {
+        let grabs = scene.own(&self.cast).grabs;
+        let mut named = (0..).zip(&self.cast.terms.exclusive);
+        named.all(|(number, share)| {
+            let name = share.grabber.as_str().as_bytes();
+            let there = scene.ask(&[b"HGET", grabs.as_bytes(), name]);
+            there == Value::BulkString(untaken(&self.cast, number, share.amount_minor))
+        })
+    }
+
+    /// As many more were taken as are told so, the last of the list among them.
+    fn turns_are_counted(&self, scene: &mut Scene, reply: &Value) -> bool {
+        let told = self.told(reply);
+        let (Some(before), Some(after)) = (&self.meta, scene.meta(&self.cast)) else {
+            return false;
+        };
+        let wins = u32::try_from(told.len()).unwrap();
+        if after.next != before.next + wins {
+            return false;
+        }
+        let list = scene.own(&self.cast).list;
+        let last = format!("-{wins}");
+        let names = told.iter().map(|(name, _)| name.clone().into_bytes());
+        let names: Vec<_> = names.map(Value::BulkString).collect();
+        !after.listed
+            || scene.ask(&[b"LRANGE", list.as_bytes(), last.as_bytes(), b"-1"])
+                == Value::Array(names)
     }
 }
 
-fn succeeded(reply: &Value) -> bool {
+/// Whether the packed shares have so many bytes.
+fn shares_are(scene: &mut Scene, key: &str, bytes: usize) -> bool {
+    let length = scene.ask(&[b"STRLEN", key.as_bytes()]);
+    length == Value::Int(i64::try_from(bytes).unwrap())
+}
+
+pub fn succeeded(reply: &Value) -> bool {
     match codes_of_grabs(reply) {
         Some(codes) => codes.contains(&Reply::Won),
         None => code_of(reply) == Some(Reply::Ok),
     }
 }
 
-/// Who won by this call: everybody who is in both lists now and was in neither before.
-fn no_win_without_its_debt(scene: &mut Scene, cast: &Cast, before: &Winners, name: &str) {
-    let (Some(before), Some(after)) = (before, scene.winners(cast)) else {
-        return;
+/// Whether an answer says that the function had its effect. Two are also told that nothing was there
+/// for them; one of those counts.
+fn says_done(name: &str, reply: &Value) -> bool {
+    let counts_one = matches!(reply, Value::Array(items) if items.get(1) == Some(&Value::Int(1)));
+    let of_nothing = match name {
+        "freeze_1" => true,
+        "remove_1" => !counts_one,
+        _ => false,
     };
-    let new = |before: &[String], after: &[String]| -> Vec<String> {
-        after
-            .iter()
-            .filter(|n| !before.contains(n))
-            .cloned()
-            .collect()
-    };
-    let won = new(&before.0, &after.0);
-    assert_eq!(won, new(&before.1, &after.1), "{name}");
+    succeeded(reply) && !of_nothing && writes(name)
 }
 
-type Winners = Option<(Vec<String>, Vec<String>)>;
+fn writes(name: &str) -> bool {
+    functions()
+        .iter()
+        .any(|(known, writes)| known == name && *writes)
+}
 
-fn play(scene: &mut Scene, name: &str, place: usize, damage: usize, writes: bool) -> bool {
-    let cast = stage(scene, name);
-    let words = scene.words(name, &cast);
-    let key = words[3 + place].clone();
-    let shown = String::from_utf8(key.clone()).unwrap();
-    let all = damages(&shown);
-    let Some(commands) = all.get(damage) else {
-        return false;
+/// Plays every case of a function. Of each: what was done, and what was wrong or which keys changed.
+pub fn play(
+    scene: &mut Scene,
+    name: &str,
+    shares: Shares,
+    mut seen: impl FnMut(String, Result<Vec<String>, String>),
+) {
+    let mut case = |scene: &mut Scene, place: usize, damage: usize| -> bool {
+        let cast = stage(scene, name, shares);
+        let words = scene.words(name, &cast);
+        let Some(key) = words[3..]
+            .get(place)
+            .filter(|_| place < keys_of(&words))
+            .cloned()
+        else {
+            return false;
+        };
+        let shown = String::from_utf8(key.clone()).unwrap();
+        let all = damages(&shown);
+        let Some(commands) = all.get(damage) else {
+            return false;
+        };
+        hurt(scene, &key, commands);
+        let call = Call::begin(scene, name, cast, words);
+        let reply = scene.send(&call.words);
+        let outcome = call.judge(scene, &reply);
+        seen(
+            format!("{name} of {shares:?} with {shown} after {commands:?}: {reply:?}"),
+            outcome,
+        );
+        true
     };
-    hurt(scene, &key, commands);
-    let (before, winners) = (scene.dump(), scene.winners(&cast));
-    let reply = scene.send(&words);
-    let after = scene.dump();
-    let case = format!("{name} with {shown} after {commands:?}: {reply:?}");
-    if after != before {
-        assert!(writes && succeeded(&reply), "{case}");
-        assert!(has_its_effect(scene, name, &cast, &reply), "{case}");
-        no_win_without_its_debt(scene, &cast, &winners, &case);
-        // The rest of a call whose answer was lost changes nothing.
-        let _repeated = scene.send(&words);
-        assert_eq!(scene.dump(), after, "again: {case}");
+    let mut place = 0;
+    while case(scene, place, 0) {
+        let mut damage = 1;
+        while case(scene, place, damage) {
+            damage += 1;
+        }
+        place += 1;
     }
-    true
+}
+
+fn keys_of(words: &Words) -> usize {
+    String::from_utf8(words[2].clone())
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Calls a function where nothing is damaged: its answer, and which keys it changed.
+pub fn play_undamaged(scene: &mut Scene, name: &str, shares: Shares) -> Vec<String> {
+    let cast = stage(scene, name, shares);
+    let words = scene.words(name, &cast);
+    let call = Call::begin(scene, name, cast, words);
+    let reply = scene.send(&call.words);
+    assert!(succeeded(&reply), "{name} of {shares:?}: {reply:?}");
+    let changed = call.judge(scene, &reply);
+    let changed = changed.unwrap_or_else(|why| panic!("{name} of {shares:?}: {why}"));
+    assert_eq!(!changed.is_empty(), writes(name), "{name} of {shares:?}");
+    assert!(
+        !writes(name) || call.has_its_effect(scene, &reply),
+        "{name} of {shares:?}: {reply:?}"
+    );
+    changed
 }
 
 #[test]
@@ -206,74 +416,30 @@ fn every_function_has_all_of_its_effect_or_none_whatever_is_damaged() {
     let mut scene = Scene::new(&[("appendonly", "no")]);
     let mut cases = 0;
     for (name, writes) in functions() {
-        // Undamaged, it has its effect.
-        let cast = stage(&mut scene, &name);
-        let (words, before) = (scene.words(&name, &cast), scene.dump());
-        let reply = scene.send(&words);
-        assert!(succeeded(&reply), "{name}: {reply:?}");
-        assert_eq!(scene.dump() != before, writes, "{name}");
-        assert!(
-            !writes || has_its_effect(&mut scene, &name, &cast, &reply),
-            "{name}"
-        );
-        let keys: usize = String::from_utf8(words[2].clone())
-            .unwrap()
-            .parse()
-            .unwrap();
-        for place in 0..keys {
-            let mut damage = 0;
-            while play(&mut scene, &name, place, damage, writes) {
-                damage += 1;
-            }
-            cases += damage;
+        for shares in kinds(&name) {
+            play_undamaged(&mut scene, &name, *shares);
+            play(&mut scene, &name, *shares, |case, outcome| {
+                let changed = outcome.unwrap_or_else(|why| panic!("{case}: {why}"));
+                assert!(writes || changed.is_empty(), "{case}");
+                cases += 1;
+            });
         }
     }
     println!("{cases} cases");
-}
-
-/// Functions that run where memory is full: they end what would take more, or free some.
-const FREES: [&str; 5] = [
-    "close_1",
-    "freeze_1",
-    "remove_1",
-    "set_aside_1",
-    "settled_1",
-];
-
-#[test]
-fn without_memory_nothing_is_granted_and_everything_is_read_settled_and_ended() {
-    let mut scene = Scene::new(&[("appendonly", "no")]);
-    for (name, writes) in functions() {
-        let cast = stage(&mut scene, &name);
-        let words = scene.words(&name, &cast);
-        let read_before = (!writes).then(|| scene.send(&words));
-        let before = scene.dump();
-        scene.ask(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-        let reply = scene.send(&words);
-        scene.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
-        match (read_before, &reply) {
-            (Some(read), reply) => assert_eq!(read, *reply, "{name}"),
-            (None, Value::ServerError(error)) => assert_eq!(error.code(), "OOM", "{name}"),
-            // What gives memory back goes on.
-            (None, _) if FREES.contains(&name.as_str()) => continue,
-            (None, other) => panic!("{name}: {other:?}"),
-        }
-        assert_eq!(scene.dump(), before, "{name}");
-    }
 }
 
 #[test]
 fn a_damaged_envelope_of_a_call_does_not_stand_in_the_way_of_the_others() {
     let mut scene = Scene::new(&[("appendonly", "no")]);
     let words = {
-        let cast = stage(&mut scene, "grab_1");
+        let cast = stage(&mut scene, "grab_1", Shares::ByTurn);
         scene.words("grab_1", &cast)
     };
     let keys = ["g", "s", "l", "p"];
     for (place, letter) in (2..).zip(keys) {
         let all = damages(&String::from_utf8(words[3 + place].clone()).unwrap());
         for damage in all {
-            let cast = stage(&mut scene, "grab_1");
+            let cast = stage(&mut scene, "grab_1", Shares::ByTurn);
             let whole = Cast::lucky(&[4, 4]);
             scene.publish(&whole);
             let call = scene.words_of_grabs(&[(&cast, &["ann", "bob"]), (&whole, &["eve"])]);

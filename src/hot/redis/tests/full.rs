@@ -1,10 +1,84 @@
-//! A Redis whose memory is full: nobody wins any more, and who has a share is still told so.
+//! A Redis whose memory is full: nobody wins any more, who has a share is still told so, and what gives
+//! memory back goes on.
 
+use redis::Value;
+
+use super::damage::{Call, Shares, kinds, stage, succeeded};
+use super::scene::{Scene, functions};
 use super::{Crash, Flavour, OnRedis};
 use crate::domain::grab::{Grab, GrabReply, Outcome, Refusal};
 use crate::domain::id::{Epoch, TenantId};
 use crate::hot::conformance::stage::{Cast, epoch, person, tenant, won};
+use crate::hot::redis::register::LIBRARY;
 use crate::hot::{HotError, HotStore};
+
+/// Functions that run where memory is full: they end what would take more, or free some.
+const FREES: [&str; 5] = [
+    "close_1",
+    "freeze_1",
+    "remove_1",
+    "set_aside_1",
+    "settled_1",
+];
+
+/// Calls a function where memory is full: what is wrong with its answer and what it left behind.
+fn complaint(
+    scene: &mut Scene,
+    (name, writes): (&str, bool),
+    shares: Shares,
+) -> Result<(), String> {
+    let cast = stage(scene, name, shares);
+    let words = scene.words(name, &cast);
+    let read_before = (!writes).then(|| scene.send(&words));
+    let call = Call::begin(scene, name, cast, words);
+    scene.ask(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    let reply = scene.send(&call.words);
+    scene.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    let changed = call.judge(scene, &reply)?;
+    let as_it_should = if FREES.contains(&name) {
+        // What gives memory back goes on, to its end.
+        succeeded(&reply) && !changed.is_empty() && call.has_its_effect(scene, &reply)
+    } else {
+        let refused = matches!(&reply, Value::ServerError(error) if error.code() == "OOM");
+        changed.is_empty() && read_before.map_or(refused, |read| read == reply)
+    };
+    match as_it_should {
+        true => Ok(()),
+        false => Err(format!("{reply:?}, and {changed:?} changed")),
+    }
+}
+
+#[test]
+fn without_memory_nothing_is_granted_and_everything_is_read_settled_and_ended() {
+    let mut scene = Scene::new(&[("appendonly", "no")]);
+    for (name, writes) in functions() {
+        for shares in kinds(&name) {
+            let outcome = complaint(&mut scene, (&name, writes), *shares);
+            outcome.unwrap_or_else(|why| panic!("{name} of {shares:?}: {why}"));
+        }
+    }
+}
+
+#[test]
+fn a_library_that_does_not_free_or_takes_more_where_memory_is_full_is_noticed() {
+    let mut scene = Scene::new(&[("appendonly", "no")]);
+    let frees = "register_as(name, callback, { 'allow-oom' })";
+    let writes = "local function writes(name, callback) register_as(name, callback, {}) end";
+    for (there, instead, noticed) in [
+        (frees, "register_as(name, callback, {})", true),
+        (writes, &*writes.replace("{}", "{ 'allow-oom' }"), false),
+    ] {
+        assert_eq!(LIBRARY.matches(there).count(), 1, "{there}");
+        scene.bring(&LIBRARY.replace(there, instead));
+        for (name, _) in functions().into_iter().filter(|(_, writes)| *writes) {
+            for shares in kinds(&name) {
+                let outcome = complaint(&mut scene, (&name, true), *shares);
+                let frees = FREES.contains(&name.as_str());
+                assert_eq!(outcome.is_err(), frees == noticed, "{name}: {outcome:?}");
+            }
+        }
+    }
+}
 
 /// Envelopes of which ann and bob have a share each, bob declined his.
 async fn played(stage: &OnRedis) -> (Cast, Cast) {

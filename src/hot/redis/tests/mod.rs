@@ -8,10 +8,14 @@ mod full;
 mod histories;
 mod interrupted;
 mod mended;
+mod planted;
 mod poison;
 mod repairs;
+mod rights;
 mod scene;
+mod written;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,6 +29,18 @@ use crate::domain::envelope::HotState;
 use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 use crate::hot::{HotStore, Repair};
+
+/// Where files lie in memory on Linux.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// Where files of tests lie that ask no disk anything.
+fn folder_in_memory() -> PathBuf {
+    let in_memory = PathBuf::from(IN_MEMORY);
+    match in_memory.is_dir() {
+        true => in_memory,
+        false => std::env::temp_dir(),
+    }
+}
 
 /// What a crash of the stage ends.
 #[derive(Clone, Copy, PartialEq, Eq)]

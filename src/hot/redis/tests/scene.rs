@@ -11,10 +11,12 @@ use redis::{Connection, Value};
 use super::{Flavour, RedisServer};
 use crate::clock::ManualClock;
 use crate::domain::envelope::LOAD_CHUNK_SHARES_MAX;
+use crate::domain::grab::Grant;
 use crate::domain::id::{Epoch, PartitionCount};
 use crate::hot::conformance::stage::{Cast, NEW_YEAR_MS, phrase};
+use crate::hot::redis::batcher::grant;
 use crate::hot::redis::keys::{EnvelopeKeys, Keys};
-use crate::hot::redis::layout::{Meta, entry_of, put_amount, width_of};
+use crate::hot::redis::layout::{Meta, Reader, entry_of, grant_of, put_amount, width_of};
 use crate::hot::redis::lifecycle::lock_of;
 use crate::hot::redis::register::LIBRARY;
 use crate::hot::redis::reply::Reply;
@@ -24,6 +26,8 @@ use crate::hot::redis::server_under_test::ask;
 pub type Words = Vec<Vec<u8>>;
 /// Every key and all that it holds.
 pub type Dump = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Who has which share, by name.
+pub type Holders = Vec<(String, Grant)>;
 
 /// A server that has the library, and where its only partition stands.
 pub struct Scene {
@@ -212,7 +216,7 @@ impl Scene {
             "remove_1" => vec![id],
             "stamp_1" => vec![self.stamped(cast)],
             "rebuild_1" => vec![id, self.rebuilt_meta(cast), terms, lock, text(0)],
-            "rebuild_put_1" => vec![text(0), self.rebuilt_shares(cast), text(1), text("yan")],
+            "rebuild_put_1" => self.rebuilt_words(cast),
             "rebuilt_1" => vec![text(1)],
             "settled_1" => vec![text(format_args!("{}-1", self.epoch.0)), vec![7; 8]],
             "set_aside_1" => vec![text(format_args!("{}-1", self.epoch.0))],
@@ -303,18 +307,28 @@ impl Scene {
     /// The same envelope as a repair begins it that knows of zoe alone.
     fn rebuilt_meta(&self, cast: &Cast) -> Vec<u8> {
         let mut meta = Meta::funding(&cast.terms, self.epoch);
-        (meta.compact, meta.base, meta.length) = (true, 1, meta.count - 1);
-        meta.base_minor = cast.amounts[0];
+        meta.compact = true;
+        if meta.named {
+            meta.next = 1;
+        } else {
+            (meta.base, meta.length) = (1, meta.count - 1);
+            meta.base_minor = cast.amounts[0];
+        }
         meta.pack()
     }
 
-    fn rebuilt_shares(&self, cast: &Cast) -> Vec<u8> {
-        let mut shares = Vec::new();
-        for (number, amount) in (0_u32..).zip(&cast.amounts).skip(1) {
-            shares.extend(number.to_le_bytes());
-            put_amount(&mut shares, *amount, width_of(&cast.terms)).unwrap();
+    /// What such a repair puts: yan's share can be taken again, as the others can.
+    fn rebuilt_words(&self, cast: &Cast) -> Words {
+        let numbered = (0_u32..).zip(&cast.amounts);
+        let mut shares = numbered.map(|(number, amount)| untaken(cast, number, *amount));
+        if cast.terms.exclusive.is_empty() {
+            let left: Vec<_> = shares.skip(1).collect();
+            return vec![text(0), left.concat(), text(1), text("yan")];
         }
-        shares
+        let names = &mut cast.terms.exclusive.iter();
+        let yan = names.position(|share| share.grabber.as_str() == "yan");
+        let share = yan.and_then(|place| shares.nth(place)).unwrap();
+        vec![text(0), Vec::new(), text(0), text("yan"), share]
     }
 
     /// Everything that is on the server.
@@ -323,7 +337,7 @@ impl Scene {
     }
 
     /// Who has a share of an envelope, by the hash and by the outbox; `None`: a key is no such key.
-    pub fn winners(&mut self, cast: &Cast) -> Option<(Vec<String>, Vec<String>)> {
+    pub fn winners(&mut self, cast: &Cast) -> Option<(Holders, Holders)> {
         let (own, outbox) = (
             self.own(cast),
             self.keys.outbox(crate::domain::id::Partition::ZERO),
@@ -332,20 +346,19 @@ impl Scene {
         let Value::Array(fields) = self.ask(&[b"HGETALL", own.grabs.as_bytes()]) else {
             return None;
         };
-        let bytes = |value: &Value| match value {
-            Value::BulkString(bytes) => bytes.clone(),
-            other => panic!("{other:?}"),
-        };
-        let mut in_hash: Vec<String> = fields
-            .chunks(2)
-            .filter(|pair| bytes(&pair[1]).len() >= width + 10 && !bytes(&pair[0]).is_empty())
-            .map(|pair| String::from_utf8(bytes(&pair[0])).unwrap())
-            .collect();
-        in_hash.sort_unstable();
+        let mut in_hash = Holders::new();
+        for pair in fields.chunks(2) {
+            let name = String::from_utf8(bytes(&pair[0])).unwrap();
+            if let Some((grant, _)) = grant_of(&bytes(&pair[1]), width)
+                && !name.is_empty()
+            {
+                in_hash.push((name, grant));
+            }
+        }
         let Value::Array(entries) = self.ask(&[b"XRANGE", outbox.as_bytes(), b"-", b"+"]) else {
             return None;
         };
-        let mut owed = Vec::new();
+        let mut owed = Holders::new();
         for entry in entries {
             let Value::Array(entry) = entry else { panic!() };
             let Value::Array(fields) = &entry[1] else {
@@ -353,10 +366,35 @@ impl Scene {
             };
             let entry = entry_of("0-0", &bytes(&fields[1]))?;
             let ours = entry.records.into_iter().filter(|r| r.envelope == cast.id);
-            owed.extend(ours.map(|record| record.grabber.as_str().to_owned()));
+            owed.extend(ours.map(|record| (record.grabber.as_str().to_owned(), record.grant)));
         }
-        owed.sort_unstable();
+        for holders in [&mut in_hash, &mut owed] {
+            holders.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        }
         Some((in_hash, owed))
+    }
+
+    /// The meta of an envelope.
+    pub fn meta(&mut self, cast: &Cast) -> Option<Meta> {
+        let grabs = self.own(cast).grabs;
+        match self.ask(&[b"HGET", grabs.as_bytes(), b""]) {
+            Value::BulkString(bytes) => Meta::unpack(&bytes),
+            _ => None,
+        }
+    }
+}
+
+/// Number and amount of a share that nobody has, as a name's and as that of a rebuilt envelope.
+pub fn untaken(cast: &Cast, number: u32, amount_minor: i64) -> Vec<u8> {
+    let mut out = number.to_le_bytes().to_vec();
+    put_amount(&mut out, amount_minor, width_of(&cast.terms)).unwrap();
+    out
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes.clone(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -413,19 +451,27 @@ pub fn code_of(reply: &Value) -> Option<Reply> {
 
 /// The code of each grab of a call; `None`: Redis refused.
 pub fn codes_of_grabs(reply: &Value) -> Option<Vec<Reply>> {
+    let answers = answers_of_grabs(reply)?.into_iter();
+    Some(answers.map(|(code, _)| code).collect())
+}
+
+/// The answer to each grab of a call, with the share where it names one; `None`: Redis refused.
+pub fn answers_of_grabs(reply: &Value) -> Option<Vec<(Reply, Option<Grant>)>> {
     let Value::BulkString(bytes) = reply else {
         return None;
     };
-    let (mut codes, mut rest) = (Vec::new(), &bytes[..]);
-    while let Some((code, after)) = rest.split_first() {
-        let code = Reply::of(i64::from(*code))?;
-        let skip = match code {
-            Reply::Won | Reply::AlreadyGrabbed => 18,
-            Reply::NotOpenYet | Reply::Epoch => 6,
-            _ => 0,
+    let (mut answers, mut reader) = (Vec::new(), Reader(bytes));
+    while let Some(code) = reader.byte() {
+        let code = Reply::of(i64::from(code))?;
+        let share = match code {
+            Reply::Won | Reply::AlreadyGrabbed => Some(grant(&mut reader)?),
+            Reply::NotOpenYet | Reply::Epoch => {
+                reader.u48()?;
+                None
+            }
+            _ => None,
         };
-        codes.push(code);
-        rest = after.get(skip..)?;
+        answers.push((code, share));
     }
-    Some(codes)
+    Some(answers)
 }

@@ -1,34 +1,34 @@
 -- ledger.attack: what somebody with the file in hand might try. Every statement must be refused.
--- Row 1 is a closed envelope; row 2 an open one of 4 shares that paid bob 40 of 100 and took
--- carol's declined 5 back.
+-- `:closed` is the row of a closed envelope; `:open` that of one of 4 shares that paid bob 40 of 100 and took
+-- carol's declined 5 back, and of which dave was made good the 40 of bob's share; `:week` the table of their claims.
 
 -- ledger.attack: a share twice
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 0, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+    SELECT :open, 0, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a grabber twice
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'bob';
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'bob';
 
 -- ledger.attack: a grabber twice after declining
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'carol';
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'carol';
 
 -- ledger.attack: nothing as a share
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 2, 1, row, 0, false, 0 FROM account WHERE owner = 'alice';
+    SELECT :open, 2, 1, row, 0, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a negative share
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 2, 1, row, -1, false, 0 FROM account WHERE owner = 'alice';
+    SELECT :open, 2, 1, row, -1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share that there is not
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 2, 4, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+    SELECT :open, 4, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share of a closed envelope
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
-    SELECT 1, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+    SELECT :closed, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
 
 -- ledger.attack: a share of no envelope
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
@@ -50,37 +50,37 @@ INSERT INTO account (tenant, kind, owner, currency) VALUES ('default', 'owner', 
 DELETE FROM account WHERE owner = 'bob';
 
 -- ledger.attack: refunding too much
-UPDATE envelope SET refunded_minor = 61 WHERE row = 2;
+UPDATE envelope SET refunded_minor = 61 WHERE row = :open;
 
 -- ledger.attack: settling too much
-UPDATE envelope SET settled_minor = 96 WHERE row = 2;
+UPDATE envelope SET settled_minor = 96 WHERE row = :open;
 
 -- ledger.attack: negative refunds
-UPDATE envelope SET refunded_minor = -1 WHERE row = 2;
+UPDATE envelope SET refunded_minor = -1 WHERE row = :open;
 
 -- ledger.attack: too many shares
-UPDATE envelope SET settled_count = 4 WHERE row = 2;
+UPDATE envelope SET settled_count = 4 WHERE row = :open;
 
 -- ledger.attack: funding more
-UPDATE envelope SET funded_minor = 200 WHERE row = 2;
+UPDATE envelope SET funded_minor = 200 WHERE row = :open;
 
 -- ledger.attack: other terms
-UPDATE envelope SET terms = '{}' WHERE row = 2;
+UPDATE envelope SET terms = '{}' WHERE row = :open;
 
 -- ledger.attack: a later expiry
-UPDATE envelope SET expires_at = expires_at + 1 WHERE row = 2;
+UPDATE envelope SET expires_at = expires_at + 1 WHERE row = :open;
 
 -- ledger.attack: closing out of balance
-UPDATE envelope SET state = 'closed', reason = 'empty', closed_at = 1 WHERE row = 2;
+UPDATE envelope SET state = 'closed', reason = 'empty', closed_at = 1 WHERE row = :open;
 
 -- ledger.attack: opening again
-UPDATE envelope SET state = 'live', reason = NULL WHERE row = 1;
+UPDATE envelope SET state = 'live', reason = NULL WHERE row = :closed;
 
 -- ledger.attack: moving a closed sum
-UPDATE envelope SET settled_minor = 39 WHERE row = 1;
+UPDATE envelope SET settled_minor = 39 WHERE row = :closed;
 
 -- ledger.attack: deleting an envelope
-DELETE FROM envelope WHERE row = 2;
+DELETE FROM envelope WHERE row = :open;
 
 -- ledger.attack: editing an entry
 UPDATE entry SET amount_minor = 41 WHERE amount_minor = 40;
@@ -101,7 +101,7 @@ INSERT INTO entry (row, posting_row, account_row, envelope_row, amount_minor)
     VALUES (900, 1, NULL, NULL, 5);
 
 -- ledger.attack: half a best share
-UPDATE envelope SET best_minor = NULL WHERE row = 2;
+UPDATE envelope SET best_minor = NULL WHERE row = :open;
 
 -- ledger.attack: editing a posting
 UPDATE posting SET kind = 'refund' WHERE row = 1;
@@ -114,6 +114,30 @@ UPDATE claim SET account_row = account_row + 1;
 
 -- ledger.attack: deleting a claim
 DELETE FROM claim;
+
+-- ledger.attack: editing a claim in its week's table
+UPDATE :week SET account_row = account_row + 1;
+
+-- ledger.attack: deleting a claim from its week's table
+DELETE FROM :week;
+
+-- ledger.attack: emptying a week's table
+TRUNCATE :week;
+
+-- ledger.attack: a share of a closed envelope, into its week's table
+INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :closed, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+
+-- ledger.attack: a share twice, into its week's table
+INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 0, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+
+-- ledger.attack: a share of an envelope of another week
+INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT 99, 1, 1, row, 1, false, 0 FROM account WHERE owner = 'alice';
+
+-- ledger.attack: a day that no envelope has
+SELECT claims_of_day(0);
 
 -- ledger.attack: editing an act
 UPDATE admin_act SET operator = 'nobody';
@@ -168,3 +192,55 @@ TRUNCATE envelope CASCADE;
 
 -- ledger.attack: emptying idempotency
 TRUNCATE idempotency CASCADE;
+
+-- ledger.attack: making good twice
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'dave';
+
+-- ledger.attack: making one's own share good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'bob';
+
+-- ledger.attack: making a share good that nobody has
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 2, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'alice';
+
+-- ledger.attack: making more good than the share is worth
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 41, 41, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'alice';
+
+-- ledger.attack: making a declined envelope good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, false, 0, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'carol';
+
+-- ledger.attack: giving back more than was made good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, true, 2, 50, 50, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'dave';
+
+-- ledger.attack: giving back what was not made good
+INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT :open, a.row, true, 2, 40, 40, 1, m.reserve_row, 0 FROM made_good m, account a WHERE a.owner = 'bob';
+
+-- ledger.attack: a share for who was made good
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
+-- ledger.attack: a share for who was made good, into its week's table
+INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
+-- ledger.attack: editing what was made good
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.attack: deleting what was made good
+DELETE FROM made_good;
+
+-- ledger.attack: emptying made_good
+TRUNCATE made_good CASCADE;

@@ -5,36 +5,36 @@
 UPDATE account SET available_minor = available_minor + 1 WHERE owner = 'bob';
 
 -- ledger.edit: PostingUnbalanced (settle) sums to 1
-UPDATE claim SET amount_minor = 41 WHERE envelope_row = 2 AND share = 0;
+UPDATE claim SET amount_minor = 41 WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: EnvelopeUnbalanced of 1 shares takes 40 from the escrow, its claims are 1 over 41
-UPDATE claim SET amount_minor = 41 WHERE envelope_row = 2 AND share = 0;
+UPDATE claim SET amount_minor = 41 WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: EnvelopeUnbalanced of 1 shares takes 40 from the escrow, its claims are 0 over 0
-DELETE FROM claim WHERE envelope_row = 2 AND share = 0;
+DELETE FROM claim WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: BalanceWrong has 80, its entries sum to 40
 UPDATE claim SET account_row = (SELECT row FROM account WHERE owner = 'alice')
-    WHERE envelope_row = 2 AND share = 0;
+    WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: EnvelopeUnbalanced the claim of share 0 over 40 belongs to another tenant, currency, envelope
-UPDATE claim SET account_row = 999 WHERE envelope_row = 2 AND share = 0;
+UPDATE claim SET account_row = 999 WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: EnvelopeUnbalanced the claim of share 4 over 40 belongs to another
-UPDATE claim SET share = 4 WHERE envelope_row = 2 AND share = 0;
+UPDATE claim SET share = 4 WHERE envelope_row = :open AND share = 0;
 
 -- ledger.edit: EnvelopeUnbalanced its claims paid 0 in 0 shares and declined 2
-UPDATE claim SET declined = true WHERE envelope_row = 2 AND share = 0;
+UPDATE claim SET declined = true WHERE envelope_row = :open AND share = 0;
 
--- ledger.edit: EnvelopeUnbalanced envelope row 2: funded 100, settled 30
-UPDATE envelope SET settled_minor = 30 WHERE row = 2;
+-- ledger.edit: EnvelopeUnbalanced envelope row :open: funded 100, settled 30
+UPDATE envelope SET settled_minor = 30 WHERE row = :open;
 
--- ledger.edit: EnvelopeUnbalanced envelope row 2: funded 101
-UPDATE envelope SET funded_minor = 101 WHERE row = 2;
+-- ledger.edit: EnvelopeUnbalanced envelope row :open: funded 101
+UPDATE envelope SET funded_minor = 101 WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced settled 9000000000000000000, refunded 9000000000000000000
 UPDATE envelope SET settled_minor = 9000000000000000000, refunded_minor = 9000000000000000000
-    WHERE row = 2;
+    WHERE row = :open;
 
 -- ledger.edit: PostingUnbalanced posting 1 (deposit) sums to nothing
 DELETE FROM entry WHERE posting_row = 1;
@@ -45,32 +45,32 @@ DELETE FROM posting WHERE row = 1;
 -- ledger.edit: PostingUnbalanced belongs to another tenant, currency or envelope
 UPDATE account SET currency = 'USD' WHERE owner = 'alice';
 
--- ledger.edit: EnvelopeUnbalanced envelope row 2: money of another owner than its sender
-UPDATE envelope SET sender = 'mallory' WHERE row = 2;
+-- ledger.edit: EnvelopeUnbalanced envelope row :open: money of another owner than its sender
+UPDATE envelope SET sender = 'mallory' WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced contradicts its terms: another sender
-UPDATE envelope SET sender = 'mallory' WHERE row = 2;
+UPDATE envelope SET sender = 'mallory' WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced contradicts its terms: expires
-UPDATE envelope SET expires_at = expires_at - 1 WHERE row = 2;
+UPDATE envelope SET expires_at = expires_at - 1 WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced contradicts its terms: shares 4, not 5
-UPDATE envelope SET terms = replace(terms, '"share_count":4', '"share_count":5') WHERE row = 2;
+UPDATE envelope SET terms = replace(terms, '"share_count":4', '"share_count":5') WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced contradicts its terms: leaf 7, not 1
-UPDATE envelope SET leaf_number = 7 WHERE row = 2;
+UPDATE envelope SET leaf_number = 7 WHERE row = :open;
 
--- ledger.edit: EnvelopeUnbalanced envelope row 2 can't be read
-UPDATE envelope SET terms = 'gone' WHERE row = 2;
+-- ledger.edit: EnvelopeUnbalanced envelope row :open can't be read
+UPDATE envelope SET terms = 'gone' WHERE row = :open;
 
--- ledger.edit: EnvelopeUnbalanced envelope row 2 can't be read
-UPDATE envelope SET state = 'forgotten' WHERE row = 2;
+-- ledger.edit: EnvelopeUnbalanced envelope row :open can't be read
+UPDATE envelope SET state = 'forgotten' WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced can't be read
-UPDATE envelope SET id = 'short' WHERE row = 2;
+UPDATE envelope SET id = 'short' WHERE row = :open;
 
 -- ledger.edit: EnvelopeUnbalanced 3 dead letters and 0 parked records that are not there
-UPDATE envelope SET dead_letter_count = 3 WHERE row = 2;
+UPDATE envelope SET dead_letter_count = 3 WHERE row = :open;
 
 -- ledger.edit: PostingUnbalanced posting 1 (deposit) does not go with its request (missing)
 DELETE FROM idempotency WHERE method = 'deposit';
@@ -96,3 +96,21 @@ UPDATE account SET currency = 'none of the codes' WHERE owner = 'alice';
 
 -- ledger.edit: PostingUnbalanced (missing) does not go with its request (deposit)
 DELETE FROM posting WHERE row = 1;
+
+-- ledger.edit: EnvelopeUnbalanced made good 39 of 40 for share 0, which its entries or the claims contradict
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.edit: EnvelopeUnbalanced envelope row :open: made good 40, on record are 39
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.edit: EnvelopeUnbalanced (make_good): what it made good is not on record
+DELETE FROM made_good;
+
+-- ledger.edit: EnvelopeUnbalanced envelope row :open: made good 41, on record are 40
+UPDATE envelope SET made_good_minor = 41 WHERE row = :open;
+
+-- ledger.edit: EnvelopeUnbalanced made good 40 of 40 for share 0, which its entries or the claims contradict
+UPDATE made_good SET account_row = (SELECT row FROM account WHERE owner = 'alice');
+
+-- ledger.edit: EnvelopeUnbalanced made good 40 of 40 for share 0, which its entries or the claims contradict
+DELETE FROM claim WHERE envelope_row = :open AND share = 0;

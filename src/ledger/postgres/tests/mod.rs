@@ -6,6 +6,7 @@ mod edits;
 mod hosts;
 mod moved;
 mod together;
+mod weeks;
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -53,6 +54,25 @@ pub(super) struct Place {
 impl Place {
     fn database(&self) -> &str {
         self.url.rsplit('/').next().unwrap()
+    }
+
+    /// The row of an envelope of `attacks::scene`: 0 of the closed one, 1 of the open one.
+    fn row(&self, at: usize) -> i64 {
+        let row = format!(
+            "-- ledger.row_of_scene
+             SELECT row FROM red_envelope.envelope ORDER BY row LIMIT 1 OFFSET {at}"
+        );
+        self.server.sql(self.database(), &row).parse().unwrap()
+    }
+
+    /// A script about these envelopes, with what it names filled in.
+    fn scripted(&self, script: &str) -> String {
+        let week = "-- ledger.week_of_scene
+            SELECT DISTINCT tableoid::regclass FROM red_envelope.claim";
+        script
+            .replace(":closed", &self.row(0).to_string())
+            .replace(":open", &self.row(1).to_string())
+            .replace(":week", &self.server.sql(self.database(), week))
     }
 
     /// The SQLSTATE with which a statement of the superuser is refused.

@@ -32,3 +32,6 @@ ALTER TABLE entry DISABLE TRIGGER ALL;
 
 -- ledger.right: a table of its own
 CREATE TABLE of_mine (row bigint);
+
+-- ledger.right: editing what was made good
+UPDATE made_good SET amount_minor = 1;

@@ -7,6 +7,7 @@ use super::{embedded, world_at};
 use crate::domain::books::DiscrepancyKind;
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::ledger::Settled;
 use crate::ledger::conformance::{FIRST, World, decline, named, pay};
 
 struct Scene {
@@ -16,7 +17,8 @@ struct Scene {
     _folder: tempfile::TempDir,
 }
 
-/// Row 1: a closed envelope. Row 2: an open one that paid bob 40 of 100 and took 5 back.
+/// Row 1: a closed envelope. Row 2: an open one that paid bob 40 of 100 and took 5 back, and of which dave was
+/// made good the 40.
 async fn scene() -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.sqlite");
@@ -37,6 +39,9 @@ async fn scene() -> Scene {
     world
         .settle(vec![pay(open, 0, "bob", 40), decline(open, 1, "carol", 5)])
         .await;
+    world.make_good_up_to(100, 10);
+    let shown = world.settle(vec![pay(open, 0, "dave", 40)]).await;
+    assert_eq!(shown, [Settled::MadeGood]);
     world
         .ledger
         .record_act(crate::ledger::conformance::act("trace", open))
@@ -72,7 +77,7 @@ fn statements(file: &str) -> Vec<(&str, &str)> {
 async fn direct_attacks_are_refused_by_the_schema() {
     let scene = scene().await;
     let attacks = statements(include_str!("attacks.sql"));
-    assert_eq!(attacks.len(), 52);
+    assert_eq!(attacks.len(), 62);
     for (name, sql) in attacks {
         let refused = scene.db.execute(sql, []);
         let code = refused
@@ -109,13 +114,13 @@ async fn found(sql: &str) -> Vec<(DiscrepancyKind, String)> {
     let scene = scene().await;
     disarm(&scene.db);
     assert!(scene.db.execute(sql, []).unwrap() > 0, "{sql}");
-    named(&*scene.world.ledger, scene.open).await
+    named(&*scene.world.ledger, (2, scene.open)).await
 }
 
 #[tokio::test]
 async fn an_edit_of_a_disarmed_file_is_named_by_the_audit() {
     let edits = statements(include_str!("edits.sql"));
-    assert_eq!(edits.len(), 27);
+    assert_eq!(edits.len(), 33);
     for (expected, sql) in edits {
         let (kind, detail) = expected.split_once(' ').unwrap();
         let found = found(sql).await;

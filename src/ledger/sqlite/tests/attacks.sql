@@ -1,6 +1,6 @@
 -- ledger.attack: what somebody with the file in hand might try. Every statement must be refused.
 -- Row 1 is a closed envelope; row 2 an open one of 4 shares that paid bob 40 of 100 and took
--- carol's declined 5 back.
+-- carol's declined 5 back, and of which dave was made good the 40 of bob's share.
 
 -- ledger.attack: a share twice
 INSERT INTO claim
@@ -172,3 +172,48 @@ DELETE FROM hot_layout;
 
 -- ledger.attack: a second hot store
 INSERT INTO hot_layout (row, store, layout, partition_count) VALUES (2, 'redis', 1, 64);
+
+-- ledger.attack: making good twice
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'dave', 0, 0, 40, 40, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: making one's own share good
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'bob', 0, 0, 40, 40, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: making a share good that nobody has
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'mallory', 0, 2, 40, 40, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: making more good than the share is worth
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'mallory', 0, 0, 41, 41, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: making a declined envelope good
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'carol', 0, 0, 40, 40, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: giving back more than was made good
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'dave', 1, 2, 50, 50, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: giving back what was not made good
+INSERT INTO made_good (envelope_row, grabber, back, share, shown_minor, amount_minor, posting_row,
+    reserve_row, at)
+    SELECT 2, 'bob', 1, 2, 40, 40, 1, reserve_row, 0 FROM made_good;
+
+-- ledger.attack: a share for who was made good
+INSERT INTO claim
+    (row, envelope_row, share, grabber, amount_minor, declined, granted_at) VALUES (900, 2, 2, 'dave', 1, 0, 0);
+
+-- ledger.attack: editing what was made good
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.attack: deleting what was made good
+DELETE FROM made_good;

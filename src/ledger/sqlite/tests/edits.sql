@@ -84,3 +84,21 @@ UPDATE account SET currency = 'none of the codes' WHERE owner = 'alice';
 
 -- ledger.edit: PostingUnbalanced (missing) does not go with its request (deposit)
 DELETE FROM posting WHERE row = 1;
+
+-- ledger.edit: EnvelopeUnbalanced made good 39 of 40 for share 0, which its entries or the claims contradict
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.edit: EnvelopeUnbalanced envelope row 2: made good 40, on record are 39
+UPDATE made_good SET amount_minor = 39;
+
+-- ledger.edit: EnvelopeUnbalanced (make_good): what it made good is not on record
+DELETE FROM made_good;
+
+-- ledger.edit: EnvelopeUnbalanced envelope row 2: made good 41, on record are 40
+UPDATE envelope SET made_good_minor = 41 WHERE row = 2;
+
+-- ledger.edit: EnvelopeUnbalanced made good 40 of 40 for share 0, which its entries or the claims contradict
+UPDATE made_good SET grabber = 'alice';
+
+-- ledger.edit: EnvelopeUnbalanced made good 40 of 40 for share 0, which its entries or the claims contradict
+DELETE FROM claim WHERE envelope_row = 2 AND share = 0;

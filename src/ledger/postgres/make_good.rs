@@ -1,0 +1,349 @@
+//! What the reserve pays to who was shown a share that is somebody else's, and what goes back to it.
+//!
+//! *Bounds.* None is looked for in envelopes of which nothing was made good.
+//!
+//! *Ordering.* A batch finds out that something is owed when it is done carefully, and does all of it once
+//! more as the only one that makes anything good ([`Reserve::open`]): so what the cap leaves is known before
+//! it decides. That lock is the last one it takes. Claims and what the reserve pays are written in the order
+//! in which they were decided: what is made good is owed by what claims say, and a claim of who was made good
+//! passes the schema for what went back.
+//!
+//! *Not here.* How much is owed: `ledger::make_good`.
+
+use deadpool_postgres::Transaction;
+use hashbrown::HashMap;
+
+use crate::domain::grab::OutboxRecord;
+use crate::domain::id::UnixMs;
+use crate::domain::money::Currency;
+use crate::domain::posting::PostingKind;
+use crate::ledger::Settled;
+use crate::ledger::make_good::{CAPPED, InTheWay, MAKE_GOOD_MS, MadeGood, MakeGood, Used};
+
+use super::Desk;
+use super::payees::PayeeAt;
+use super::post::{Entry, Journal, Posting, Side};
+use super::rows::count;
+use super::settle::{Aside, Batch, Party};
+use super::settle_post::CountsOf;
+use super::sql::{self, Fault, POSTING_NUMBERS, broken};
+
+/// The advisory lock of who makes good.
+const LOCK_OF_MAKING_GOOD: (i32, i32) = (4, 0);
+
+/// What the cap leaves, for the one transaction that takes of it.
+pub(super) struct Reserve {
+    cap: MakeGood,
+    used: HashMap<(String, Currency), Used>,
+}
+
+impl Reserve {
+    /// Waits for its turn, and counts what was made good lately, of every tenant and currency: they are
+    /// bounded by the cap.
+    pub async fn open(tx: &Transaction<'_>, desk: &Desk) -> Result<Self, Fault> {
+        let (class, number) = LOCK_OF_MAKING_GOOD;
+        let lock = "-- ledger.lock_reserves\nSELECT pg_advisory_xact_lock($1, $2)";
+        sql::row(tx, lock, &[&class, &number]).await?;
+        let since = desk.now().0 - MAKE_GOOD_MS;
+        let found = sql::rows(
+            tx,
+            "-- ledger.made_good_lately
+             SELECT a.tenant, a.currency, sum(m.amount_minor)::bigint, count(*)::integer
+             FROM account a JOIN made_good m ON m.reserve_row = a.row
+             WHERE NOT m.back AND m.at > $1 GROUP BY a.tenant, a.currency",
+            &[&since],
+        )
+        .await?;
+        let mut used = HashMap::new();
+        for row in &found {
+            let lately = Used {
+                minor: row.try_get(2)?,
+                records: count(row, 3)?,
+            };
+            used.insert((row.try_get(0)?, super::rows::currency(row, 1)?), lately);
+        }
+        let cap = desk.make_good.read().clone();
+        Ok(Self { cap, used })
+    }
+
+    fn takes(&mut self, tenant: &str, currency: Currency, minor: i64) -> bool {
+        let used = self.used.entry((tenant.to_owned(), currency)).or_default();
+        self.cap.takes(currency, used, minor)
+    }
+}
+
+/// From the reserve to a grabber, or back.
+pub(super) struct Payment<'a> {
+    escrow: usize,
+    grabber: PayeeAt,
+    record: &'a OutboxRecord,
+    back: bool,
+    amount_minor: i64,
+    /// Claims of the batch that were decided before it.
+    pub claims_before: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// What these grabbers were made good of the batch's envelopes.
+    pub async fn read_made_good(&mut self, tx: &Transaction<'_>) -> Result<(), Fault> {
+        let (mut rows, mut accounts) = (Vec::new(), Vec::new());
+        for party in self.parties.iter().flatten() {
+            let escrow = &self.escrows[party.escrow];
+            if let (true, Some(account)) = (escrow.has_made_good, self.payees.row(party.grabber)) {
+                rows.push(escrow.row);
+                accounts.push(account);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let numbered = self.escrows.iter().enumerate();
+        let at_of_row: HashMap<i64, usize> = numbered.map(|(at, e)| (e.row, at)).collect();
+        let found = sql::rows(
+            tx,
+            "-- ledger.find_made_good
+             SELECT DISTINCT m.envelope_row, m.account_row, m.share, m.shown_minor, m.amount_minor
+             FROM unnest($1::bigint[], $2::bigint[]) u (envelope_row, account_row)
+                 JOIN made_good m ON m.envelope_row = u.envelope_row
+                     AND m.account_row = u.account_row AND NOT m.back",
+            &[&rows, &accounts],
+        )
+        .await?;
+        for row in &found {
+            let escrow = at_of_row.get(&row.try_get::<_, i64>(0)?);
+            let grabber = self.payees.of_row(row.try_get(1)?);
+            let (Some(escrow), Some(grabber)) = (escrow, grabber) else {
+                return Err(broken("somebody was made good who was not asked for"));
+            };
+            let made_good = MadeGood {
+                share: count(row, 2)?,
+                shown_minor: row.try_get(3)?,
+                amount_minor: row.try_get(4)?,
+            };
+            self.made_good.insert((*escrow, grabber), made_good);
+        }
+        Ok(())
+    }
+
+    /// The verdict on a record that another claim stands in the way of. `payable`: neither the plan nor
+    /// the terms had anything against it. Before a batch is careful it says nothing final.
+    pub fn beaten(&mut self, party: Party, record: &'a OutboxRecord, payable: bool) -> Settled {
+        let (at, grabber) = (party.escrow, party.grabber);
+        if let Some(made_good) = self.made_good.get(&(at, grabber)) {
+            if !made_good.is_of(record) {
+                return Settled::Superseded;
+            }
+            self.asides.push(Aside::Resolve(record));
+            return Settled::Duplicate;
+        }
+        if !payable || record.declined {
+            return Settled::Superseded;
+        }
+        let Some(owed) = self
+            .in_the_way(party, record)
+            .owed_minor(record.grant.amount_minor)
+        else {
+            return Settled::Superseded;
+        };
+        let escrow = &self.escrows[at];
+        if escrow.frozen {
+            self.asides.push(Aside::Park(escrow.row, record));
+            return Settled::Parked;
+        }
+        // A letter over the reserve's money blocks nothing.
+        if !self.payees.has_room(grabber, owed) {
+            self.asides
+                .push(Aside::Letter(None, record, "balance_too_large"));
+            return Settled::DeadLetter;
+        }
+        let Some(reserve) = &mut self.reserve else {
+            self.is_owed = true;
+            return Settled::MadeGood;
+        };
+        if !reserve.takes(&escrow.tenant, escrow.currency, owed) {
+            self.asides.push(Aside::Letter(None, record, CAPPED));
+            return Settled::Capped;
+        }
+        self.payees.pay(grabber, owed);
+        let made_good = MadeGood {
+            share: record.grant.share,
+            shown_minor: record.grant.amount_minor,
+            amount_minor: owed,
+        };
+        self.made_good.insert((at, grabber), made_good);
+        self.payments.push(Payment {
+            escrow: at,
+            grabber,
+            record,
+            back: false,
+            amount_minor: owed,
+            claims_before: self.claims.len(),
+        });
+        self.asides.push(Aside::Resolve(record));
+        Settled::MadeGood
+    }
+
+    fn in_the_way(&self, party: Party, record: &OutboxRecord) -> InTheWay {
+        let of_share = self.by_share.get(&(party.escrow, record.grant.share));
+        let of_another = of_share.filter(|claimed| claimed.grabber != Some(party.grabber));
+        let own = self.by_grabber.get(&(party.escrow, party.grabber));
+        InTheWay {
+            taken_minor: of_another.map(|claimed| claimed.amount_minor),
+            own: own.map(|claimed| (claimed.amount_minor, claimed.declined)),
+        }
+    }
+
+    /// Back to the reserve, what a share pays now.
+    pub fn take_back(&mut self, party: Party, record: &'a OutboxRecord) {
+        let (escrow, grabber) = (party.escrow, party.grabber);
+        let made_good = self.made_good.get(&(escrow, grabber));
+        let Some(made_good) = made_good.filter(|_| !record.declined) else {
+            return;
+        };
+        let amount_minor = made_good.back_minor(record.grant.amount_minor);
+        self.payees.take_back(grabber, amount_minor);
+        self.payments.push(Payment {
+            escrow,
+            grabber,
+            record,
+            back: true,
+            amount_minor,
+            claims_before: self.claims.len(),
+        });
+    }
+
+    /// Writes one posting, after the claims that were decided before it and before those behind it.
+    pub async fn write_payment(
+        &self,
+        tx: &Transaction<'_>,
+        now: UnixMs,
+        payment: &Payment<'_>,
+    ) -> Result<(), Fault> {
+        let escrow = &self.escrows[payment.escrow];
+        let reserve_row = self.add_to_reserve(tx, payment).await?;
+        let account_row = self.payees.row(payment.grabber);
+        let account_row = account_row.ok_or_else(|| broken("an account was not opened"))?;
+        let posting_row = sql::numbers(tx, POSTING_NUMBERS, 1).await?.next();
+        let posting_row = posting_row.ok_or_else(no_number)?;
+        let mut journal = Journal::default();
+        let posting = Posting {
+            tenant: escrow.tenant.clone(),
+            kind: PostingKind::MakeGood,
+            currency: escrow.currency,
+            envelope_row: Some(escrow.row),
+            share_count: 0,
+            reference: String::new(),
+        };
+        journal.posting(posting_row, posting);
+        let mut numbers = sql::entry_numbers(tx, 2).await?;
+        let minor = payment.minor();
+        for (row, amount_minor) in [(account_row, minor), (reserve_row, -minor)] {
+            let entry = Entry {
+                posting_row,
+                side: Side::Account(row),
+                amount_minor,
+            };
+            journal.entry(numbers.next().ok_or_else(no_number)?, entry);
+        }
+        journal.write(tx, now).await?;
+        let record = payment.record;
+        let values: sql::Values<'_> = &[
+            &escrow.row,
+            &account_row,
+            &payment.back,
+            &sql::int(record.grant.share)?,
+            &record.grant.amount_minor,
+            &payment.amount_minor,
+            &posting_row,
+            &reserve_row,
+            &now.0,
+            &minor,
+        ];
+        sql::run(tx, MAKE_GOOD, values).await?;
+        Ok(())
+    }
+
+    /// Moves what the reserve has, which is opened if need be. Answers its row.
+    async fn add_to_reserve(
+        &self,
+        tx: &Transaction<'_>,
+        payment: &Payment<'_>,
+    ) -> Result<i64, Fault> {
+        let escrow = &self.escrows[payment.escrow];
+        let row = sql::row(
+            tx,
+            "-- ledger.add_to_reserve
+             INSERT INTO account AS a (tenant, kind, owner, currency, available_minor)
+             VALUES ($1, 'reserve', '', $2, $3)
+             ON CONFLICT ON CONSTRAINT account_is_one
+             DO UPDATE SET available_minor = a.available_minor + excluded.available_minor
+             RETURNING row",
+            &[&escrow.tenant, &escrow.currency.code(), &-payment.minor()],
+        )
+        .await?;
+        let row = row.ok_or_else(|| broken("the reserve has no account"))?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+impl Payment<'_> {
+    /// To the grabber; negative: back.
+    fn minor(&self) -> i64 {
+        match self.back {
+            true => -self.amount_minor,
+            false => self.amount_minor,
+        }
+    }
+
+    /// Whose account it credits, and must be open.
+    pub fn grabber(&self) -> PayeeAt {
+        self.grabber
+    }
+}
+
+fn no_number() -> Fault {
+    broken("there are no more numbers")
+}
+
+const MAKE_GOOD: &str = "-- ledger.make_good
+    WITH counted AS (
+        UPDATE envelope SET made_good_minor = made_good_minor + $10 WHERE row = $1)
+    INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor,
+        posting_row, reserve_row, at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// Records over the reserve's money block no close, whatever they did before: what was set aside of them
+/// leaves the counts of their envelopes.
+pub(super) async fn unblock(
+    tx: &Transaction<'_>,
+    asides: &[Aside<'_>],
+    counts: &mut CountsOf,
+) -> Result<(), Fault> {
+    for aside in asides {
+        let Aside::Letter(None, record, _) = aside else {
+            continue;
+        };
+        let unblocked = sql::rows(
+            tx,
+            "-- ledger.unblock
+             UPDATE dead_letter d SET envelope_row = NULL
+             FROM dead_letter o JOIN envelope n ON n.row = o.envelope_row
+             WHERE d.row = o.row AND n.state <> 'closed' AND o.envelope = $1 AND o.share = $2
+                 AND o.grabber = $3 AND o.amount_minor = $4 AND o.declined = $5
+                 AND o.settled_at IS NULL
+             RETURNING o.envelope_row",
+            &[
+                &&record.envelope.to_bytes()[..],
+                &i64::from(record.grant.share),
+                &record.grabber.as_str(),
+                &record.grant.amount_minor,
+                &record.declined,
+            ],
+        )
+        .await?;
+        for row in unblocked {
+            counts.entry(row.try_get(0)?).or_default().letters -= 1;
+        }
+    }
+    Ok(())
+}

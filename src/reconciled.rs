@@ -1,0 +1,182 @@
+//! `red-envelope reconcile`: once, without a server, what settlement would do, and then the whole audit.
+//!
+//! # Shape
+//! | step | door |
+//! |---|---|
+//! | 1. open both stores, register the hot store | `Stores` |
+//! | 2. settle, close, publish until nothing is left that can be | `Settlement` |
+//! | 3. post what no outbox owes; where the books are behind, once more after they may not be | `Settlement` |
+//! | 4. compare everything | `audit` |
+//!
+//! # Bounds
+//! [`ROUNDS_MAX`] rounds; whoever runs it bounds the time. The data folder is locked, so no server runs in it;
+//! beside servers on the same Redis and PostgreSQL it settles the partitions that the lease gives it.
+//!
+//! # If it crashes here
+//! Every step is one that a server's settlement takes: repeating goes on.
+//!
+//! # Not here
+//! How each step works: `settle`, `publish`, `audit`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::audit::{self, AuditError, AuditOptions, AuditReport};
+use crate::config::Config;
+use crate::hot::HotStore;
+use crate::ledger::{Ledger, LedgerError};
+use crate::publish::{Amounts, Publisher};
+use crate::restored::Order;
+use crate::settle::{RECONCILE_AFTER_MS, SettleError, Settlement};
+use crate::stores::{Place, Stores, StoresError};
+
+/// Rounds until nothing is left: each settles a batch of every partition, and closes a page of envelopes.
+pub const ROUNDS_MAX: u32 = 1_000_000;
+
+/// What was put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Healed {
+    /// Grabs that the outboxes owed and that are in the books now.
+    pub settled: usize,
+    /// Grabs that no outbox owed any more and that are in the books now.
+    pub unowed: usize,
+    /// Grabs whose share or grabber had been paid by another claim.
+    pub superseded: usize,
+    /// Grabs that can't be paid as they stand.
+    pub set_aside: usize,
+    /// Envelopes that were closed, their remainder refunded.
+    pub closed: usize,
+    /// Envelopes whose shares were funded and not out.
+    pub published: usize,
+}
+
+impl Healed {
+    /// Each count under the name that programs read.
+    pub fn named(&self) -> [(&'static str, usize); 6] {
+        [
+            ("settled", self.settled),
+            ("unowed", self.unowed),
+            ("superseded", self.superseded),
+            ("set_aside", self.set_aside),
+            ("closed", self.closed),
+            ("published", self.published),
+        ]
+    }
+}
+
+/// Why it came to no end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The stores can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoresError),
+    /// A store is out of reach, or has stopped.
+    #[error("{0}. What was done stands: repeat this")]
+    Settle(#[from] SettleError),
+    /// A store can't be compared.
+    #[error("{0}. Repeat this")]
+    Audit(#[from] AuditError),
+    /// The books can't be asked.
+    #[error("{0}. Repeat this")]
+    Ledger(#[from] LedgerError),
+    /// More than [`ROUNDS_MAX`].
+    #[error("there is more than was settled: repeat this")]
+    More,
+}
+
+/// Does all of it, and records that it was asked for.
+///
+/// # Errors
+/// See [`ReconcileError`]. What is wrong with the money is no error: it is in the report.
+pub async fn reconcile(
+    place: Place,
+    config: &Config,
+    order: &Order,
+) -> Result<(Healed, AuditReport), ReconcileError> {
+    Stores::expect_books(&place, config).await?;
+    let (stores, _locked, _pepper) = Stores::open(place, config).await?;
+    stores.greet().await;
+    let (hot, ledger) = (stores.hot(), stores.ledger());
+    let amounts = Arc::new(Amounts::new(Arc::clone(&ledger)));
+    let publisher = Publisher::new(Arc::clone(&hot), Arc::clone(&ledger), Arc::clone(&amounts));
+    let holder = format!("{:016x}", rand::rng().random::<u64>());
+    let doors = (Arc::clone(&hot), Arc::clone(&ledger));
+    let settlement = Settlement::new(doors.0, doors.1, Arc::new(publisher), amounts, holder);
+    let healed = heal(&settlement).await;
+    let left = settlement.leave().await;
+    let report = match healed {
+        Ok(_) => compare(&*hot, &*ledger, order).await,
+        Err(_) => Ok(AuditReport::default()),
+    };
+    stores.shutdown().await;
+    let healed = healed?;
+    left?;
+    Ok((healed, report?))
+}
+
+/// Step 4.
+async fn compare(
+    hot: &dyn HotStore,
+    ledger: &dyn Ledger,
+    order: &Order,
+) -> Result<AuditReport, ReconcileError> {
+    let report = audit::run(hot, ledger, AuditOptions::default()).await?;
+    let result = match report.clean {
+        true => "done".to_owned(),
+        false => format!("{} discrepancies", report.discrepancy_count),
+    };
+    let act = order.act("reconcile", None, result);
+    ledger.record_act(act).await?;
+    Ok(report)
+}
+
+/// Steps 2 and 3.
+async fn heal(settlement: &Settlement) -> Result<Healed, ReconcileError> {
+    settlement.lease_once().await?;
+    let mut healed = Healed::default();
+    settle_all(settlement, &mut healed).await?;
+    if walk(settlement, &mut healed).await? > 0 {
+        // What is behind now may be on its way; what is so then is not.
+        let rest = u64::try_from(RECONCILE_AFTER_MS).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(rest)).await;
+        settlement.lease_once().await?;
+        walk(settlement, &mut healed).await?;
+        settle_all(settlement, &mut healed).await?;
+    }
+    Ok(healed)
+}
+
+/// Settles, closes and publishes until a round finds nothing to do.
+async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), ReconcileError> {
+    for _ in 0..ROUNDS_MAX {
+        settlement.lease_once().await?;
+        let drained = settlement.drain_once().await?;
+        healed.settled += drained.paid;
+        healed.superseded += drained.superseded;
+        healed.set_aside += drained.dead_letters;
+        let swept = settlement.sweep_once().await?;
+        healed.closed += swept.closed;
+        let published = settlement.publish_once().await?;
+        healed.published += published;
+        let taken_out = drained.paid + drained.duplicates + drained.superseded;
+        let done = taken_out + drained.dead_letters + drained.parked;
+        if done + swept.closed + swept.unparked + published == 0 && !swept.more {
+            return Ok(());
+        }
+    }
+    Err(ReconcileError::More)
+}
+
+/// One walk over the hot store. Answers how many envelopes are behind.
+async fn walk(settlement: &Settlement, healed: &mut Healed) -> Result<usize, ReconcileError> {
+    for _ in 0..ROUNDS_MAX {
+        let step = settlement.reconcile_once().await?;
+        healed.unowed += step.posted;
+        if !step.more {
+            return Ok(step.behind);
+        }
+    }
+    Err(ReconcileError::More)
+}

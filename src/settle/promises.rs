@@ -1,0 +1,142 @@
+//! Posts what this process acknowledged and the hot store gave to somebody else after it had lost it: the
+//! books make it good.
+//!
+//! *Shape*
+//!
+//! | step | door |
+//! |---|---|
+//! | 1. envelopes of which something acknowledged was lost | `hot.lost_promises` |
+//! | 2. their states, then who has the shares in the books | `ledger.envelopes`, `ledger.claims` |
+//! | 3. somebody else: post it like any record | `Drain::post_each` |
+//! | 4. answered: forget it | `hot.answered` |
+//!
+//! A share that nobody has in the books yet waits: a repair may still give it back to who was shown it. Where
+//! the envelope is closed it went back to its sender; that is told in the log and counted, and forgotten.
+//!
+//! *Bounds.* [`PROMISED_ENVELOPES_MAX`] envelopes a step, and the next one goes on behind them; each is asked
+//! for its claims by pages.
+//!
+//! *Ordering.* The epoch is looked up first: what is posted is refused where it has ended.
+//!
+//! *If it crashes here.* What it posted stands, and a repetition is a duplicate. What the process remembered
+//! goes with it, as the level `memory` says.
+//!
+//! *Not here.* How much is made good: `ledger::make_good`.
+
+use std::collections::BTreeMap;
+
+use super::{SettleError, Settlement};
+use crate::domain::envelope::BookState;
+use crate::domain::grab::{HeldShare, OutboxRecord};
+use crate::domain::id::{EnvelopeId, PersonId};
+use crate::ledger::{Ledger, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
+use crate::telemetry::metrics;
+
+/// Envelopes of one step: a loss of Redis is about those that were grabbed in its last seconds.
+pub const PROMISED_ENVELOPES_MAX: usize = 1_000;
+
+impl Settlement {
+    /// Looks after lost promises. Answers how many were posted.
+    ///
+    /// # Errors
+    /// A store is out of reach: what was posted stands, and repeating goes on.
+    pub async fn keep_promises_once(&self) -> Result<usize, SettleError> {
+        let after = self.promised.lock().take();
+        let lost = self.hot.lost_promises(after, PROMISED_ENVELOPES_MAX);
+        let Some((last, _)) = lost.last() else {
+            return Ok(0);
+        };
+        let next = Some(*last).filter(|_| lost.len() >= PROMISED_ENVELOPES_MAX);
+        let ids = lost.iter().map(|(id, _)| *id).collect();
+        let rows = self.ledger.envelopes(ids).await?;
+        let mut posted = 0;
+        for ((id, held), row) in lost.into_iter().zip(rows) {
+            let closed = row.is_some_and(|row| matches!(row.state, BookState::Closed(_)));
+            posted += self.keep_promises_of((id, closed), held).await?;
+        }
+        *self.promised.lock() = next;
+        Ok(posted)
+    }
+
+    async fn keep_promises_of(
+        &self,
+        (id, closed): (EnvelopeId, bool),
+        lost: Vec<HeldShare>,
+    ) -> Result<usize, SettleError> {
+        let partition = id.partition(self.hot.partitions());
+        let under = Under {
+            partition,
+            epoch: self.hot.epoch(partition),
+        };
+        let holders = holders(&*self.ledger, id).await?;
+        let (mut records, mut answered, mut gone) = (Vec::new(), Vec::new(), 0);
+        for held in lost {
+            match holders.get(&held.grant.share) {
+                Some(holder) if *holder != held.grabber => records.push(record(id, held)),
+                Some(_) => answered.push(held),
+                None if closed => {
+                    gone += 1;
+                    answered.push(held);
+                }
+                None => {}
+            }
+        }
+        if gone > 0 {
+            tracing::warn!(envelope = %id, records = gone,
+                "acknowledged grabs were lost, and their shares went back to the sender");
+            metrics::acked_dropped(gone);
+        }
+        self.hot.answered(id, &answered);
+        for some in records.chunks(SETTLE_BATCH_MAX) {
+            self.post_promises(under, some).await?;
+        }
+        Ok(records.len())
+    }
+
+    async fn post_promises(
+        &self,
+        under: Under,
+        records: &[OutboxRecord],
+    ) -> Result<(), SettleError> {
+        let verdicts = self.drain.post_each(under, records).await?;
+        for (record, verdict) in records.iter().zip(verdicts) {
+            if verdict.is_some() {
+                let held = HeldShare {
+                    grabber: record.grabber.clone(),
+                    grant: record.grant,
+                    declined: record.declined,
+                };
+                self.hot.answered(record.envelope, &[held]);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn record(envelope: EnvelopeId, held: HeldShare) -> OutboxRecord {
+    OutboxRecord {
+        envelope,
+        grabber: held.grabber,
+        grant: held.grant,
+        declined: held.declined,
+    }
+}
+
+/// Who has which share in the books.
+async fn holders(
+    ledger: &dyn Ledger,
+    id: EnvelopeId,
+) -> Result<BTreeMap<u32, PersonId>, SettleError> {
+    let (mut holders, mut from) = (BTreeMap::new(), 0);
+    // Each page moves `from`, and an envelope has no more shares than a u32 counts.
+    loop {
+        let page = ledger.claims(id, from, PAGE_ROWS_MAX).await?;
+        let full = page.len() >= PAGE_ROWS_MAX;
+        let next = page.last().map(|last| last.grant.share + 1);
+        holders.extend(page.into_iter().map(|c| (c.grant.share, c.grabber)));
+        match next {
+            Some(next) if full => from = next,
+            _ => return Ok(holders),
+        }
+    }
+}
