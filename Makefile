@@ -61,6 +61,11 @@ bench: test-tools ## Measure on this machine (installs redis-server and postgres
 	cargo bench --locked --bench ledger --bench redis --bench embedded
 	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle
 
+.PHONY: crosscheck
+crosscheck: crosscheck-tools ## An independent generator (h2load) and loadtest agree on rate and p50, on a machine that does nothing else
+	cargo build $(TESTED) --bins
+	$(VENV)/bin/python scripts/crosscheck.py $(TARGET)/ci
+
 # ---------------------------------------------------------------- the parts of check
 
 .PHONY: fmt
@@ -106,6 +111,10 @@ scripts: check-tools ## Shell and Python files are sound
 .PHONY: check-tools
 check-tools:
 	@scripts/install $(VENV) scripts/requirements-check.txt
+
+.PHONY: crosscheck-tools
+crosscheck-tools:
+	@scripts/install $(VENV) scripts/requirements-check.txt h2load
 
 .PHONY: test-tools
 test-tools:

@@ -17,6 +17,7 @@ use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::time::Instant;
 use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
 use crate::abreast;
 use crate::book::{Held, Violations};
@@ -30,6 +31,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BATCH_GET_MAX: usize = 100;
 /// Shares in one page of ListGrabs, as the contract bounds them.
 const PAGE_SIZE: i32 = 1_000;
+
+/// Tries of one read, the first included: the contract says of UNAVAILABLE that the same call may be repeated.
+const READS_MAX: u32 = 8;
+/// Before a read is repeated; each further time twice as long: 6 s in all.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// What was found.
 #[derive(Default)]
@@ -49,7 +55,7 @@ pub struct Findings {
 }
 
 /// One currency's money in this run, in minor units.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Sums {
     /// Put into envelopes.
     pub funded_minor: i64,
@@ -79,7 +85,12 @@ pub async fn finish(
         .filter(|envelope| !world.page(*envelope).is_all_taken())
         .collect();
     found.recalled = left.len();
-    abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
+    let refused = abreast::all(left, |envelope| recall(client.clone(), world, envelope)).await?;
+    let mut not_recalled = Violations::default();
+    for detail in refused.into_iter().flatten() {
+        not_recalled.note(detail);
+    }
+    found.violations.join(not_recalled);
     let closed = close(world, client.clone(), began, &mut found).await?;
     found.violations.join(closed);
     found.close_s = began.elapsed().as_secs_f64();
@@ -91,11 +102,29 @@ pub async fn finish(
     Ok(found)
 }
 
+/// A read, repeated as long as the server says that it is unavailable.
+async fn read<T, F>(call: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut pause = READ_AGAIN_AFTER;
+    for _ in 1..READS_MAX {
+        match call().await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
+            ended => return ended.map(Response::into_inner),
+        }
+        pause *= 2;
+    }
+    call().await.map(Response::into_inner)
+}
+
+/// Answers what is wrong where the server has none left of an envelope of which the grabbers were not told
+/// all: it is over already.
 fn recall(
     mut client: EnvelopeServiceClient<Channel>,
     world: &World,
     envelope: usize,
-) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+) -> impl Future<Output = anyhow::Result<Option<String>>> + Send + use<> {
     let request = v1::RecallEnvelopeRequest {
         envelope_id: world.ids[envelope].clone(),
         sender: world.sender(world.crowd(envelope)),
@@ -104,9 +133,17 @@ fn recall(
     };
     async move {
         let id = request.envelope_id.clone();
-        let recalled = client.recall_envelope(request).await;
-        recalled.with_context(|| format!("envelope {id} could not be recalled"))?;
-        Ok(())
+        match client.recall_envelope(request).await {
+            Ok(_) => Ok(None),
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(Some(format!(
+                "envelope {id} has shares left, by what was told, and could not be recalled: {}",
+                status.message()
+            ))),
+            Err(status) => {
+                Err(anyhow::Error::new(status)
+                    .context(format!("envelope {id} could not be recalled")))
+            }
+        }
     }
 }
 
@@ -324,20 +361,21 @@ async fn balances(world: &World, channel: &Channel) -> anyhow::Result<(usize, Vi
 }
 
 async fn compare(
-    mut client: AccountServiceClient<Channel>,
+    client: AccountServiceClient<Channel>,
     owner: String,
     currency_code: String,
     expected_minor: i64,
 ) -> anyhow::Result<Option<String>> {
-    let answer = client
-        .get_balance(v1::GetBalanceRequest {
-            owner: owner.clone(),
-            currency_code: currency_code.clone(),
-            ..v1::GetBalanceRequest::default()
-        })
-        .await
-        .context("GetBalance failed")?
-        .into_inner();
+    let request = v1::GetBalanceRequest {
+        owner: owner.clone(),
+        currency_code: currency_code.clone(),
+        ..v1::GetBalanceRequest::default()
+    };
+    let answer = read(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.get_balance(request).await }
+    });
+    let answer = answer.await.context("GetBalance failed")?;
     let minor = |of: fn(&v1::Balance) -> Option<&v1::Money>| -> i64 {
         let moneys = answer.balances.iter().filter_map(of);
         moneys.map(|money| money.minor_units).sum()
@@ -353,4 +391,32 @@ async fn compare(
             "{owner} has {currency_code} (available, pending, held) {there:?}, not {expected_minor}"
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    async fn tries(code: Code, fails: u32) -> (u32, Result<u32, Code>) {
+        let tried = AtomicU32::new(0);
+        let ended = read(|| {
+            let number = tried.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match number < fails {
+                    true => Err(Status::new(code, "no")),
+                    false => Ok(Response::new(number)),
+                }
+            }
+        });
+        let ended = ended.await.map_err(|status| status.code());
+        (tried.into_inner(), ended)
+    }
+
+    #[tokio::test]
+    async fn a_read_is_repeated_while_the_server_is_unavailable_and_at_no_other_error() {
+        assert_eq!(tries(Code::Unavailable, 2).await, (3, Ok(2)));
+        assert_eq!(tries(Code::NotFound, 2).await, (1, Err(Code::NotFound)));
+    }
 }

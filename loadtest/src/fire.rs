@@ -11,7 +11,10 @@
 //!
 //! # Unknown outcomes
 //! A grab whose outcome is unknown is repeated, as the contract promises that this resolves it: up
-//! to `tries_max` times, waiting twice as long each time. Repeats are counted and printed.
+//! to `tries_max` times, waiting twice as long each time. The impatient tries of a profile come before that,
+//! with a timeout of their own and without a pause; the patient ones then have a connection of their own, as
+//! somebody has who opens the app again: a connection on which many calls are given up is cut by the
+//! transport, with everybody on it. Repeats are counted and printed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -33,7 +36,7 @@ use crate::server::Address;
 use crate::stream::Gateway;
 use crate::world::World;
 
-/// Before the first repetition; each further one waits twice as long.
+/// Before the first patient repetition; each further one waits twice as long.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// The longest wait between two tries.
 const REPEAT_AFTER_MAX: Duration = Duration::from_secs(2);
@@ -51,16 +54,19 @@ enum Client {
 struct Lane {
     world: Arc<World>,
     client: Client,
+    /// For the patient tries after impatient ones.
+    calm: Client,
     start: Instant,
     record: Mutex<Record>,
     progress: ProgressBar,
 }
 
-/// Fires everything and waits for the last answer.
+/// Fires everything and waits for the last answer. `begins` is told the first instant before it comes.
 pub async fn fire(
     world: &Arc<World>,
     server: &Address,
     progress: &ProgressBar,
+    begins: impl FnOnce(Instant),
 ) -> anyhow::Result<BTreeMap<Transport, Record>> {
     let fire = &world.profile.fire;
     let mut lanes: BTreeMap<(Transport, usize), Vec<Arrival>> = BTreeMap::new();
@@ -72,18 +78,22 @@ pub async fn fire(
     }
     let mut clients = Vec::with_capacity(lanes.len());
     for (transport, _) in lanes.keys() {
-        let channel = server.connect().await?;
-        clients.push(match transport {
-            Transport::Unary => Client::Unary(EnvelopeServiceClient::new(channel)),
-            Transport::Stream => Client::Stream(Arc::new(Gateway::new(channel))),
-        });
+        let client = Client::new(*transport, server.connect().await?);
+        let calm = match fire.impatient_tries {
+            0 => client.clone(),
+            _ => Client::new(*transport, server.connect().await?),
+        };
+        clients.push((client, calm));
     }
     let start = Instant::now() + HEAD_START;
+    begins(start);
+    let _set_once = world.fire_start.set(start);
     let mut running = tokio::task::JoinSet::new();
-    for (((transport, _), arrivals), client) in lanes.into_iter().zip(clients) {
+    for (((transport, _), arrivals), (client, calm)) in lanes.into_iter().zip(clients) {
         let lane = Arc::new(Lane {
             world: Arc::clone(world),
             client,
+            calm,
             start,
             record: Mutex::new(Record::new(Duration::from_millis(fire.late_ms))),
             progress: progress.clone(),
@@ -108,17 +118,22 @@ async fn run(lane: Arc<Lane>, arrivals: Vec<Arrival>) -> anyhow::Result<Record> 
     let in_flight_max = fire.in_flight_max;
     for arrival in arrivals {
         let due = lane.start + arrival.due;
+        // Behind `due` already where the arrival before it waited for a place: that is the server's delay.
+        let ready = Instant::now().max(due);
         tokio::time::sleep_until(due).await;
+        let overslept = ready.elapsed();
         let place = Arc::clone(&places).acquire_owned();
         let Ok(place) = tokio::time::timeout_at(due + give_up, place).await else {
-            lane.record().given_up();
+            lane.record().given_up(arrival.due);
             lane.progress.inc(1);
             continue;
         };
         let place = place.context("nobody closes the places")?;
         let lane = Arc::clone(&lane);
+        let let_go = Instant::now();
         tokio::spawn(async move {
-            grab(&lane, arrival).await;
+            let own_delay = overslept + let_go.elapsed();
+            grab(&lane, arrival, own_delay).await;
             drop(place);
         });
     }
@@ -140,18 +155,24 @@ impl Lane {
     }
 }
 
-async fn grab(lane: &Lane, arrival: Arrival) {
+async fn grab(lane: &Lane, arrival: Arrival, own_delay: Duration) {
     let world = &lane.world;
     let request = world.grab(arrival.envelope, arrival.person);
     let asked_at = world.page(arrival.envelope).ask(arrival.person);
-    lane.record().left(arrival.due, lane.start.elapsed());
+    let left = lane.start.elapsed();
+    lane.record().left(arrival.due, left);
 
     let fire = &world.profile.fire;
     let mut tries = 0;
     let mut pause = REPEAT_AFTER;
     let answer = loop {
         tries += 1;
-        match lane.client.try_once(request.clone(), fire.timeout_ms).await {
+        let impatient = tries <= fire.impatient_tries;
+        let (client, timeout_ms) = match impatient {
+            true => (&lane.client, fire.impatient_timeout_ms),
+            false => (&lane.calm, fire.timeout_ms),
+        };
+        match client.try_once(request.clone(), timeout_ms).await {
             Ok(response) => break read(response),
             Err(status) if status.code() == Code::NotFound => break Answer::NotFound,
             Err(status) if !may_be_repeated(&status) => {
@@ -160,6 +181,7 @@ async fn grab(lane: &Lane, arrival: Arrival) {
             Err(status) if tries >= fire.tries_max => {
                 break Answer::Unknown(format!("{:?}: {}", status.code(), status.message()));
             }
+            Err(_) if impatient => {}
             Err(_) => {
                 tokio::time::sleep(pause).await;
                 pause = (2 * pause).min(REPEAT_AFTER_MAX);
@@ -170,12 +192,22 @@ async fn grab(lane: &Lane, arrival: Arrival) {
     page.answer(arrival.person, asked_at, tries > 1, &answer);
     drop(page);
     let now = lane.start.elapsed();
-    lane.record()
-        .answered(arrival.due, now, tries, answer.label());
+    let mut record = lane.record();
+    record.answered(arrival.due, now, tries, answer.label());
+    record.own.delayed(own_delay);
+    record.own.answered_after(now.saturating_sub(left));
+    drop(record);
     lane.progress.inc(1);
 }
 
 impl Client {
+    fn new(transport: Transport, channel: Channel) -> Self {
+        match transport {
+            Transport::Unary => Self::Unary(EnvelopeServiceClient::new(channel)),
+            Transport::Stream => Self::Stream(Arc::new(Gateway::new(channel))),
+        }
+    }
+
     async fn try_once(
         &self,
         grab: v1::GrabRequest,
@@ -192,16 +224,21 @@ impl Client {
     }
 }
 
-/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet.
+/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet; or the
+/// connection broke, of which tonic says UNKNOWN.
 fn may_be_repeated(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::ResourceExhausted
-            | Code::Aborted
-    )
+    let broke =
+        std::error::Error::source(status).is_some_and(|it| it.is::<tonic::transport::Error>());
+    let unknown = broke && status.code() == Code::Unknown;
+    unknown
+        || matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::ResourceExhausted
+                | Code::Aborted
+        )
 }
 
 fn read(response: v1::GrabResponse) -> Answer {

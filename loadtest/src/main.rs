@@ -7,46 +7,62 @@
 //! | deposit, create | `prepare` |
 //! | grab, check each answer | `fire`, `stream`, `book`, `record` |
 //! | recall, wait for the close, compare lists and balances | `finish` |
-//! | audit, judge, tell | `audit`, `report` |
+//! | audit, judge, tell | `audit`, `report`, `html` |
+//! | meanwhile: CPU time, memory, the server's metrics | `sample` of `process`, `scrape` |
 //!
-//! It knows the contract and nothing else of the server.
+//! What is done with the reports of runs: `compare`, `plan`, `html`.
 //!
-//! **Exit codes**: 0 every gate met · 1 a gate or the audit failed, or the run broke · 64 the
-//! command line or the profile is wrong · 69 no server answers.
+//! It knows the contract and the documented metrics, and nothing else of the server.
+//!
+//! **Exit codes**: 0 every gate met · 1 a gate or the audit failed, the run broke, or a comparison found
+//! a regression · 64 the command line, the profile or a report is wrong · 69 no server answers.
 
 mod abreast;
 mod audit;
 mod book;
 #[cfg(test)]
 mod cheat;
+mod compare;
 mod finish;
 mod fire;
+mod generator;
+mod html;
+mod meanwhile;
+mod plan;
 mod prepare;
+mod process;
 mod profile;
 mod record;
 mod report;
+mod sample;
 mod schedule;
+mod scrape;
 mod server;
 mod stack;
 mod stream;
+mod text;
+mod timeline;
 mod world;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::Parser;
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
+use crate::meanwhile::{COMMANDS_MAX, Commands, Meanwhile};
+use crate::process::Process;
 use crate::profile::Profile;
-use crate::report::{Cpu, Outcome, Report};
+use crate::report::{Cpu, Outcome, Report, Resident, Setup};
+use crate::sample::Sampler;
+use crate::scrape::Scrape;
 use crate::server::{Address, OwnServer, Unreachable};
-use crate::stack::cpu_of;
 use crate::world::World;
 
 #[global_allocator]
@@ -65,13 +81,19 @@ const EXIT_UNREACHABLE: u8 = 69;
 #[derive(Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Exit codes: 0 all gates met, 1 a gate or the audit failed, \
     64 bad usage, 69 no server answers."
 )]
 struct Arguments {
+    #[command(subcommand)]
+    then: Option<Then>,
+
     /// What to rehearse: `smoke`, `burst`, or the path of a .toml file (loadtest/profiles/smoke.toml is
     /// the manual)
-    profile: String,
+    #[arg(required = true)]
+    profile: Option<String>,
 
     /// Send the load to a running server's public listener, as http://127.0.0.1:50051
     #[arg(long, value_name = "URL", requires = "admin")]
@@ -81,6 +103,10 @@ struct Arguments {
     #[arg(long, value_name = "URL", requires = "server")]
     admin: Option<String>,
 
+    /// The same server's metrics, for the report, as http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", requires = "server")]
+    metrics: Option<String>,
+
     #[command(flatten)]
     own: stack::Own,
 
@@ -88,26 +114,85 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Write the report with its plots into this file, as one page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// So many times the profile's envelopes in the same time; of a crowd with one envelope, so many
+    /// times its shares and people. Fractions shrink
+    #[arg(long, value_name = "TIMES", value_parser = profile::times)]
+    scale: Option<f64>,
+
+    /// Stretch the firing to so many minutes at the profile's rate
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=profile::MINUTES_MAX))]
+    minutes: Option<u32>,
+
+    /// Run a line of `sh` beside the firing at that many milliseconds of it (`2000=COMMAND`), or when all
+    /// envelopes have closed, before anything is compared and audited (`closed=COMMAND`). May be repeated.
+    /// A server that was started here is told by RED_ENVELOPE_LOADTEST_FOLDER, _SERVER (its process) and
+    /// _STORES (its flags)
+    #[arg(long, value_name = "WHEN=COMMAND")]
+    meanwhile: Vec<Meanwhile>,
+
     /// Plan the arrivals from this seed instead of the profile's
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// What is done with reports that were written before.
+#[derive(Subcommand)]
+enum Then {
+    /// Says which figures of two runs, or of several runs on each side, differ by more than noise
+    Compare(compare::Words),
+    /// Works out the servers for a peak from what a rehearsal measured
+    Plan(plan::Words),
+    /// Draws a report of --json as a page
+    Draw {
+        /// What --json wrote
+        report: PathBuf,
+        /// The page
+        html: PathBuf,
+    },
 }
 
 /// Where the load goes.
 struct Target<'a> {
     public: Address,
     admin: Address,
+    metrics: Option<Scrape>,
     /// Whose CPU time can be told.
     own: Option<&'a OwnServer>,
+    /// What happens beside the rehearsal.
+    meanwhile: Commands,
 }
 
 impl Target<'_> {
-    /// CPU time by process, this one's first.
-    fn cpu(&self) -> Cpu {
-        let own = cpu_of(std::process::id(), false).map(|time| ("loadtest", time));
-        let others = self.own.into_iter().flat_map(OwnServer::cpu);
-        Cpu(own.into_iter().chain(others).collect())
+    /// Those whose cost can be told, this one first.
+    fn processes(&self) -> Vec<Process> {
+        let others = self.own.into_iter().flat_map(OwnServer::processes);
+        std::iter::once(Process::own()).chain(others).collect()
     }
+
+    fn setup(&self) -> Setup {
+        let cores = std::thread::available_parallelism();
+        Setup {
+            stack: self.own.map(|own| own.stack.clone()),
+            ack: self.own.map(|own| own.ack.clone()),
+            cores: cores.map_or(0, |cores| cores.get() as u64),
+            optimised: !cfg!(debug_assertions),
+        }
+    }
+}
+
+fn cpu(processes: &[Process]) -> Cpu {
+    let times = processes.iter();
+    Cpu(times.filter_map(|it| Some((it.name, it.cpu()?))).collect())
+}
+
+fn resident(processes: &[Process]) -> Resident {
+    let all = processes.iter();
+    all.filter_map(|it| Some((it.name, it.memory_bytes()?)))
+        .collect()
 }
 
 fn main() -> ExitCode {
@@ -120,6 +205,9 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Some(then) = &arguments.then {
+        return afterwards(then);
+    }
     let (profile, target) = match read(&arguments) {
         Ok(read) => read,
         Err(error) => {
@@ -147,20 +235,65 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whoever can't read a report, or asks it what it does not say, has used it wrongly.
+fn afterwards(then: &Then) -> ExitCode {
+    let done = match then {
+        Then::Compare(words) => compare::compare(words),
+        Then::Plan(words) => plan::plan(words).map(|words| (words, true)),
+        Then::Draw { report, html } => Report::read(report)
+            .and_then(|report| draw(&report, html))
+            .map(|()| (format!("{} is written", html.display()), true)),
+    };
+    match done {
+        Ok((words, well)) => {
+            let _broken_pipe = writeln!(std::io::stdout(), "{words}");
+            ExitCode::from(u8::from(!well))
+        }
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn draw(report: &Report, file: &Path) -> anyhow::Result<()> {
+    let page = html::page(report);
+    std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))
+}
+
 fn say(words: &str) {
     // Whoever closed standard error does not want to know.
     let _closed = writeln!(std::io::stderr(), "loadtest: {words}");
 }
 
 fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static>>)> {
-    let mut profile = profile::load(&arguments.profile)?;
+    let name = arguments.profile.as_deref();
+    let mut profile = profile::load(name.context("no profile is named")?)?;
     profile.seed = arguments.seed.unwrap_or(profile.seed);
+    if let Some(times) = arguments.scale {
+        profile = profile.scaled(times)?;
+    }
+    if let Some(minutes) = arguments.minutes {
+        profile = profile.lasting(minutes)?;
+    }
+    let commands = arguments.meanwhile.len();
+    ensure!(
+        commands <= COMMANDS_MAX,
+        "{commands} commands to run meanwhile, more than {COMMANDS_MAX}"
+    );
     arguments.own.check()?;
+    let metrics = arguments.metrics.as_deref().map(Scrape::parse);
+    let metrics = metrics.transpose()?;
     let target = match (&arguments.server, &arguments.admin) {
         (Some(public), Some(admin)) => Some(Target {
             public: Address::parse(public)?,
             admin: Address::parse(admin)?,
+            metrics,
             own: None,
+            meanwhile: Commands {
+                all: arguments.meanwhile.clone(),
+                environment: Vec::new(),
+            },
         }),
         _ => None,
     };
@@ -178,7 +311,12 @@ async fn run(
         let target = Target {
             public: own.public.clone(),
             admin: own.admin.clone(),
+            metrics: Some(own.metrics.clone()),
             own: Some(&own),
+            meanwhile: Commands {
+                all: arguments.meanwhile.clone(),
+                environment: own.environment(),
+            },
         };
         let passed = rehearse_and_tell(arguments, profile, &target).await;
         let keep_data = !matches!(passed, Ok(true));
@@ -212,22 +350,35 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
     let run = format!("r{:08x}", rand::rng().random::<u32>());
     let mut world = World::new(run, profile, schedule);
     let channel = target.public.connect().await?;
+    let (began_at, processes) = (now(), target.processes());
+    let sampler = Sampler::start(processes.clone(), target.metrics.clone())?;
 
     let progress = bar(&world);
     progress.set_message("deposits and envelopes");
+    let memory_before = resident(&processes);
     prepare::prepare(&mut world, &channel).await?;
+    let memory = [memory_before, resident(&processes)];
 
     progress.set_message("grabs");
     let world = Arc::new(world);
-    let (began, cpu_before) = (Instant::now(), target.cpu());
-    let records = fire::fire(&world, &target.public, &progress).await?;
-    let fire_s = began.elapsed().as_secs_f64();
-    let cpu_fire = target.cpu().since(&cpu_before);
+    let cpu_before = cpu(&processes);
+    let mut commands = None;
+    let begins = |start| commands = Some(target.meanwhile.during(start));
+    let records = fire::fire(&world, &target.public, &progress, begins).await?;
+    let end = Instant::now().into_std();
+    let cpu_fire = cpu(&processes).since(&cpu_before);
+    let start = world.fire_start.get().map_or(end, |it| it.into_std());
+    meanwhile::ended(commands.unwrap_or_default()).await?;
 
     progress.set_message("closing and comparing");
     let mut cpu_closed = None;
-    let all_closed = || cpu_closed = Some(target.cpu().since(&cpu_before));
+    let mut closed = Ok(());
+    let all_closed = || {
+        cpu_closed = Some(cpu(&processes).since(&cpu_before));
+        closed = target.meanwhile.closed();
+    };
     let findings = finish::finish(&world, &channel, all_closed).await?;
+    closed?;
     progress.set_message("money audit");
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let audit = audit::audit(&target.admin, wait).await?;
@@ -235,14 +386,27 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
 
     Ok(Report::new(Outcome {
         profile: &world.profile,
+        setup: target.setup(),
+        began_at,
         run: &world.run,
         schedule: &world.schedule,
-        records: &records,
-        fire_s,
+        records,
+        fired: [start, end],
         cpu: [cpu_fire, cpu_closed.unwrap_or_default()],
+        memory,
+        looks: sampler.stop()?,
         findings,
         audit,
     }))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a report says when it was made; nothing is decided by it"
+)]
+fn now() -> String {
+    let seconds = jiff::Timestamp::now().as_second();
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |it| it.to_string())
 }
 
 /// Progress goes to standard error, and only to a terminal.
@@ -257,6 +421,9 @@ fn bar(world: &World) -> ProgressBar {
 
 fn tell(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
     let words = report.words();
+    if let Some(file) = &arguments.html {
+        draw(report, file)?;
+    }
     match &arguments.json {
         // Standard output belongs to the program that reads it.
         Some(file) if file.as_os_str() == "-" => {
@@ -290,6 +457,17 @@ mod tests {
         let admin = ["smoke", "--admin", "http://127.0.0.1:1"];
         assert_eq!(code(&admin), Some(MissingRequiredArgument));
         assert_eq!(code(&["smoke"]), None);
+    }
+
+    #[test]
+    fn what_is_done_with_reports_needs_no_profile_and_takes_none() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
+        assert_eq!(code(&["compare", "a.json", "b.json"]), None);
+        assert_eq!(code(&["plan", "--peak", "9", "--from", "a.json"]), None);
+        assert_eq!(code(&["compare", "a.json"]), Some(MissingRequiredArgument));
+        assert_eq!(code(&[]), Some(MissingRequiredArgument));
+        let both = ["--seed", "1", "compare", "a.json", "b.json"];
+        assert_eq!(code(&both), Some(ArgumentConflict));
     }
 
     #[test]

@@ -3,13 +3,22 @@
 //! `profiles/smoke.toml` is the manual of the format. Everything is checked before anything is
 //! connected, so that a typing error costs a second and not a run.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
 /// The profiles that are part of the program.
-const EMBEDDED: [(&str, &str); 2] = [
+const EMBEDDED: [(&str, &str); 6] = [
     ("smoke", include_str!("../profiles/smoke.toml")),
     ("burst", include_str!("../profiles/burst.toml")),
+    (
+        "new-year-eve",
+        include_str!("../profiles/new-year-eve.toml"),
+    ),
+    ("red-rain", include_str!("../profiles/red-rain.toml")),
+    ("retry-storm", include_str!("../profiles/retry-storm.toml")),
+    ("soak", include_str!("../profiles/soak.toml")),
 ];
 
 /// Grabs that one run may plan: the schedule and the book are kept in memory, about 100 bytes each.
@@ -18,6 +27,16 @@ pub const ARRIVALS_MAX: u64 = 10_000_000;
 const IN_FLIGHT_MAX: u32 = 1_024;
 /// Named shares of one exclusive envelope, as the contract bounds them.
 const EXCLUSIVE_SHARES_MAX: u32 = 1_000;
+/// Shares of one envelope, as the contract bounds them.
+const SHARES_MAX: u32 = 10_000_000;
+/// Repetitions of one person at one envelope.
+const REPEATS_MAX: u32 = 100_000;
+/// Twelve hours: envelopes live for a day, and all exist before the first grab.
+pub const MINUTES_MAX: i64 = 720;
+/// [`MINUTES_MAX`] in milliseconds.
+const SPREAD_MS_MAX: u64 = 43_200_000;
+/// How much larger or smaller than written a profile may be made.
+const TIMES_MAX: f64 = 1_000.0;
 
 /// One rehearsal.
 #[derive(Clone, Debug, Deserialize)]
@@ -52,6 +71,12 @@ pub struct Fire {
     pub timeout_ms: u32,
     /// Of one grab.
     pub tries_max: u32,
+    /// Of those, the first ones that are impatient: each follows at once.
+    #[serde(default)]
+    pub impatient_tries: u32,
+    /// Of an impatient try.
+    #[serde(default = "impatient_timeout_ms")]
+    pub impatient_timeout_ms: u32,
     /// From the last answer until every envelope has closed.
     pub close_s_max: u64,
 }
@@ -79,6 +104,9 @@ pub struct Crowd {
     pub grabbers: u32,
     /// Of a thousand grabbers.
     pub repeats_permille: u32,
+    /// Of each of those.
+    #[serde(default = "repeats_each")]
+    pub repeats_each: u32,
     /// Of each envelope.
     pub outsiders: u32,
     /// Empty: nothing is asked.
@@ -88,8 +116,14 @@ pub struct Crowd {
     pub audience: Audience,
     /// How grabs travel.
     pub via: Via,
+    /// By which law envelopes appear.
+    #[serde(default)]
+    pub appear: Appear,
     /// Over which envelopes appear.
     pub spread_ms: u64,
+    /// By which law grabbers arrive.
+    #[serde(default)]
+    pub arrive: Arrive,
     /// After which, on average, a grabber arrives.
     pub burst_ms: u64,
 }
@@ -99,6 +133,28 @@ impl Crowd {
     pub fn total_minor(&self) -> i64 {
         i64::from(self.shares) * self.share_mean_minor
     }
+}
+
+/// By which law envelopes appear within `spread_ms`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Appear {
+    /// At any instant alike.
+    #[default]
+    Evenly,
+    /// The hour after midnight and the quarter of it before (`schedule::midnight`).
+    Midnight,
+}
+
+/// By which law people arrive at an envelope that has appeared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrive {
+    /// Exponentially, with the mean `burst_ms`.
+    #[default]
+    Burst,
+    /// At any instant within `burst_ms` alike, repetitions too.
+    Evenly,
 }
 
 /// What an envelope does with its money.
@@ -162,6 +218,86 @@ pub struct Gates {
     pub unary_p99_ms_max: u64,
     /// Of grabs on streams.
     pub stream_p99_ms_max: u64,
+    /// CPU time of the generator, of a thousand of what its cores offered: above it the run is void.
+    #[serde(default = "generator_cpu_permille_max")]
+    pub generator_cpu_permille_max: u64,
+    /// How late 99 of 100 grabs may be by the generator's own fault.
+    #[serde(default = "generator_late_ms_max")]
+    pub generator_late_ms_max: u64,
+}
+
+fn impatient_timeout_ms() -> u32 {
+    20
+}
+
+fn repeats_each() -> u32 {
+    1
+}
+
+fn generator_cpu_permille_max() -> u64 {
+    800
+}
+
+fn generator_late_ms_max() -> u64 {
+    20
+}
+
+impl Profile {
+    /// So many times the envelopes; of a crowd with one envelope, so many times its shares and people.
+    pub fn scaled(mut self, factor: f64) -> anyhow::Result<Self> {
+        for crowd in &mut self.crowds {
+            if crowd.envelopes > 1 {
+                crowd.envelopes = scaled(crowd.envelopes, factor);
+            } else {
+                crowd.shares = scaled(crowd.shares, factor);
+                crowd.grabbers = scaled(crowd.grabbers, factor);
+                crowd.outsiders = match crowd.outsiders {
+                    0 => 0,
+                    some => scaled(some, factor),
+                };
+            }
+        }
+        checked(self).with_context(|| format!("--scale {factor} is not for this profile"))
+    }
+
+    /// The same rate for so many minutes.
+    pub fn lasting(mut self, minutes: u32) -> anyhow::Result<Self> {
+        let longest_ms = self.crowds.iter().map(|crowd| crowd.spread_ms).max();
+        let longest_ms = longest_ms.unwrap_or_default();
+        let alone = |crowd: &Crowd| crowd.spread_ms == 0 || crowd.envelopes == 1;
+        ensure!(
+            !self.crowds.iter().any(alone),
+            "--minutes is not for this profile: a crowd has one envelope, or all at once"
+        );
+        let factor = f64::from(minutes) * 60_000.0 / longest_ms as f64;
+        for crowd in &mut self.crowds {
+            crowd.envelopes = scaled(crowd.envelopes, factor);
+            let spread = Duration::from_millis(crowd.spread_ms).mul_f64(factor);
+            crowd.spread_ms = u64::try_from(spread.as_millis())?;
+        }
+        checked(self).with_context(|| format!("--minutes {minutes} is too long"))
+    }
+}
+
+/// At least one, and what no profile may have becomes what the check refuses.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast of a float saturates"
+)]
+fn scaled(count: u32, factor: f64) -> u32 {
+    ((f64::from(count) * factor).round() as u32).max(1)
+}
+
+/// What `--scale` takes.
+pub fn times(typed: &str) -> anyhow::Result<f64> {
+    let times: f64 = typed.parse()?;
+    ensure!(
+        (1.0 / TIMES_MAX..=TIMES_MAX).contains(&times),
+        "not {} to {TIMES_MAX}",
+        1.0 / TIMES_MAX
+    );
+    Ok(times)
 }
 
 /// The profile of that name, or in the file of that name if it ends with `.toml`.
@@ -182,7 +318,10 @@ pub fn load(name: &str) -> anyhow::Result<Profile> {
 
 /// Reads and checks.
 pub fn parse(text: &str) -> anyhow::Result<Profile> {
-    let profile: Profile = toml::from_str(text)?;
+    checked(toml::from_str(text)?)
+}
+
+fn checked(profile: Profile) -> anyhow::Result<Profile> {
     ensure!(!profile.crowds.is_empty(), "a profile needs a [[crowd]]");
     let fire = &profile.fire;
     ensure!(
@@ -195,14 +334,24 @@ pub fn parse(text: &str) -> anyhow::Result<Profile> {
         "fire.in_flight_max is {}, not 1 to {IN_FLIGHT_MAX}",
         fire.in_flight_max
     );
-    ensure!(
-        (1..=60_000).contains(&fire.timeout_ms),
-        "fire.timeout_ms is {}, not 1 to 60,000",
-        fire.timeout_ms
-    );
+    for (key, timeout_ms) in [
+        ("timeout_ms", fire.timeout_ms),
+        ("impatient_timeout_ms", fire.impatient_timeout_ms),
+    ] {
+        ensure!(
+            (1..=60_000).contains(&timeout_ms),
+            "fire.{key} is {timeout_ms}, not 1 to 60,000"
+        );
+    }
     ensure!(
         (1..=100).contains(&fire.tries_max),
         "fire.tries_max is {}, not 1 to 100",
+        fire.tries_max
+    );
+    ensure!(
+        fire.impatient_tries < fire.tries_max,
+        "fire.impatient_tries is {}, and the last of {} tries is patient",
+        fire.impatient_tries,
         fire.tries_max
     );
     let mut names = std::collections::HashSet::new();
@@ -214,8 +363,9 @@ pub fn parse(text: &str) -> anyhow::Result<Profile> {
             crowd.name
         );
         check(crowd).with_context(|| format!("crowd {:?}", crowd.name))?;
-        // Every grabber may repeat once.
-        let each = 2 * u64::from(crowd.grabbers) + u64::from(crowd.outsiders);
+        // Every grabber may be one of those who repeat.
+        let times = 1 + u64::from(crowd.repeats_each);
+        let each = times * u64::from(crowd.grabbers) + u64::from(crowd.outsiders);
         arrivals += u64::from(crowd.envelopes) * each;
     }
     ensure!(
@@ -233,8 +383,8 @@ fn check(crowd: &Crowd) -> anyhow::Result<()> {
     );
     ensure!(crowd.envelopes >= 1, "envelopes is 0");
     ensure!(
-        (1..=10_000_000).contains(&crowd.shares),
-        "shares is {}, not 1 to 10,000,000",
+        (1..=SHARES_MAX).contains(&crowd.shares),
+        "shares is {}, not 1 to {SHARES_MAX}",
         crowd.shares
     );
     ensure!(
@@ -248,8 +398,13 @@ fn check(crowd: &Crowd) -> anyhow::Result<()> {
         "repeats_permille is above 1,000"
     );
     ensure!(
-        crowd.spread_ms <= 3_600_000 && crowd.burst_ms <= 600_000,
-        "spread_ms is above an hour or burst_ms above ten minutes"
+        (1..=REPEATS_MAX).contains(&crowd.repeats_each),
+        "repeats_each is {}, not 1 to {REPEATS_MAX}",
+        crowd.repeats_each
+    );
+    ensure!(
+        crowd.spread_ms <= SPREAD_MS_MAX && crowd.burst_ms <= 600_000,
+        "spread_ms is above twelve hours or burst_ms above ten minutes"
     );
     if crowd.kind == Kind::Exclusive {
         ensure!(
@@ -278,6 +433,45 @@ mod tests {
         for (name, _) in EMBEDDED {
             assert_eq!(load(name).unwrap().name, name);
         }
+    }
+
+    #[test]
+    fn a_scaled_profile_has_more_envelopes_or_one_that_is_larger() {
+        let twice = load("burst").unwrap().scaled(2.0).unwrap();
+        let [everyone, chat] = &twice.crowds[..] else {
+            panic!("burst has two crowds")
+        };
+        assert_eq!((everyone.envelopes, everyone.shares), (1, 100_000));
+        assert_eq!(everyone.grabbers, 220_000);
+        assert_eq!((chat.envelopes, chat.shares), (200, 20));
+        let least = load("smoke").unwrap().scaled(0.001).unwrap();
+        assert!(least.crowds.iter().all(|crowd| crowd.envelopes == 1));
+        let error = format!("{:#}", load("burst").unwrap().scaled(900.0).unwrap_err());
+        assert!(error.contains("--scale 900"), "{error}");
+        for typed in ["0", "-1", "NaN", "1001", "many"] {
+            assert!(times(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_longer_profile_has_the_same_rate() {
+        let soak = load("soak").unwrap();
+        let (envelopes, spread_ms) = (soak.crowds[0].envelopes, soak.crowds[0].spread_ms);
+        let minutes = u32::try_from(spread_ms / 60_000).unwrap();
+        let longer = soak.clone().lasting(3 * minutes).unwrap();
+        assert_eq!(longer.crowds[0].envelopes, 3 * envelopes);
+        assert_eq!(longer.crowds[0].spread_ms, 3 * spread_ms);
+        // What the command line takes, this profile does.
+        soak.lasting(u32::try_from(MINUTES_MAX).unwrap()).unwrap();
+        assert!(load("burst").unwrap().lasting(1).is_err());
+    }
+
+    #[test]
+    fn the_last_try_is_a_patient_one() {
+        let text = include_str!("../profiles/retry-storm.toml");
+        let text = text.replacen("tries_max = 20", "tries_max = 12", 1);
+        let error = format!("{:#}", parse(&text).unwrap_err());
+        assert!(error.contains("impatient_tries is 12"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,16 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::generator::Own;
+use crate::timeline::Timeline;
+
+/// Shares of all answers that are slower than a point of the percentile curve. The finer ones are told
+/// where so few answers exist at all.
+const SLOWER: [f64; 36] = [
+    0.999, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03,
+    0.02, 0.015, 0.01, 0.007, 0.005, 0.003, 0.002, 0.001, 5e-4, 3e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5,
+    5e-6, 2e-6, 1e-6, 1e-7,
+];
 /// Answers beyond this are recorded as this: five minutes.
 const LATENCY_US_MAX: u64 = 300_000_000;
 
@@ -20,6 +30,8 @@ pub struct Record {
     latency_us: Histogram<u64>,
     lateness_us: Histogram<u64>,
     late_after: Duration,
+    /// The same over time.
+    pub timeline: Timeline,
     /// Left at all.
     pub sent: u64,
     /// Left later than allowed after the own instant.
@@ -30,6 +42,8 @@ pub struct Record {
     pub retried: u64,
     /// Answers by label.
     pub outcomes: BTreeMap<&'static str, u64>,
+    /// What the generator itself did to these figures.
+    pub own: Own,
 }
 
 impl Record {
@@ -43,19 +57,23 @@ impl Record {
             latency_us: histogram(),
             lateness_us: histogram(),
             late_after,
+            timeline: Timeline::new(),
             sent: 0,
             late: 0,
             not_sent: 0,
             retried: 0,
             outcomes: BTreeMap::new(),
+            own: Own::default(),
         }
     }
 
     /// A grab that was due at `due` left at `now`.
     pub fn left(&mut self, due: Duration, now: Duration) {
         let lateness = now.saturating_sub(due);
+        let late = lateness > self.late_after;
         self.sent += 1;
-        self.late += u64::from(lateness > self.late_after);
+        self.late += u64::from(late);
+        self.timeline.left(due, now, late);
         self.lateness_us.saturating_record(micros(lateness));
     }
 
@@ -63,13 +81,15 @@ impl Record {
     pub fn answered(&mut self, due: Duration, now: Duration, tries: u32, label: &'static str) {
         self.retried += u64::from(tries.saturating_sub(1));
         *self.outcomes.entry(label).or_default() += 1;
-        self.latency_us
-            .saturating_record(micros(now.saturating_sub(due)));
+        let latency_us = micros(now.saturating_sub(due)).min(LATENCY_US_MAX);
+        self.latency_us.saturating_record(latency_us);
+        self.timeline.answered(due, now, latency_us, label);
     }
 
-    /// A grab found no place.
-    pub fn given_up(&mut self) {
+    /// A grab that was due at `due` found no place.
+    pub fn given_up(&mut self, due: Duration) {
         self.not_sent += 1;
+        self.timeline.given_up(due);
     }
 
     /// Adds what another connection recorded.
@@ -77,6 +97,8 @@ impl Record {
         let same = "two histograms of the same bounds";
         self.latency_us.add(&other.latency_us).expect(same);
         self.lateness_us.add(&other.lateness_us).expect(same);
+        self.own.absorb(&other.own);
+        self.timeline.absorb(&other.timeline);
         self.sent += other.sent;
         self.late += other.late;
         self.not_sent += other.not_sent;
@@ -94,6 +116,19 @@ impl Record {
     /// So many of a thousand answers took at most this many milliseconds.
     pub fn latency_ms(&self, permille: u32) -> f64 {
         ms(&self.latency_us, permille)
+    }
+
+    /// Points of the percentile curve: the share of answers that took longer, and milliseconds. The last
+    /// is the slowest answer, behind which there is none.
+    pub fn latency_curve(&self) -> Vec<(f64, f64)> {
+        let answers = self.latency_us.len();
+        let told = |slower: &&f64| **slower * answers as f64 >= 1.0;
+        let points = SLOWER.iter().filter(told).map(|slower| {
+            let us = self.latency_us.value_at_quantile(1.0 - slower);
+            (*slower, us as f64 / 1_000.0)
+        });
+        let slowest = (answers > 0).then(|| (0.0, self.latency_ms(1_000)));
+        points.chain(slowest).collect()
     }
 
     /// So many of a thousand grabs left at most this many milliseconds after their instant.
@@ -134,12 +169,30 @@ mod tests {
     }
 
     #[test]
+    fn the_percentile_curve_ends_where_the_answers_do() {
+        let mut record = Record::new(MS);
+        assert!(record.latency_curve().is_empty());
+        for ms in 1..=1_000 {
+            record.answered(MS, (1 + ms) * MS, 1, "won");
+        }
+        let curve = record.latency_curve();
+        let (slower, slow_ms) = curve[curve.len() - 2];
+        assert!(
+            slower == 0.001 && (slow_ms - 999.0).abs() < 2.0,
+            "{curve:?}"
+        );
+        let (none, slowest_ms) = curve[curve.len() - 1];
+        assert!(none == 0.0 && slowest_ms >= 1_000.0, "{curve:?}");
+        assert!(curve.is_sorted_by(|a, b| a.0 > b.0 && a.1 <= b.1));
+    }
+
+    #[test]
     fn records_of_connections_add_up() {
         let mut sum = Record::new(20 * MS);
         for tries in [1, 3] {
             let mut one = Record::new(20 * MS);
             one.left(MS, MS);
-            one.given_up();
+            one.given_up(MS);
             one.answered(MS, 5 * MS, tries, "empty");
             sum.absorb(&one);
         }

@@ -1,80 +1,183 @@
 //! Tells how a run went: to people on the terminal, to programs as JSON.
 //!
-//! The JSON's keys are stable; new ones may be added.
+//! The JSON's keys are stable; new ones may be added. What a reader could not make sense of any more has
+//! another [`FORMAT`].
+
+mod judge;
+mod words;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use red_envelope_proto::v1;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::book::Violations;
 use crate::finish::{Findings, Sums};
+use crate::generator::Pace;
 use crate::profile::Profile;
 use crate::record::Record;
+use crate::sample::{BACKLOG, Bucket, Looks, Samples};
 use crate::schedule::{Schedule, Transport};
+use crate::timeline::OverTime;
+
+/// What this program writes and reads. Reports before it had no number and nothing over time.
+const FORMAT: u64 = 2;
 
 /// Everything that a run found out.
-#[derive(Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    profile: String,
-    seed: u64,
-    run: String,
-    passed: bool,
-    planned_grabs: u64,
-    envelopes: u64,
-    envelopes_closed: u64,
-    envelopes_recalled: u64,
-    fire_s: f64,
-    close_s: f64,
-    grabs_per_s: f64,
-    cpu_us_per_grab: BTreeMap<&'static str, f64>,
-    cpu_us_per_grab_until_closed: BTreeMap<&'static str, f64>,
-    unary: Option<Lines>,
-    stream: Option<Lines>,
-    accounts_compared: u64,
-    money: BTreeMap<String, Sums>,
-    violation_count: u64,
-    violations: Vec<String>,
-    audit: Audit,
-    gates: Vec<Gate>,
+    /// [`FORMAT`].
+    pub format: u64,
+    /// Of this program.
+    pub version: String,
+    /// When it began, in UTC.
+    pub began_at: String,
+    /// On what it ran.
+    pub setup: Setup,
+    /// The profile's name.
+    pub profile: String,
+    /// What the arrivals were planned from.
+    pub seed: u64,
+    /// Begins the name of everybody in it.
+    pub run: String,
+    /// Whether every gate was met, and the generator kept up.
+    pub passed: bool,
+    /// How the generator kept up.
+    pub generator: Pace,
+    /// Grabs that the profile plans.
+    pub planned_grabs: u64,
+    /// Envelopes that were sent.
+    pub envelopes: u64,
+    /// Shares of all of them.
+    pub shares: u64,
+    /// Those that closed.
+    pub envelopes_closed: u64,
+    /// Those that were recalled first.
+    pub envelopes_recalled: u64,
+    /// From the first instant to the last answer.
+    pub fire_s: f64,
+    /// From the last answer until the last envelope closed.
+    pub close_s: f64,
+    /// From the last answer until nothing waited for the books. None: the server does not tell, or it
+    /// never was so.
+    pub drained_s: Option<f64>,
+    /// Grabs that left, by `fire_s`.
+    pub grabs_per_s: f64,
+    /// Microseconds by process, from the first instant to the last answer.
+    pub cpu_us_per_grab: BTreeMap<String, f64>,
+    /// The same until the last envelope closed.
+    pub cpu_us_per_grab_until_closed: BTreeMap<String, f64>,
+    /// Resident memory by process.
+    pub memory: BTreeMap<String, Memory>,
+    /// Grabs by calls of their own.
+    pub unary: Option<Lines>,
+    /// Grabs on streams.
+    pub stream: Option<Lines>,
+    /// Accounts whose balance was compared.
+    pub accounts_compared: u64,
+    /// By currency.
+    pub money: BTreeMap<String, Sums>,
+    /// Wrong answers and balances.
+    pub violation_count: u64,
+    /// The first of them, in words.
+    pub violations: Vec<String>,
+    /// The server's own.
+    pub audit: Audit,
+    /// What must hold.
+    pub gates: Vec<Gate>,
+    /// Processes and the server's metrics over time.
+    pub samples: Samples,
+    /// Batches by size, from the first instant on.
+    pub batches: BTreeMap<String, Vec<Bucket>>,
+}
+
+/// On what a run ran.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Setup {
+    /// The stores that were started with the server. None: it ran already.
+    pub stack: Option<String>,
+    /// The level of acknowledgement. None: the server ran already.
+    pub ack: Option<String>,
+    /// Of the machine of the load test; server and stores are there too if they were started.
+    pub cores: u64,
+    /// Whether this program, and the server that it started, was built for speed.
+    pub optimised: bool,
+}
+
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Before the run.
+    pub before_bytes: u64,
+    /// When every envelope was live and nobody had grabbed.
+    pub prepared_bytes: u64,
+    /// The most that was seen.
+    pub peak_bytes: u64,
 }
 
 /// One transport's figures.
-#[derive(Serialize)]
-struct Lines {
-    sent: u64,
-    late: u64,
-    not_sent: u64,
-    retried: u64,
-    outcomes: BTreeMap<&'static str, u64>,
-    latency_ms: BTreeMap<&'static str, f64>,
-    lateness_ms: BTreeMap<&'static str, f64>,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lines {
+    /// Left at all.
+    pub sent: u64,
+    /// Left later than the profile allows.
+    pub late: u64,
+    /// Given up.
+    pub not_sent: u64,
+    /// Tries after the first.
+    pub retried: u64,
+    /// Answers by label.
+    pub outcomes: BTreeMap<String, u64>,
+    /// From the instant at which a grab was due, by percentile.
+    pub latency_ms: BTreeMap<String, f64>,
+    /// How long after their instant grabs left.
+    pub lateness_ms: BTreeMap<String, f64>,
+    /// What most load tests call latency: blind to whom a stalled server kept from being sent.
+    pub from_send_ms: BTreeMap<String, f64>,
+    /// Of the lateness, what was the generator's own fault.
+    pub own_delay_ms: BTreeMap<String, f64>,
+    /// The share of answers that took longer, and milliseconds.
+    pub latency_curve: Vec<(f64, f64)>,
+    /// Both transports have as many slots, as wide.
+    pub over_time: OverTime,
 }
 
 /// What the money audit said.
-#[derive(Serialize)]
-struct Audit {
-    clean: bool,
-    quiet: bool,
-    discrepancy_count: u64,
-    discrepancies: Vec<String>,
-    envelopes: u64,
-    grants: u64,
-    claims: u64,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Audit {
+    /// Nothing is wrong.
+    pub clean: bool,
+    /// Nothing was in flight.
+    pub quiet: bool,
+    /// What is wrong.
+    pub discrepancy_count: u64,
+    /// The first of them, in words.
+    pub discrepancies: Vec<String>,
+    /// What was looked at.
+    pub envelopes: u64,
+    /// Shares that the hot store granted.
+    pub grants: u64,
+    /// Shares that the books paid.
+    pub claims: u64,
 }
 
 /// One thing that must hold.
-#[derive(Serialize)]
-struct Gate {
-    name: &'static str,
-    wanted: String,
-    found: String,
-    met: bool,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Gate {
+    /// What.
+    pub name: String,
+    /// What must hold.
+    pub wanted: String,
+    /// What was.
+    pub found: String,
+    /// Whether it did.
+    pub met: bool,
 }
 
 /// Percentiles that are told, in thousandths.
-const QUANTILES: [(&str, u32); 5] = [
+pub const QUANTILES: [(&str, u32); 5] = [
     ("p50", 500),
     ("p90", 900),
     ("p99", 990),
@@ -100,29 +203,40 @@ impl Cpu {
     }
 
     /// Microseconds of each of so many grabs.
-    fn per_grab(&self, grabs: u64) -> BTreeMap<&'static str, f64> {
+    fn per_grab(&self, grabs: u64) -> BTreeMap<String, f64> {
         let grabs = u32::try_from(grabs.max(1)).unwrap_or(u32::MAX);
         let all = self.0.iter();
         let each = |time: &Duration| time.as_secs_f64() * 1e6 / f64::from(grabs);
-        all.map(|(name, time)| (*name, thousandths(each(time))))
+        all.map(|(name, time)| ((*name).to_owned(), thousandths(each(time))))
             .collect()
     }
 }
+
+/// Resident memory by process.
+pub type Resident = BTreeMap<&'static str, u64>;
 
 /// What a run leaves behind.
 pub struct Outcome<'a> {
     /// What was asked for.
     pub profile: &'a Profile,
+    /// On what.
+    pub setup: Setup,
+    /// When, in UTC.
+    pub began_at: String,
     /// The run's name.
     pub run: &'a str,
     /// What was planned.
     pub schedule: &'a Schedule,
     /// What was measured.
-    pub records: &'a BTreeMap<Transport, Record>,
-    /// From the first instant to the last answer.
-    pub fire_s: f64,
+    pub records: BTreeMap<Transport, Record>,
+    /// The first instant and the last answer.
+    pub fired: [Instant; 2],
     /// CPU time of that, and until all envelopes were closed.
     pub cpu: [Cpu; 2],
+    /// Memory before the run, and when all was prepared.
+    pub memory: [Resident; 2],
+    /// What was seen over time.
+    pub looks: Looks,
     /// What was compared.
     pub findings: Findings,
     /// What the server's audit says.
@@ -136,36 +250,76 @@ impl Report {
             profile,
             findings,
             audit,
-            records,
+            mut records,
+            schedule,
             ..
         } = outcome;
-        let gates = gates(profile, records, &findings.violations, &audit);
+        let gates = judge::gates(profile, &records, &findings.violations, &audit);
         let answered: u64 = records.values().map(|record| record.sent).sum();
+        let [start, end] = outcome.fired;
+        let fire_s = end.saturating_duration_since(start).as_secs_f64();
+        let generator = Pace::new(&profile.gates, &outcome.cpu[0], fire_s, &records);
         let [cpu, cpu_until_closed] = outcome.cpu.map(|cpu| cpu.per_grab(answered));
         let answered = u32::try_from(answered).unwrap_or(u32::MAX);
+        let slots = align(&mut records);
+        let samples = outcome.looks.told(start);
+        let shares = schedule.envelopes.iter();
+        let shares = shares.map(|crowd| u64::from(profile.crowds[*crowd].shares));
         Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            began_at: outcome.began_at,
+            setup: outcome.setup,
             profile: profile.name.clone(),
             seed: profile.seed,
             run: outcome.run.to_owned(),
-            passed: gates.iter().all(|gate| gate.met),
-            planned_grabs: outcome.schedule.arrivals.len() as u64,
-            envelopes: outcome.schedule.envelopes.len() as u64,
+            passed: gates.iter().all(|gate| gate.met) && generator.void.is_none(),
+            generator,
+            planned_grabs: schedule.arrivals.len() as u64,
+            envelopes: schedule.envelopes.len() as u64,
+            shares: shares.sum(),
             envelopes_closed: findings.closed as u64,
             envelopes_recalled: findings.recalled as u64,
-            fire_s: thousandths(outcome.fire_s),
+            fire_s: thousandths(fire_s),
             close_s: thousandths(findings.close_s),
-            grabs_per_s: thousandths(f64::from(answered) / outcome.fire_s.max(0.001)),
+            drained_s: drained_s(&samples, fire_s),
+            grabs_per_s: thousandths(f64::from(answered) / fire_s.max(0.001)),
             cpu_us_per_grab: cpu,
             cpu_us_per_grab_until_closed: cpu_until_closed,
-            unary: records.get(&Transport::Unary).map(Lines::new),
-            stream: records.get(&Transport::Stream).map(Lines::new),
+            memory: memory(&outcome.memory, &samples),
+            unary: (records.get(&Transport::Unary)).map(|record| Lines::new(record, slots)),
+            stream: (records.get(&Transport::Stream)).map(|record| Lines::new(record, slots)),
             accounts_compared: findings.accounts as u64,
             money: findings.money,
             violation_count: findings.violations.count,
             violations: findings.violations.details,
             audit: Audit::new(&audit),
             gates,
+            samples,
+            batches: outcome.looks.batches(start),
         }
+    }
+
+    /// Reads what [`Report::json`] wrote.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let name = file.display();
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+        Self::parse(&text).with_context(|| format!("{name} can't be used"))
+    }
+
+    /// Reads the text of a report.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: Option<u64>,
+        }
+        let head: Head = serde_json::from_str(text).context("it is no report of a load test")?;
+        let format = head.format.map_or("none".to_owned(), |it| it.to_string());
+        ensure!(
+            head.format == Some(FORMAT),
+            "its format is {format}, not the {FORMAT} of this program: run the rehearsal again"
+        );
+        serde_json::from_str(text).context("it lacks something")
     }
 
     /// Whether everything held.
@@ -175,150 +329,101 @@ impl Report {
 
     /// For programs.
     pub fn json(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        Ok(serde_json::to_string(self)? + "\n")
     }
 
-    /// For people.
-    pub fn words(&self) -> String {
-        let mut lines = vec![
-            String::new(),
-            format!(
-                "{} with seed {}: {} grabs on {} envelopes in {:.1} s, {:.0} a second",
-                self.profile,
-                self.seed,
-                self.planned_grabs,
-                self.envelopes,
-                self.fire_s,
-                self.grabs_per_s
-            ),
-            String::new(),
-        ];
-        lines.extend(self.times());
-        lines.extend(self.cpu_times());
-        lines.push(String::new());
-        lines.extend(self.money());
-        lines.push(String::new());
-        for gate in &self.gates {
-            let verdict = if gate.met { "ok    " } else { "MISSED" };
-            lines.push(format!(
-                "{verdict} {:28} {} (wanted: {})",
-                gate.name, gate.found, gate.wanted
-            ));
-        }
-        lines.push(if self.passed { "passed" } else { "FAILED" }.into());
-        lines.join("\n")
-    }
-
-    fn times(&self) -> Vec<String> {
-        let heads = QUANTILES.map(|(name, _)| format!("{:>9}", format!("{name} ms")));
-        let mut lines = vec![format!(
-            "{:8} {:>8} {:>6} {:>8} {:>7} {}",
-            "",
-            "sent",
-            "late",
-            "not sent",
-            "retried",
-            heads.join(" ")
-        )];
+    /// Each transport that was used, by name.
+    pub fn transports(&self) -> impl Iterator<Item = (&'static str, &Lines)> {
         let sides = [("unary", &self.unary), ("stream", &self.stream)];
-        let sides = sides.map(|(name, side)| Some((name, side.as_ref()?)));
-        for (name, side) in sides.iter().flatten() {
-            let times = QUANTILES.map(|(name, _)| format!("{:>9.2}", side.latency_ms[name]));
-            lines.push(format!(
-                "{name:8} {:>8} {:>6} {:>8} {:>7} {}",
-                side.sent,
-                side.late,
-                side.not_sent,
-                side.retried,
-                times.join(" ")
-            ));
-        }
-        lines.push("         times count from the instant at which a grab was due".into());
-        for (name, side) in sides.iter().flatten() {
-            let outcomes = side.outcomes.iter();
-            let outcomes: Vec<String> = outcomes.map(|(label, n)| format!("{label} {n}")).collect();
-            lines.push(format!("{name:8} {}", outcomes.join(", ")));
-        }
-        lines
+        let sides = sides.into_iter();
+        sides.filter_map(|(name, side)| Some((name, side.as_ref()?)))
     }
 
-    fn cpu_times(&self) -> Vec<String> {
-        let told = [
-            ("while grabs were answered", &self.cpu_us_per_grab),
-            ("until all was closed", &self.cpu_us_per_grab_until_closed),
-        ];
-        let line = |(until, times): (&str, &BTreeMap<&str, f64>)| {
-            let each = times.iter().map(|(name, us)| format!("{name} {us:.1}"));
-            let each: Vec<String> = each.collect();
-            format!("         CPU time, µs a grab, {until}: {}", each.join(", "))
-        };
-        told.map(line).into()
+    /// The sum over the transports.
+    pub fn sum(&self, of: impl Fn(&Lines) -> u64) -> u64 {
+        self.transports().map(|(_, lines)| of(lines)).sum()
     }
 
-    fn money(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "{} envelopes closed ({} of them recalled first) {:.1} s after the last answer",
-            self.envelopes_closed, self.envelopes_recalled, self.close_s
-        )];
-        for (currency, sums) in &self.money {
-            lines.push(format!(
-                "{currency}: funded {} = won {} + refunded {} minor units",
-                sums.funded_minor, sums.won_minor, sums.refunded_minor
-            ));
-        }
-        lines.push(format!(
-            "{} accounts compared with what their owners were told",
-            self.accounts_compared
-        ));
-        lines.push(format!(
-            "audit: {} envelopes, {} grants, {} claims",
-            self.audit.envelopes, self.audit.grants, self.audit.claims
-        ));
-        let wrong = self.violations.iter().chain(&self.audit.discrepancies);
-        lines.extend(wrong.map(|detail| format!("WRONG  {detail}")));
-        lines
+    /// Answers of one outcome.
+    pub fn answers(&self, label: &str) -> u64 {
+        self.sum(|lines| lines.outcomes.get(label).copied().unwrap_or(0))
     }
 }
 
+/// Gives every transport slots of the same width, and answers how many the longest has.
+fn align(records: &mut BTreeMap<Transport, Record>) -> usize {
+    let widest = records
+        .values()
+        .map(|record| record.timeline.slot_s())
+        .max();
+    for record in records.values_mut() {
+        record.timeline.widen_to(widest.unwrap_or(1));
+    }
+    let longest = records.values().map(|record| record.timeline.len()).max();
+    longest.unwrap_or(0)
+}
+
+/// From the last answer until the first look that found nothing waiting for the books.
+fn drained_s(samples: &Samples, fire_s: f64) -> Option<f64> {
+    let backlog = samples.server.get(BACKLOG)?;
+    let after = samples.at_s.iter().zip(backlog);
+    let mut empty = after.filter(|(at_s, waiting)| **at_s >= fire_s && **waiting == Some(0.0));
+    let (at_s, _) = empty.next()?;
+    Some(thousandths(at_s - fire_s))
+}
+
+fn memory([before, prepared]: &[Resident; 2], samples: &Samples) -> BTreeMap<String, Memory> {
+    let each = before.iter().filter_map(|(name, before_bytes)| {
+        let prepared_bytes = *prepared.get(name)?;
+        let seen = samples.memory_bytes.get(*name)?.iter().flatten().max()?;
+        let memory = Memory {
+            before_bytes: *before_bytes,
+            prepared_bytes,
+            peak_bytes: *seen.max(&prepared_bytes),
+        };
+        Some(((*name).to_owned(), memory))
+    });
+    each.collect()
+}
+
 impl Lines {
-    fn new(record: &Record) -> Self {
+    fn new(record: &Record, slots: usize) -> Self {
         let quantiles = |of: &dyn Fn(u32) -> f64| {
-            QUANTILES
-                .iter()
-                .map(|(name, permille)| (*name, thousandths(of(*permille))))
+            let each = QUANTILES.iter();
+            each.map(|(name, permille)| ((*name).to_owned(), thousandths(of(*permille))))
                 .collect()
         };
+        let outcomes = record.outcomes.iter();
         Self {
             sent: record.sent,
             late: record.late,
             not_sent: record.not_sent,
             retried: record.retried,
-            outcomes: record.outcomes.clone(),
+            outcomes: outcomes
+                .map(|(label, n)| ((*label).to_owned(), *n))
+                .collect(),
             latency_ms: quantiles(&|permille| record.latency_ms(permille)),
             lateness_ms: quantiles(&|permille| record.lateness_ms(permille)),
+            from_send_ms: quantiles(&|permille| record.own.after_send_ms(permille)),
+            own_delay_ms: quantiles(&|permille| record.own.delay_ms(permille)),
+            latency_curve: record.latency_curve(),
+            over_time: record.timeline.told(slots),
         }
     }
 }
 
 impl Audit {
     fn new(audit: &v1::AuditResponse) -> Self {
+        let told = audit.discrepancies.iter().take(DISCREPANCIES_MAX);
+        let told = told.map(|it| {
+            let kind = it.kind().as_str_name();
+            format!("{kind} {} {}", it.envelope_id, it.detail)
+        });
         Self {
             clean: audit.clean,
             quiet: audit.quiet,
             discrepancy_count: audit.discrepancy_count,
-            discrepancies: audit
-                .discrepancies
-                .iter()
-                .take(DISCREPANCIES_MAX)
-                .map(|it| {
-                    format!(
-                        "{} {} {}",
-                        it.kind().as_str_name(),
-                        it.envelope_id,
-                        it.detail
-                    )
-                })
-                .collect(),
+            discrepancies: told.collect(),
             envelopes: audit.envelope_count,
             grants: audit.grant_count,
             claims: audit.claim_count,
@@ -326,159 +431,10 @@ impl Audit {
     }
 }
 
-fn gates(
-    profile: &Profile,
-    records: &BTreeMap<Transport, Record>,
-    violations: &Violations,
-    audit: &v1::AuditResponse,
-) -> Vec<Gate> {
-    let sum = |of: fn(&Record) -> u64| records.values().map(of).sum::<u64>();
-    let due = (sum(|it| it.sent) + sum(|it| it.not_sent)).max(1);
-    let unresolved = sum(|it| it.outcomes.get("unresolved").copied().unwrap_or(0));
-    let wanted = &profile.gates;
-    let at_most = |name, found: u64, max: u64| Gate {
-        name,
-        wanted: format!("at most {max}"),
-        found: found.to_string(),
-        met: found <= max,
-    };
-    // Rounded up: one grab in a million is not zero of a thousand.
-    let permille = |count: u64| (count * 1_000).div_ceil(due);
-    let mut gates = vec![
-        at_most("wrong answers and balances", violations.count, 0),
-        at_most("audit discrepancies", audit.discrepancy_count, 0),
-        Gate {
-            name: "audit",
-            wanted: "clean and quiet".into(),
-            found: format!("clean {}, quiet {}", audit.clean, audit.quiet),
-            met: audit.clean && audit.quiet,
-        },
-        at_most("unresolved", unresolved, wanted.unresolved_max),
-        at_most(
-            "not sent, of a thousand",
-            permille(sum(|it| it.not_sent)),
-            wanted.not_sent_permille_max,
-        ),
-        at_most(
-            "late, of a thousand",
-            permille(sum(|it| it.late)),
-            wanted.late_permille_max,
-        ),
-    ];
-    for (name, transport, max) in [
-        ("unary p99 ms", Transport::Unary, wanted.unary_p99_ms_max),
-        ("stream p99 ms", Transport::Stream, wanted.stream_p99_ms_max),
-    ] {
-        if let Some(record) = records.get(&transport) {
-            let found = record.latency_ms(990);
-            gates.push(Gate {
-                name,
-                wanted: format!("at most {max}"),
-                found: format!("{found:.1}"),
-                met: found <= max as f64,
-            });
-        }
-    }
-    gates
-}
-
-fn thousandths(value: f64) -> f64 {
+/// Rounded: a report is read by people, too.
+pub fn thousandths(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn report(change: impl FnOnce(&mut Record, &mut Findings, &mut v1::AuditResponse)) -> Report {
-        let profile = crate::profile::load("smoke").unwrap();
-        let schedule = crate::schedule::plan(&profile);
-        let mut record = Record::new(Duration::from_millis(20));
-        for _ in 0..1_000 {
-            record.left(Duration::ZERO, Duration::ZERO);
-            record.answered(Duration::ZERO, Duration::from_millis(3), 1, "won");
-        }
-        let mut findings = Findings::default();
-        let mut audit = v1::AuditResponse {
-            clean: true,
-            quiet: true,
-            ..v1::AuditResponse::default()
-        };
-        change(&mut record, &mut findings, &mut audit);
-        Report::new(Outcome {
-            profile: &profile,
-            run: "r",
-            schedule: &schedule,
-            records: &BTreeMap::from([(Transport::Unary, record)]),
-            fire_s: 1.0,
-            cpu: [cpu(&[("server", 12)]), cpu(&[("server", 20), ("redis", 3)])],
-            findings,
-            audit,
-        })
-    }
-
-    fn cpu(ms: &[(&'static str, u64)]) -> Cpu {
-        let times = ms
-            .iter()
-            .map(|(name, ms)| (*name, Duration::from_millis(*ms)));
-        Cpu(times.collect())
-    }
-
-    #[test]
-    fn cpu_time_is_told_by_process_and_grab() {
-        let report = report(|_, _, _| {});
-        assert_eq!(report.cpu_us_per_grab["server"], 12.0);
-        assert_eq!(report.cpu_us_per_grab_until_closed["redis"], 3.0);
-        let words = report.words();
-        assert!(
-            words.contains("until all was closed: redis 3.0, server 20.0"),
-            "{words}"
-        );
-        let since = cpu(&[("server", 20), ("redis", 3)]).since(&cpu(&[("server", 12)]));
-        assert_eq!(since.0, cpu(&[("server", 8), ("redis", 3)]).0);
-    }
-
-    #[test]
-    fn a_faultless_run_passes() {
-        let report = report(|_, _, _| {});
-        assert!(report.passed(), "{}", report.words());
-    }
-
-    #[test]
-    fn one_wrong_answer_fails_a_run() {
-        let report = report(|_, findings, _| findings.violations.note("a unit is missing".into()));
-        assert!(!report.passed());
-        assert!(report.words().contains("a unit is missing"));
-    }
-
-    #[test]
-    fn an_audit_that_is_not_quiet_fails_a_run() {
-        assert!(!report(|_, _, audit| audit.quiet = false).passed());
-    }
-
-    #[test]
-    fn one_grab_that_was_not_sent_fails_a_run_that_allows_none() {
-        assert!(!report(|record, _, _| record.given_up()).passed());
-    }
-
-    #[test]
-    fn slow_answers_fail_a_run() {
-        let slow = |record: &mut Record, _: &mut Findings, _: &mut v1::AuditResponse| {
-            for _ in 0..100 {
-                record.left(Duration::ZERO, Duration::ZERO);
-                record.answered(Duration::ZERO, Duration::from_secs(20), 1, "won");
-            }
-        };
-        assert!(!report(slow).passed());
-    }
-
-    #[test]
-    fn the_json_names_the_gates() {
-        let json: serde_json::Value =
-            serde_json::from_str(&report(|_, _, _| {}).json().unwrap()).unwrap();
-        assert_eq!(json["passed"], true);
-        assert_eq!(json["unary"]["sent"], 1_000);
-        assert_eq!(json["gates"][0]["met"], true);
-    }
-}
+pub mod tests;

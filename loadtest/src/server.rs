@@ -9,7 +9,9 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::stack::{Own, Stores, cpu_of};
+use crate::process::Process;
+use crate::scrape::Scrape;
+use crate::stack::{Own, Stores};
 
 /// How long a start, or a stop, may take.
 const STEP_MAX: Duration = Duration::from_secs(30);
@@ -66,6 +68,7 @@ impl Address {
 struct Ports {
     grpc: u16,
     admin: u16,
+    http: u16,
 }
 
 /// A server that was started here.
@@ -78,6 +81,12 @@ pub struct OwnServer {
     pub public: Address,
     /// Its admin listener.
     pub admin: Address,
+    /// Its metrics.
+    pub metrics: Scrape,
+    /// The name of its stack.
+    pub stack: String,
+    /// The name of its level of acknowledgement.
+    pub ack: String,
 }
 
 impl OwnServer {
@@ -113,6 +122,9 @@ impl OwnServer {
                 stores: Some(stores),
                 public: Address(format!("http://127.0.0.1:{}", ports.grpc)),
                 admin: Address(format!("http://127.0.0.1:{}", ports.admin)),
+                metrics: Scrape::on_loopback(ports.http),
+                stack: own.stack_name(),
+                ack: own.ack_name(),
                 folder,
             }),
             Err(error) => {
@@ -124,11 +136,27 @@ impl OwnServer {
         }
     }
 
-    /// CPU time of each process that was started here, since its start.
-    pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
-        let server = cpu_of(self.child.id(), false).map(|time| ("server", time));
-        let stores = self.stores.iter().flat_map(Stores::cpu);
-        server.into_iter().chain(stores).collect()
+    /// Each process that was started here.
+    pub fn processes(&self) -> Vec<Process> {
+        let server = Process {
+            name: "server",
+            pid: self.child.id(),
+            with_children: false,
+        };
+        let stores = self.stores.iter().flat_map(Stores::processes);
+        std::iter::once(server).chain(stores).collect()
+    }
+
+    /// What commands that run meanwhile are told: where it is, which process, and its stores' flags.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let flags = self.stores.iter().flat_map(|stores| &stores.flags);
+        let flags: Vec<&str> = flags.map(String::as_str).collect();
+        let folder = self.folder.display().to_string();
+        vec![
+            ("RED_ENVELOPE_LOADTEST_FOLDER", folder),
+            ("RED_ENVELOPE_LOADTEST_SERVER", self.child.id().to_string()),
+            ("RED_ENVELOPE_LOADTEST_STORES", flags.join(" ")),
+        ]
     }
 
     /// Where its data and its log are.

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::process::Process;
+
 /// How long a store may take to start, and to end.
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// How often a start or an end is looked at.
@@ -88,6 +90,21 @@ impl Own {
         );
         Ok(())
     }
+
+    /// The stack as it is asked for.
+    pub fn stack_name(&self) -> String {
+        word(self.stack)
+    }
+
+    /// The level as it is asked for, or the default of the server.
+    pub fn ack_name(&self) -> String {
+        word(self.ack.unwrap_or(Ack::Fsync))
+    }
+}
+
+fn word(value: impl ValueEnum) -> String {
+    let word = value.to_possible_value();
+    word.map_or_else(String::new, |word| word.get_name().to_owned())
 }
 
 /// A store that runs.
@@ -154,9 +171,8 @@ impl Stores {
         })?;
         let hot = format!("redis://127.0.0.1:{port}");
         self.flags.extend(["--hot".to_owned(), hot]);
-        if let Some(level) = own.ack.and_then(|ack| ack.to_possible_value()) {
-            let level = level.get_name().to_owned();
-            self.flags.extend(["--ack".to_owned(), level]);
+        if own.ack.is_some() {
+            self.flags.extend(["--ack".to_owned(), own.ack_name()]);
         }
         Ok(())
     }
@@ -255,10 +271,15 @@ impl Stores {
         }
     }
 
-    /// CPU time of each store since it started, its own processes and those that ended included.
-    pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
-        let of = |store: &Store| Some((store.name, cpu_of(store.pid()?, true)?));
-        self.stores.iter().filter_map(of).collect()
+    /// The process of each store, whose children belong to it.
+    pub fn processes(&self) -> impl Iterator<Item = Process> {
+        self.stores.iter().filter_map(|store| {
+            Some(Process {
+                name: store.name,
+                pid: store.pid()?,
+                with_children: true,
+            })
+        })
     }
 
     /// Ends the stores, the last one first.
@@ -386,77 +407,9 @@ fn newest_programs(all: &Path) -> anyhow::Result<PathBuf> {
     Ok(all.join(newest.to_string()).join("bin"))
 }
 
-/// CPU time of a process since it started; `with_children`: and of its children, also those that
-/// ended.
-pub fn cpu_of(pid: u32, with_children: bool) -> Option<Duration> {
-    let own = Times::read(pid)?;
-    let mut ticks = own.ticks;
-    if with_children {
-        ticks += own.ticks_of_ended;
-        let all = std::fs::read_dir("/proc").ok()?.flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let others = pids.filter_map(Times::read);
-        let children = others.filter(|times| times.parent == pid);
-        ticks += children.map(|child| child.ticks).sum::<u64>();
-    }
-    Some(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
-}
-
-/// Linux tells CPU time in hundredths of a second (USER_HZ, see proc(5)).
-const TICKS_PER_SECOND: u64 = 100;
-
-/// What the kernel says of a process.
-struct Times {
-    parent: u32,
-    ticks: u64,
-    ticks_of_ended: u64,
-}
-
-impl Times {
-    fn read(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Self::parse(&stat)
-    }
-
-    /// Fields as proc(5) numbers them, behind the name in brackets, which is the second.
-    fn parse(stat: &str) -> Option<Self> {
-        let (_, behind) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = behind.split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        Some(Self {
-            parent: u32::try_from(field(4)?).ok()?,
-            ticks: field(14)? + field(15)?,
-            ticks_of_ended: field(16)? + field(17)?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_time_is_read_behind_a_name_with_blanks_and_brackets() {
-        let stat = "7 (a b) c) S 3 7 7 0 -1 4194304 1 2 3 4 11 12 13 14 20 0 1 0 5 6 7";
-        let times = Times::parse(stat).unwrap();
-        assert_eq!(
-            (times.parent, times.ticks, times.ticks_of_ended),
-            (3, 23, 27)
-        );
-        assert!(Times::parse("7 (a) S 3").is_none());
-    }
-
-    #[test]
-    fn this_process_uses_cpu_time() {
-        let pid = std::process::id();
-        let before = cpu_of(pid, false).unwrap();
-        let mut spun = 0_u64;
-        while cpu_of(pid, false).unwrap() == before {
-            spun += 1;
-        }
-        assert!(spun > 0);
-        assert!(cpu_of(pid, true).unwrap() > before);
-    }
 
     #[test]
     fn the_newest_release_that_is_taken_is_found_and_none_is_told() {

@@ -3,9 +3,10 @@
 //! Every run has a name of its own, which begins the name of everybody in it, so that runs against
 //! the same server never meet.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use red_envelope_proto::v1;
+use tokio::time::Instant;
 
 use crate::book::{Page, Terms};
 use crate::profile::{Audience, Crowd, Kind, Profile, Split};
@@ -21,6 +22,8 @@ pub struct World {
     pub schedule: Schedule,
     /// The ids of the schedule's envelopes, once they exist.
     pub ids: Vec<String>,
+    /// The instant from which arrivals count, once the firing has begun.
+    pub fire_start: OnceLock<Instant>,
     pages: Vec<Mutex<Page>>,
 }
 
@@ -35,6 +38,7 @@ impl World {
             profile,
             schedule,
             ids: Vec::new(),
+            fire_start: OnceLock::new(),
             pages,
         }
     }

@@ -148,7 +148,9 @@ async fn rehearse(cheat: Cheat) -> crate::report::Report {
     let target = crate::Target {
         public: address.clone(),
         admin: address,
+        metrics: None,
         own: None,
+        meanwhile: crate::meanwhile::Commands::default(),
     };
     crate::rehearse(profile, &target).await.unwrap()
 }

@@ -1,7 +1,10 @@
 //! Real programs: the load test starts a server of its own, is sent to one that runs already, and
-//! finds none.
+//! finds none; the server is stopped for a while (`stalled`), and its books are edited (`planted`).
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+mod planted;
+mod stalled;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,7 +28,7 @@ impl Folder {
 
     /// The smoke profile, shortened to what proves that the programs meet.
     fn profile(&self) -> PathBuf {
-        let smoke = include_str!("../profiles/smoke.toml");
+        let smoke = include_str!("../../profiles/smoke.toml");
         let short = smoke
             .replace("spread_ms = 6_000", "spread_ms = 200")
             .replace("envelopes = 30", "envelopes = 3")
@@ -93,13 +96,14 @@ fn loadtest(profile: &Path, more: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// It passed, and its JSON says so.
-fn passes(output: &Output) {
+/// It passed, and its JSON says so. Answers that.
+fn passes(output: &Output) -> serde_json::Value {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{told}", output.status);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["audit"]["clean"], true, "{report}");
     assert_eq!(report["audit"]["quiet"], true, "{report}");
+    report
 }
 
 #[test]
@@ -149,8 +153,7 @@ fn stores_of_its_own_are_started_with_the_server_and_ended_after_it() {
         ),
     ] {
         let output = loadtest(&profile, &stack);
-        passes(&output);
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = passes(&output);
         let cpu = &report["cpu_us_per_grab_until_closed"];
         for process in ["loadtest", "server"].iter().chain(stores) {
             assert!(cpu[process].as_f64().unwrap() > 0.0, "{process}: {cpu}");
@@ -160,4 +163,67 @@ fn stores_of_its_own_are_started_with_the_server_and_ended_after_it() {
     assert_eq!(refused.status.code(), Some(64));
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(told.contains("add --stack redis"), "{told}");
+}
+
+/// What the run recorded, second by second, adds up to what it told of the whole.
+fn adds_up(report: &serde_json::Value) {
+    assert_eq!(report["format"], 2);
+    let counts = |of: &serde_json::Value| -> u64 {
+        let slots = of.as_array().unwrap();
+        slots.iter().map(|slot| slot.as_u64().unwrap()).sum()
+    };
+    for transport in ["unary", "stream"] {
+        let (lines, over_time) = (&report[transport], &report[transport]["over_time"]);
+        assert_eq!(counts(&over_time["sent"]), lines["sent"], "{transport}");
+        let answered = over_time["answered"].as_object().unwrap();
+        let answered: u64 = answered.values().map(counts).sum();
+        assert_eq!(answered, lines["sent"], "{transport}");
+    }
+    // The server told its own side, and had posted everything at the end.
+    let server = &report["samples"]["server"];
+    let last = |name: &str| server[name].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last("backlog"), 0.0, "{report}");
+    let claims = report["audit"]["claims"].as_f64().unwrap();
+    assert!(last("settled").as_f64().unwrap() >= claims, "{report}");
+    assert!(report["memory"]["server"]["peak_bytes"].as_u64().unwrap() > 1 << 20);
+    let batches = report["batches"]["settle_batch_records"].as_array();
+    assert!(!batches.unwrap().is_empty());
+}
+
+#[test]
+fn what_a_run_tells_is_drawn_compared_and_planned_from_only_if_it_can_be() {
+    let folder = Folder::new("told");
+    let at = |name: &str| folder.0.join(name).to_str().unwrap().to_owned();
+    let (json, page, again) = (at("a.json"), at("a.html"), at("b.html"));
+    let run = |arguments: &[&str], code: i32| {
+        let output = Command::new(LOADTEST).args(arguments).output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        told
+    };
+    let profile = folder.profile();
+    let files = ["--json", &json, "--html", &page];
+    run(&[&[profile.to_str().unwrap()], &files[..]].concat(), 0);
+    adds_up(&serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap());
+
+    run(&["draw", &json, &again], 0);
+    let pages = [page, again].map(|page| std::fs::read_to_string(page).unwrap());
+    assert_eq!(pages[0], pages[1]);
+    assert!(pages[0].contains("Money audit: clean."));
+
+    let told = run(&["compare", &json, &json], 0);
+    assert!(told.contains("LIMITS"), "{told}");
+    std::fs::write(at("old.json"), "{}").unwrap();
+    let told = run(&["compare", &json, &at("old.json")], 64);
+    assert!(
+        told.contains("old.json") && told.contains("format is none"),
+        "{told}"
+    );
+
+    let told = run(&["plan", "--peak", "760000", "--from", &json], 64);
+    assert!(
+        told.contains("burst --stack redis+postgres --json"),
+        "{told}"
+    );
 }

@@ -1,0 +1,134 @@
+//! What a plan says of a report whose figures are round, and which reports it refuses.
+
+use std::collections::BTreeMap;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    words: Words,
+}
+
+fn words(more: &[&str]) -> Words {
+    let all = ["plan", "--peak", "760000", "--from", "report.json"];
+    Line::parse_from(all.iter().chain(more)).words
+}
+
+/// 100,000 grabs, half of which win: 10 µs of the server, 5 of Redis, 20 of PostgreSQL each.
+fn report() -> Report {
+    let mut report = crate::report::tests::seconds(&[10_000; 10], 5);
+    report.setup.stack = Some("redis+postgres".into());
+    report.setup.optimised = true;
+    let unary = report.unary.as_mut().unwrap();
+    unary.outcomes = BTreeMap::from([("won".to_owned(), 50_000), ("empty".to_owned(), 50_000)]);
+    let costs = [("server", 10.0), ("redis", 5.0), ("postgres", 20.0)];
+    report.cpu_us_per_grab_until_closed = costs.map(|(name, us)| (name.to_owned(), us)).into();
+    report.shares = 50_000;
+    let redis = Memory {
+        before_bytes: 10_000_000,
+        prepared_bytes: 15_000_000,
+        peak_bytes: 20_000_000,
+    };
+    report.memory = BTreeMap::from([("redis".to_owned(), redis)]);
+    report
+}
+
+fn planned(report: &Report, more: &[&str]) -> String {
+    let measured = Measured::of(report).unwrap();
+    told(&words(more), report, &measured)
+}
+
+#[test]
+fn the_arithmetic_is_shown_line_by_line() {
+    let plan = planned(&report(), &[]);
+    for line in [
+        "server    760,000/s × 10 µs = 7.6 cores busy; ÷ 50 % = 15.2 cores",
+        "÷ 4 cores a pod = 3.8 → 4 pods, and one that may be away: 5 PODS",
+        "redis     760,000/s × 5 µs = 3.8 cores busy; ÷ 50 % = 7.6 cores",
+        "8 REDIS MASTERS; one envelope is on one master: 200,000 grabs a second",
+        "22,800,000 shares of the peak × 100 bytes before they are won = 2.12 GiB, 0.265 a master",
+        "760,000/s × 50 % won × 60 s, posted within 90 s = 253,333 shares a second",
+        // 40 µs a share won, 38 % of it.
+        "claims    253,333/s × 15.2 µs = 3.85 cores busy; ÷ 50 % = 7.7 cores",
+        "1 POSTGRESQL FOR CLAIMS",
+        "accounts  253,333/s × 24.8 µs = 6.28 cores busy; ÷ 50 % = 12.57 cores",
+        "1 POSTGRESQL FOR ACCOUNTS",
+        "the peak is 76 times the rehearsal's rate",
+    ] {
+        assert!(plan.contains(line), "{line:?} is not in\n{plan}");
+    }
+}
+
+#[test]
+fn what_is_assumed_can_be_said_otherwise() {
+    let plan = planned(
+        &report(),
+        &["--busy", "100", "--pod-cores", "1", "--lag-s", "0"],
+    );
+    assert!(
+        plan.contains("8 pods, and one that may be away: 9 PODS"),
+        "{plan}"
+    );
+    assert!(plan.contains("the headroom is 0 %"), "{plan}");
+    assert!(
+        plan.contains("posted within 60 s = 380,000 shares"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn memory_that_hardly_grew_is_told_as_unknown_and_not_as_nought() {
+    let mut report = report();
+    report.memory.clear();
+    let plan = planned(&report, &[]);
+    assert!(
+        plan.contains("a share that waits:  too little growth to be told"),
+        "{plan}"
+    );
+    assert!(!plan.contains("GiB"), "{plan}");
+}
+
+#[test]
+fn a_report_that_lacks_a_figure_is_refused_with_what_is_missing() {
+    let refused = |change: fn(&mut Report)| {
+        let mut report = report();
+        change(&mut report);
+        let error = Measured::of(&report).err().unwrap();
+        error.to_string()
+    };
+    let no_redis = |it: &mut Report| {
+        it.cpu_us_per_grab_until_closed.remove("redis");
+    };
+    assert!(refused(no_redis).contains("no CPU time of redis"));
+    assert!(refused(|it| it.passed = false).contains("missed its gates"));
+    let void = |it: &mut Report| it.generator.void = Some("the generator was late".into());
+    assert!(refused(void).contains("void: the generator was late"));
+    assert!(refused(|it| it.setup.optimised = false).contains("without optimisation"));
+    assert!(refused(|it| it.setup.stack = None).contains("its stack is none"));
+    assert!(refused(|it| it.unary = None).contains("0 grabs are fewer"));
+    let nobody = |it: &mut Report| it.unary.as_mut().unwrap().outcomes.clear();
+    assert!(refused(nobody).contains("nobody won"));
+}
+
+#[test]
+fn a_refusal_says_which_run_to_do() {
+    let folder = std::env::temp_dir().join(format!("loadtest-plan-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("report.json");
+    let mut unfit = report();
+    unfit.passed = false;
+    std::fs::write(&file, unfit.json().unwrap()).unwrap();
+    let words = Words {
+        from: file,
+        ..words(&[])
+    };
+    let error = format!("{:#}", plan(&words).unwrap_err());
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(
+        error.contains("burst --stack redis+postgres --json"),
+        "{error}"
+    );
+}

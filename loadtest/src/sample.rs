@@ -1,0 +1,309 @@
+//! Looks at the processes and at the server's metrics while a run runs.
+//!
+//! *Shape.* A thread of its own, so that a busy runtime delays no look; what it found is taken out at the
+//! end.
+//!
+//! *Bounds.* [`SAMPLES_MAX`] looks are kept: each second one goes when there are more, and the thread looks
+//! half as often from then on. Sums lose nothing by that, since what is sampled are sums since the start.
+//!
+//! *If a look fails*, its values are missing and the next look is as good as ever.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::process::Process;
+use crate::scrape::{Page, Scrape};
+
+/// Looks that are kept.
+const SAMPLES_MAX: usize = 600;
+/// Between two looks, at first. A look costs some two milliseconds of CPU time.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A server that does not answer a look within this has a gap there.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The last look is worth a wait: it says how the run ended.
+const PATIENCE_AT_END: Duration = Duration::from_secs(10);
+
+/// What is asked of the server's metrics: how reports call it, and its name.
+const ASKED: [(&str, &str); 7] = [
+    (BACKLOG, "red_envelope_outbox_records"),
+    ("settlement_lag_s", "red_envelope_outbox_oldest_age_seconds"),
+    ("settled", "red_envelope_settled_records_total"),
+    ("queued_grabs", "red_envelope_hot_queued_grabs"),
+    ("shed", "red_envelope_shed_total"),
+    ("failed_grabs", "red_envelope_grabs_failed_total"),
+    ("store_bytes", "red_envelope_store_bytes"),
+];
+/// Acknowledged records that wait for the books.
+pub const BACKLOG: &str = "backlog";
+/// Histograms of sizes: how reports call them, and their names.
+const BATCHES: [(&str, &str); 2] = [
+    ("hot_commit_grabs", "red_envelope_hot_commit_grabs"),
+    ("settle_batch_records", "red_envelope_settle_batch_records"),
+];
+
+/// Looks until it is stopped, or dropped.
+pub struct Sampler {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<Looks>,
+}
+
+struct Look {
+    at: Instant,
+    cpu: Vec<Option<Duration>>,
+    memory_bytes: Vec<Option<u64>>,
+    server: [Option<f64>; ASKED.len()],
+    batches: [Vec<(f64, f64)>; BATCHES.len()],
+}
+
+/// What was seen.
+pub struct Looks {
+    processes: Vec<Process>,
+    every: Duration,
+    looks: Vec<Look>,
+}
+
+/// Looks as reports keep them: one column a figure, one value a look.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// When, in seconds from the first instant of the firing; before it, envelopes are prepared.
+    pub at_s: Vec<f64>,
+    /// CPU time of each process since the first look, in seconds.
+    pub cpu_s: BTreeMap<String, Vec<Option<f64>>>,
+    /// Resident memory of each process.
+    pub memory_bytes: BTreeMap<String, Vec<Option<u64>>>,
+    /// What the server told of itself.
+    pub server: BTreeMap<String, Vec<Option<f64>>>,
+}
+
+/// Batches of one size: above the one before, and up to this.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// The largest in it. None: without end.
+    pub up_to: Option<f64>,
+    /// How many batches.
+    pub count: u64,
+}
+
+impl Sampler {
+    /// Starts looking.
+    pub fn start(processes: Vec<Process>, metrics: Option<Scrape>) -> anyhow::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let mut looks = Looks {
+            processes,
+            every: LOOK_EVERY,
+            looks: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("sampler".into())
+            .spawn(move || {
+                loop {
+                    looks.look(metrics.as_ref(), PATIENCE);
+                    match stopped.recv_timeout(looks.every) {
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                    }
+                }
+                looks.look(metrics.as_ref(), PATIENCE_AT_END);
+                looks
+            })
+            .context("no thread for samples")?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Takes a last look, and answers all.
+    pub fn stop(self) -> anyhow::Result<Looks> {
+        drop(self.stop);
+        let looks = self.thread.join();
+        looks.map_err(|_| anyhow::anyhow!("the thread that samples panicked"))
+    }
+}
+
+impl Looks {
+    /// Nobody looked.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self {
+            processes: Vec::new(),
+            every: LOOK_EVERY,
+            looks: Vec::new(),
+        }
+    }
+
+    fn look(&mut self, metrics: Option<&Scrape>, patience: Duration) {
+        let at = Instant::now();
+        // First what never waits.
+        let cpu = self.processes.iter().map(Process::cpu).collect();
+        let memory_bytes = self.processes.iter().map(Process::memory_bytes).collect();
+        let page = metrics.and_then(|metrics| metrics.look(patience).ok());
+        let told = |name: &str| page.as_ref().and_then(|page| page.value(name));
+        let sizes = |name: &str| page.as_ref().map(|page| Page::buckets(page, name));
+        let look = Look {
+            at,
+            cpu,
+            memory_bytes,
+            server: ASKED.map(|(_, name)| told(name)),
+            batches: BATCHES.map(|(_, name)| sizes(name).unwrap_or_default()),
+        };
+        self.add(look);
+    }
+
+    fn add(&mut self, look: Look) {
+        self.looks.push(look);
+        if self.looks.len() > SAMPLES_MAX {
+            let mut keep = false;
+            self.looks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.every *= 2;
+        }
+    }
+
+    /// For reports, counted from the start of the firing.
+    pub fn told(&self, start: Instant) -> Samples {
+        let at_s = self.looks.iter().map(|look| seconds(look.at, start));
+        let mut samples = Samples {
+            at_s: at_s.collect(),
+            ..Samples::default()
+        };
+        for (place, process) in self.processes.iter().enumerate() {
+            let first = self.looks.iter().find_map(|look| look.cpu[place]);
+            let since_first = |look: &Look| Some(look.cpu[place]?.saturating_sub(first?));
+            let cpu = self.looks.iter().map(since_first);
+            let cpu = cpu.map(|time| Some(time?.as_secs_f64())).collect();
+            samples.cpu_s.insert(process.name.to_owned(), cpu);
+            let memory = self.looks.iter().map(|look| look.memory_bytes[place]);
+            let memory = memory.collect();
+            samples.memory_bytes.insert(process.name.to_owned(), memory);
+        }
+        for (place, (name, _)) in ASKED.iter().enumerate() {
+            let column: Vec<_> = self.looks.iter().map(|look| look.server[place]).collect();
+            if column.iter().any(Option::is_some) {
+                samples.server.insert((*name).to_owned(), column);
+            }
+        }
+        samples
+    }
+
+    /// Sizes of the batches since the start of the firing.
+    pub fn batches(&self, start: Instant) -> BTreeMap<String, Vec<Bucket>> {
+        let mut told = BTreeMap::new();
+        for (place, (name, _)) in BATCHES.iter().enumerate() {
+            let seen = |look: &&Look| !look.batches[place].is_empty();
+            let Some(last) = self.looks.iter().rfind(seen) else {
+                continue;
+            };
+            let before = self.looks.iter().filter(seen);
+            let before = before.take_while(|look| look.at <= start).last();
+            let before: &[(f64, f64)] = before.map_or(&[], |look| &look.batches[place]);
+            told.insert((*name).to_owned(), between(before, &last.batches[place]));
+        }
+        told
+    }
+}
+
+/// What two looks at one histogram differ by. Buckets count from nought; ours from the one before.
+fn between(before: &[(f64, f64)], after: &[(f64, f64)]) -> Vec<Bucket> {
+    let mut below = 0;
+    let counted = after.iter().map(|(up_to, count)| {
+        let known = before.iter().find(|(other, _)| other == up_to);
+        let cumulative = whole(count - known.map_or(0.0, |(_, count)| *count));
+        let count = cumulative.saturating_sub(below);
+        below = cumulative;
+        Bucket {
+            up_to: up_to.is_finite().then_some(*up_to),
+            count,
+        }
+    });
+    counted.collect()
+}
+
+/// Counts in Prometheus' format are floats.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count of 2^53 batches would be off by one, and none is below nought"
+)]
+fn whole(count: f64) -> u64 {
+    count.max(0.0) as u64
+}
+
+/// From `start` to `at`, below nought before it.
+fn seconds(at: Instant, start: Instant) -> f64 {
+    let (after, before) = (
+        at.saturating_duration_since(start),
+        start.saturating_duration_since(at),
+    );
+    crate::report::thousandths(after.as_secs_f64() - before.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(at: Instant, cpu_ms: u64) -> Look {
+        Look {
+            at,
+            cpu: vec![Some(Duration::from_millis(cpu_ms))],
+            memory_bytes: vec![Some(7)],
+            server: [Some(1.0), None, None, None, None, None, None],
+            batches: [vec![(4.0, cpu_ms as f64), (f64::INFINITY, 400.0)], vec![]],
+        }
+    }
+
+    fn looks(count: usize) -> (Instant, Looks) {
+        let start = Instant::now();
+        let mut looks = Looks {
+            processes: vec![Process::own()],
+            every: LOOK_EVERY,
+            looks: Vec::new(),
+        };
+        let mut at = start;
+        for number in 0..count as u64 {
+            looks.add(look(at, 10 * number));
+            at += LOOK_EVERY;
+        }
+        (start, looks)
+    }
+
+    #[test]
+    fn many_looks_are_thinned_and_their_sums_stay() {
+        let (start, looks) = looks(10 * SAMPLES_MAX);
+        assert!(looks.looks.len() <= SAMPLES_MAX);
+        assert!(looks.every > LOOK_EVERY);
+        let told = looks.told(start);
+        let last = told.cpu_s["loadtest"].last().unwrap().unwrap();
+        assert!(last > 0.009 * 10.0 * SAMPLES_MAX as f64, "{last}");
+        assert_eq!(told.at_s.first(), Some(&0.0));
+        assert!(!told.server.contains_key("shed"));
+    }
+
+    #[test]
+    fn batches_are_those_since_the_start_of_the_firing() {
+        let (start, looks) = looks(5);
+        let told = looks.batches(start + 2 * LOOK_EVERY);
+        let up_to = |up_to, count| Bucket { up_to, count };
+        assert_eq!(
+            told["hot_commit_grabs"],
+            [up_to(Some(4.0), 20), up_to(None, 0)]
+        );
+        assert!(!told.contains_key("settle_batch_records"));
+    }
+
+    #[test]
+    fn a_server_that_tells_nothing_leaves_the_processes_figures() {
+        let nobody = Scrape::on_loopback(1);
+        let sampler = Sampler::start(vec![Process::own()], Some(nobody)).unwrap();
+        let looks = sampler.stop().unwrap();
+        let told = looks.told(Instant::now());
+        assert!(told.at_s.len() >= 2);
+        assert!(told.memory_bytes["loadtest"][0] > Some(0));
+        assert!(told.server.is_empty());
+    }
+}
