@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::harness::fleet::until;
 use crate::harness::world::grab_of;
-use crate::harness::{Hot, World, cny, equal};
+use crate::harness::{Hot, Start, World, cny, equal};
 
 /// What the sender has at first, what a share is worth, and shares of an envelope.
 const FUNDS: i64 = 100_000;
@@ -103,6 +103,9 @@ async fn what_a_full_redis_has_granted_is_paid_and_ended() {
     };
     world.envelopes.recall_envelope(recall).await.unwrap();
     ended(&mut world, &envelopes[0].0).await;
+    // Also by a server that comes while it is full.
+    world.server.kill();
+    let mut world = world.restarted(Start::on(Hot::Redis)).await;
     world.server.set_clock_ms(A_DAY_LATER_MS);
     ended(&mut world, &envelopes[1].0).await;
     let paid = 2 * i64::try_from(SETTLED + OWED).unwrap() * SHARE;

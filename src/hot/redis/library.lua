@@ -1042,15 +1042,15 @@ local function register_as(name, callback, flags)
   redis.register_function { function_name = name, callback = bound(callback), flags = flags }
 end
 local function writes(name, callback) register_as(name, callback, {}) end
--- What gives memory back, or ends what would take more, goes on where memory is full.
+-- What gives memory back, ends what would take more, or comes before either, goes on where memory is full.
 local function frees(name, callback) register_as(name, callback, { 'allow-oom' }) end
 local function reads(name, callback) register_as(name, callback, { 'no-writes' }) end
 
-writes('register_2', register)
 writes('load_1', load)
 writes('open_1', open)
 writes('grab_1', grab)
 writes('decline_1', decline)
+frees('register_2', register)
 frees('close_1', close)
 frees('freeze_1', freeze)
 frees('remove_1', remove)

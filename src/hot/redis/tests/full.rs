@@ -13,9 +13,10 @@ use crate::hot::redis::register::LIBRARY;
 use crate::hot::{HotError, HotStore};
 
 /// Functions that run where memory is full: they end what would take more, or free some.
-const FREES: [&str; 5] = [
+const FREES: [&str; 6] = [
     "close_1",
     "freeze_1",
+    "register_2",
     "remove_1",
     "set_aside_1",
     "settled_1",

@@ -325,10 +325,13 @@ impl Scene {
             let left: Vec<_> = shares.skip(1).collect();
             return vec![text(0), left.concat(), text(1), text("yan")];
         }
+        // Of an envelope that has none for yan, the first.
         let names = &mut cast.terms.exclusive.iter();
         let yan = names.position(|share| share.grabber.as_str() == "yan");
-        let share = yan.and_then(|place| shares.nth(place)).unwrap();
-        vec![text(0), Vec::new(), text(0), text("yan"), share]
+        let place = yan.unwrap_or(0);
+        let name = cast.terms.exclusive[place].grabber.as_str();
+        let share = shares.nth(place).unwrap();
+        vec![text(0), Vec::new(), text(0), text(name), share]
     }
 
     /// Everything that is on the server.
