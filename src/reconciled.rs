@@ -44,6 +44,8 @@ pub struct Healed {
     pub unowed: usize,
     /// Grabs whose share or grabber had been paid by another claim.
     pub superseded: usize,
+    /// Grabs whose share had gone to somebody else, and that the reserve has paid.
+    pub made_good: usize,
     /// Grabs that can't be paid as they stand.
     pub set_aside: usize,
     /// Envelopes that were closed, their remainder refunded.
@@ -54,11 +56,12 @@ pub struct Healed {
 
 impl Healed {
     /// Each count under the name that programs read.
-    pub fn named(&self) -> [(&'static str, usize); 6] {
+    pub fn named(&self) -> [(&'static str, usize); 7] {
         [
             ("settled", self.settled),
             ("unowed", self.unowed),
             ("superseded", self.superseded),
+            ("made_good", self.made_good),
             ("set_aside", self.set_aside),
             ("closed", self.closed),
             ("published", self.published),
@@ -155,13 +158,14 @@ async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), 
         let drained = settlement.drain_once().await?;
         healed.settled += drained.paid;
         healed.superseded += drained.superseded;
+        healed.made_good += drained.made_good;
         healed.set_aside += drained.dead_letters;
         let swept = settlement.sweep_once().await?;
         healed.closed += swept.closed;
         let published = settlement.publish_once().await?;
         healed.published += published;
         let taken_out = drained.paid + drained.duplicates + drained.superseded;
-        let done = taken_out + drained.dead_letters + drained.parked;
+        let done = taken_out + drained.made_good + drained.dead_letters + drained.parked;
         if done + swept.closed + swept.unparked + published == 0 && !swept.more {
             return Ok(());
         }

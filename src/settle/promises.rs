@@ -14,7 +14,7 @@
 //! the envelope is closed it went back to its sender; that is told in the log and counted, and forgotten.
 //!
 //! *Bounds.* [`PROMISED_ENVELOPES_MAX`] envelopes a step, and the next one goes on behind them; each is asked
-//! for its claims by pages.
+//! for its claims by pages. One that fails keeps no other one waiting.
 //!
 //! *Ordering.* The epoch is looked up first: what is posted is refused where it has ended.
 //!
@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 
 use super::{SettleError, Settlement};
+use crate::domain::ack::AckLevel;
 use crate::domain::envelope::BookState;
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, PersonId};
@@ -41,18 +42,26 @@ impl Settlement {
     /// # Errors
     /// A store is out of reach: what was posted stands, and repeating goes on.
     pub async fn keep_promises_once(&self) -> Result<usize, SettleError> {
+        // At that level nobody is told before the books have it, so nothing is owed that they don't have.
+        if self.hot.ack_level() == Some(AckLevel::Ledger) {
+            return Ok(0);
+        }
         let after = self.promised.lock().take();
         let lost = self.hot.lost_promises(after, PROMISED_ENVELOPES_MAX);
         let Some((last, _)) = lost.last() else {
             return Ok(0);
         };
         let next = Some(*last).filter(|_| lost.len() >= PROMISED_ENVELOPES_MAX);
-        let ids = lost.iter().map(|(id, _)| *id).collect();
-        let rows = self.ledger.envelopes(ids).await?;
         let mut posted = 0;
-        for ((id, held), row) in lost.into_iter().zip(rows) {
-            let closed = row.is_some_and(|row| matches!(row.state, BookState::Closed(_)));
-            posted += self.keep_promises_of((id, closed), held).await?;
+        for (id, held) in lost {
+            match self.keep_promises_of(id, held).await {
+                Ok(records) => posted += records,
+                Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                // The others must be looked after, and this one is met again.
+                Err(error) => {
+                    tracing::warn!(envelope = %id, %error, "lost grabs can't be looked after yet");
+                }
+            }
         }
         *self.promised.lock() = next;
         Ok(posted)
@@ -60,7 +69,7 @@ impl Settlement {
 
     async fn keep_promises_of(
         &self,
-        (id, closed): (EnvelopeId, bool),
+        id: EnvelopeId,
         lost: Vec<HeldShare>,
     ) -> Result<usize, SettleError> {
         let partition = id.partition(self.hot.partitions());
@@ -68,6 +77,9 @@ impl Settlement {
             partition,
             epoch: self.hot.epoch(partition),
         };
+        // The state before the claims: what is closed gets no more of them.
+        let row = self.ledger.envelopes(vec![id]).await?.pop().flatten();
+        let closed = row.is_some_and(|row| matches!(row.state, BookState::Closed(_)));
         let holders = holders(&*self.ledger, id).await?;
         let (mut records, mut answered, mut gone) = (Vec::new(), Vec::new(), 0);
         for held in lost {
