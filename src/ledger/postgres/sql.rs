@@ -18,9 +18,10 @@ pub(super) const TRIES_MAX: u32 = 8;
 
 /// How the names begin of constraints that two callers of the same thing run into together: who was second
 /// finds, when he repeats, what the first one made. A week's table of claims has its own names.
-const RACES: [&str; 7] = [
+const RACES: [&str; 8] = [
     "claim_of_share",
     "claim_of_grabber",
+    "made_good_once",
     "request_is_made_once",
     "batch_is_committed_to_once",
     "envelope_of_leaf",

@@ -34,7 +34,8 @@ const SENT: &str = "-- ledger.sent_in_period
         WHERE n.tenant = $1 AND n.sender = $2
             AND (n.row < 1::bigint << 40 OR n.row BETWEEN $5 AND $6)
         LIMIT $7)
-    SELECT (SELECT count(*) FROM mine), m.currency, count(*), coalesce(sum(m.funded_minor), 0)::bigint,
+    SELECT count(*), NULL, NULL, NULL, NULL FROM mine
+    UNION ALL SELECT 0, m.currency, count(*), coalesce(sum(m.funded_minor), 0)::bigint,
         coalesce(sum(m.refunded_minor), 0)::bigint
     FROM mine m WHERE m.created_at >= $3 AND m.created_at < $4 GROUP BY m.currency";
 
@@ -75,8 +76,12 @@ pub(super) async fn totals(
     let (tenant, person) = (&tenant.as_str(), &person.as_str());
     let values: sql::Values<'_> = &[tenant, person, from, to, &low, &high, &limit];
     for row in sql::rows(db, SENT, values).await? {
-        if row.try_get::<_, i64>(0)? > most {
-            return Ok(None);
+        if row.try_get::<_, Option<&str>>(1)?.is_none() {
+            // How many were read.
+            if row.try_get::<_, i64>(0)? > most {
+                return Ok(None);
+            }
+            continue;
         }
         let currency = currency(&row, 1)?;
         let sent = totals

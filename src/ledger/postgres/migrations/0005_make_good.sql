@@ -3,7 +3,9 @@
 -- Why: a hot store that lost acknowledged grabs gave their shares to others, and who had been shown an
 -- amount got nothing. The reserve pays it now, up to a cap.
 -- What the previous release sees meanwhile: it works as before and makes nothing good. It can't claim a
--- share for somebody who was made good: such a batch is refused until a new process posts it.
+-- share for somebody who was made good: after its tries it sets such a record aside. So leave
+-- ledger.make_good_max out until all processes are new, or replay such letters.
+-- The right to read made_good, which every claim asks for: `red-envelope migrate --grant-to` at once.
 
 -- One row for what the reserve paid to a grabber of an envelope, and one for what went back to it where the
 -- envelope pays him a share after all. `share` is what was shown to him; in a row that goes back it is what

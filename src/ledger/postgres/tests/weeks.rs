@@ -183,3 +183,31 @@ async fn more_claims_than_one_call_adds_up_are_not_added_up() {
     place.server.sql(place.database(), &more);
     assert_eq!(totals().await, None);
 }
+
+#[tokio::test]
+async fn more_envelopes_than_one_call_adds_up_are_not_added_up() {
+    let (world, place) = world().await;
+    world.live(100, 2, "e1").await;
+    let day = UnixMs(NOON_MS);
+    let totals = async || {
+        let period = Period {
+            from: day,
+            to: day.plus_ms(DAY_MS),
+        };
+        let asked = world.ledger.totals(tenant(), person("alice"), period);
+        asked.await.unwrap().map(|totals| totals[0].sent_count)
+    };
+    assert_eq!(totals().await, Some(1));
+    // Of the release before, and long ago: none of them is of the period.
+    let more = format!(
+        "-- ledger.many_envelopes
+         SET session_replication_role = replica;
+         INSERT INTO red_envelope.envelope (row, id, day, tenant, sender, currency, terms, leaf_number,
+             share_count, funded_minor, state, created_at, expires_at)
+         SELECT -g, decode(lpad(to_hex(g), 32, '0'), 'hex'), 1, tenant, sender, currency, terms,
+             1000 + g, 1, 1, 'live', 0, 0
+         FROM red_envelope.envelope, generate_series(1, {TOTALS_ROWS_MAX}) g"
+    );
+    place.server.sql(place.database(), &more);
+    assert_eq!(totals().await, None);
+}
