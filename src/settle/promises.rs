@@ -42,8 +42,9 @@ impl Settlement {
     /// # Errors
     /// A store is out of reach: what was posted stands, and repeating goes on.
     pub async fn keep_promises_once(&self) -> Result<usize, SettleError> {
-        // At that level nobody is told before the books have it, so nothing is owed that they don't have.
-        if self.hot.ack_level() == Some(AckLevel::Ledger) {
+        // At level ledger nobody is told before the books have it, so nothing is owed that they don't have.
+        // While no level is in force, it may be that one.
+        if matches!(self.hot.ack_level(), None | Some(AckLevel::Ledger)) {
             return Ok(0);
         }
         let after = self.promised.lock().take();
