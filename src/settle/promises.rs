@@ -14,7 +14,7 @@
 //! the envelope is closed it went back to its sender; that is told in the log and counted, and forgotten.
 //!
 //! *Bounds.* [`PROMISED_ENVELOPES_MAX`] envelopes a step, and the next one goes on behind them; each is asked
-//! for its claims by pages. One that fails keeps no other one waiting.
+//! by pages for the claims between its first lost share and its last. One that fails keeps no other one waiting.
 //!
 //! *Ordering.* The epoch is looked up first: what is posted is refused where it has ended.
 //!
@@ -81,7 +81,7 @@ impl Settlement {
         // The state before the claims: what is closed gets no more of them.
         let row = self.ledger.envelopes(vec![id]).await?.pop().flatten();
         let closed = row.is_some_and(|row| matches!(row.state, BookState::Closed(_)));
-        let holders = holders(&*self.ledger, id).await?;
+        let holders = holders(&*self.ledger, id, &lost).await?;
         let (mut records, mut answered, mut gone) = (Vec::new(), Vec::new(), 0);
         for held in lost {
             match holders.get(&held.grant.share) {
@@ -135,21 +135,28 @@ fn record(envelope: EnvelopeId, held: HeldShare) -> OutboxRecord {
     }
 }
 
-/// Who has which share in the books.
+/// Who has these shares in the books. A loss is of the last grabs, whose shares lie side by side: so what lies
+/// between the first and the last one of them is read.
 async fn holders(
     ledger: &dyn Ledger,
     id: EnvelopeId,
+    lost: &[HeldShare],
 ) -> Result<BTreeMap<u32, PersonId>, SettleError> {
-    let (mut holders, mut from) = (BTreeMap::new(), 0);
-    // Each page moves `from`, and an envelope has no more shares than a u32 counts.
-    loop {
+    let shares = || lost.iter().map(|held| held.grant.share);
+    let mut holders = BTreeMap::new();
+    let (Some(mut from), Some(last)) = (shares().min(), shares().max()) else {
+        return Ok(holders);
+    };
+    // Each page moves `from`, which ends at the last of them.
+    while from <= last {
         let page = ledger.claims(id, from, PAGE_ROWS_MAX).await?;
         let full = page.len() >= PAGE_ROWS_MAX;
-        let next = page.last().map(|last| last.grant.share + 1);
+        let next = page.last().map(|last| last.grant.share.saturating_add(1));
         holders.extend(page.into_iter().map(|c| (c.grant.share, c.grabber)));
         match next {
             Some(next) if full => from = next,
-            _ => return Ok(holders),
+            _ => break,
         }
     }
+    Ok(holders)
 }

@@ -307,6 +307,68 @@ pub async fn beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing(wo
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn of_a_loss_of_many_so_much_is_made_good_as_the_cap_leaves(world: &World) {
+    const LOST: u32 = 300;
+    const LEFT: usize = 200;
+    let id = world.live(3_000, LOST, "e1").await;
+    let shares_of = |whose: &'static str| {
+        (0..LOST).map(move |share| pay(id, share, &format!("{whose}{share}"), 10))
+    };
+    assert!(world.settle(shares_of("won").collect()).await == [Settled::Paid; LOST as usize]);
+    world.make_good_up_to(10 * 200, LOST);
+    let lost = || shares_of("lost").collect::<Vec<_>>();
+    // A second time in the same transaction is the same letter, or is known to be made good.
+    let twice = world
+        .settle(lost().into_iter().chain(lost()).collect())
+        .await;
+    let (first, second) = twice.split_at(LOST as usize);
+    assert!(
+        first[..LEFT]
+            .iter()
+            .all(|verdict| *verdict == Settled::MadeGood)
+    );
+    assert!(
+        second[..LEFT]
+            .iter()
+            .all(|verdict| *verdict == Settled::Duplicate)
+    );
+    let beyond = first[LEFT..].iter().chain(&second[LEFT..]);
+    assert!(beyond.copied().all(|verdict| verdict == Settled::Capped));
+    assert_eq!(world.reserve_paid().await, 2_000);
+    let letters = world
+        .ledger
+        .dead_letters(None, 0, 1_000)
+        .await
+        .expect("letters");
+    assert_eq!(letters.len(), 100);
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter.tries == 2 && letter.reason == CAPPED)
+    );
+    world.is_closed(id, LOST).await;
+    world.make_good_up_to(PLENTY, LOST);
+    let rest = world.settle(lost()).await;
+    assert!(
+        rest[..LEFT]
+            .iter()
+            .all(|verdict| *verdict == Settled::Duplicate)
+    );
+    assert!(
+        rest[LEFT..]
+            .iter()
+            .all(|verdict| *verdict == Settled::MadeGood)
+    );
+    assert_eq!(world.envelope(id).await.made_good_minor, 3_000);
+    for share in [0, 199, 200, 299] {
+        assert_eq!(world.has(&format!("lost{share}")).await, (10, 0));
+    }
+    let letters = world.ledger.dead_letters(None, 0, 10).await;
+    assert!(letters.expect("letters").is_empty());
+    world.audit().await;
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_letter_that_nobody_will_make_good_is_dismissed(world: &World) {
     let id = world.live(100, 4, "e1").await;
     let two = vec![pay(id, 0, "bob", 40), pay(id, 0, "mallory", 40)];

@@ -344,6 +344,7 @@ macro_rules! ledger_conformance {
             make_good::all_of_it_in_one_batch_is_the_same,
             make_good::nothing_is_made_good_against_the_plan_or_of_a_declined_share,
             make_good::beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing,
+            make_good::of_a_loss_of_many_so_much_is_made_good_as_the_cap_leaves,
             make_good::a_letter_that_nobody_will_make_good_is_dismissed,
             make_good::the_cap_is_of_any_day_and_of_each_tenant_and_counts_records,
             make_good::a_frozen_envelope_makes_nothing_good_until_it_is_unfrozen,

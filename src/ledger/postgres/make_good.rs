@@ -10,6 +10,8 @@
 //!
 //! *Not here.* How much is owed: `ledger::make_good`.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::Transaction;
 use hashbrown::HashMap;
 
@@ -25,7 +27,6 @@ use super::payees::PayeeAt;
 use super::post::{Entry, Journal, Posting, Side};
 use super::rows::count;
 use super::settle::{Aside, Batch, Party};
-use super::settle_post::CountsOf;
 use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 
 /// The advisory lock of who makes good.
@@ -212,77 +213,132 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Writes one posting, after the claims that were decided before it and before those behind it.
-    pub async fn write_payment(
+    /// Writes what was decided between two claims: after those before it, and before those behind it.
+    pub async fn write_payments(
         &self,
         tx: &Transaction<'_>,
         now: UnixMs,
-        payment: &Payment<'_>,
+        payments: &[Payment<'_>],
     ) -> Result<(), Fault> {
-        let escrow = &self.escrows[payment.escrow];
-        let reserve_row = self.add_to_reserve(tx, payment).await?;
-        let account_row = self.payees.row(payment.grabber);
-        let account_row = account_row.ok_or_else(|| broken("an account was not opened"))?;
-        let posting_row = sql::numbers(tx, POSTING_NUMBERS, 1).await?.next();
-        let posting_row = posting_row.ok_or_else(no_number)?;
-        let mut journal = Journal::default();
-        let posting = Posting {
-            tenant: escrow.tenant.clone(),
-            kind: PostingKind::MakeGood,
-            currency: escrow.currency,
-            envelope_row: Some(escrow.row),
-            share_count: 0,
-            reference: String::new(),
-        };
-        journal.posting(posting_row, posting);
-        let mut numbers = sql::entry_numbers(tx, 2).await?;
-        let minor = payment.minor();
-        for (row, amount_minor) in [(account_row, minor), (reserve_row, -minor)] {
-            let entry = Entry {
-                posting_row,
-                side: Side::Account(row),
-                amount_minor,
+        let reserves = self.add_to_reserves(tx, payments).await?;
+        let mut posting_rows = sql::numbers(tx, POSTING_NUMBERS, payments.len()).await?;
+        let mut entry_rows = sql::entry_numbers(tx, 2 * payments.len()).await?;
+        let (mut journal, mut columns) = (Journal::default(), PaymentColumns::default());
+        for payment in payments {
+            let escrow = &self.escrows[payment.escrow];
+            let reserve = reserves.get(&(escrow.tenant.as_str(), escrow.currency.code()));
+            let reserve_row = *reserve.ok_or_else(|| broken("the reserve has no account"))?;
+            let account_row = self.payees.row(payment.grabber);
+            let account_row = account_row.ok_or_else(|| broken("an account was not opened"))?;
+            let posting_row = posting_rows.next().ok_or_else(no_number)?;
+            let posting = Posting {
+                tenant: escrow.tenant.clone(),
+                kind: PostingKind::MakeGood,
+                currency: escrow.currency,
+                envelope_row: Some(escrow.row),
+                share_count: 0,
+                reference: String::new(),
             };
-            journal.entry(numbers.next().ok_or_else(no_number)?, entry);
+            journal.posting(posting_row, posting);
+            let minor = payment.minor();
+            for (row, amount_minor) in [(account_row, minor), (reserve_row, -minor)] {
+                let entry = Entry {
+                    posting_row,
+                    side: Side::Account(row),
+                    amount_minor,
+                };
+                journal.entry(entry_rows.next().ok_or_else(no_number)?, entry);
+            }
+            let rows = [escrow.row, account_row, posting_row, reserve_row];
+            columns.push(rows, payment)?;
         }
         journal.write(tx, now).await?;
-        let record = payment.record;
-        let values: sql::Values<'_> = &[
-            &escrow.row,
-            &account_row,
-            &payment.back,
-            &sql::int(record.grant.share)?,
-            &record.grant.amount_minor,
-            &payment.amount_minor,
-            &posting_row,
-            &reserve_row,
-            &now.0,
-            &minor,
-        ];
-        sql::run(tx, MAKE_GOOD, values).await?;
+        columns.write(tx, now).await
+    }
+
+    /// Moves what the reserves have, which are opened if need be. Answers their rows by tenant and currency.
+    async fn add_to_reserves(
+        &self,
+        tx: &Transaction<'_>,
+        payments: &[Payment<'_>],
+    ) -> Result<BTreeMap<(&str, &str), i64>, Fault> {
+        let mut moved = BTreeMap::<(&str, &str), i64>::new();
+        for payment in payments {
+            let escrow = &self.escrows[payment.escrow];
+            let of = (escrow.tenant.as_str(), escrow.currency.code());
+            *moved.entry(of).or_default() -= payment.minor();
+        }
+        let tenants: Vec<&str> = moved.keys().map(|(tenant, _)| *tenant).collect();
+        let currencies: Vec<&str> = moved.keys().map(|(_, currency)| *currency).collect();
+        let minors: Vec<i64> = moved.values().copied().collect();
+        let found = sql::rows(tx, ADD_TO_RESERVES, &[&tenants, &currencies, &minors]).await?;
+        for row in &found {
+            let of: (&str, &str) = (row.try_get(1)?, row.try_get(2)?);
+            let reserve = moved.iter_mut().find(|(name, _)| **name == of);
+            let (_, reserve) = reserve.ok_or_else(|| broken("a reserve too many"))?;
+            *reserve = row.try_get(0)?;
+        }
+        match found.len() == moved.len() {
+            true => Ok(moved),
+            false => Err(broken("the reserve has no account")),
+        }
+    }
+}
+
+/// In the order of their names, in which every transaction locks them.
+const ADD_TO_RESERVES: &str = "-- ledger.add_to_reserves
+    INSERT INTO account AS a (tenant, kind, owner, currency, available_minor)
+    SELECT u.tenant, 'reserve', '', u.currency, u.minor
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) u (tenant, currency, minor)
+    ON CONFLICT ON CONSTRAINT account_is_one
+    DO UPDATE SET available_minor = a.available_minor + excluded.available_minor
+    RETURNING a.row, a.tenant, a.currency";
+
+/// What is made good and what goes back, as the arrays that a statement takes.
+#[derive(Default)]
+struct PaymentColumns {
+    escrows: Vec<i64>,
+    accounts: Vec<i64>,
+    back: Vec<bool>,
+    shares: Vec<i32>,
+    shown: Vec<i64>,
+    amounts: Vec<i64>,
+    postings: Vec<i64>,
+    reserves: Vec<i64>,
+}
+
+impl PaymentColumns {
+    fn push(
+        &mut self,
+        [escrow, account, posting, reserve]: [i64; 4],
+        payment: &Payment<'_>,
+    ) -> Result<(), Fault> {
+        let grant = payment.record.grant;
+        self.escrows.push(escrow);
+        self.accounts.push(account);
+        self.back.push(payment.back);
+        self.shares.push(sql::int(grant.share)?);
+        self.shown.push(grant.amount_minor);
+        self.amounts.push(payment.amount_minor);
+        self.postings.push(posting);
+        self.reserves.push(reserve);
         Ok(())
     }
 
-    /// Moves what the reserve has, which is opened if need be. Answers its row.
-    async fn add_to_reserve(
-        &self,
-        tx: &Transaction<'_>,
-        payment: &Payment<'_>,
-    ) -> Result<i64, Fault> {
-        let escrow = &self.escrows[payment.escrow];
-        let row = sql::row(
-            tx,
-            "-- ledger.add_to_reserve
-             INSERT INTO account AS a (tenant, kind, owner, currency, available_minor)
-             VALUES ($1, 'reserve', '', $2, $3)
-             ON CONFLICT ON CONSTRAINT account_is_one
-             DO UPDATE SET available_minor = a.available_minor + excluded.available_minor
-             RETURNING row",
-            &[&escrow.tenant, &escrow.currency.code(), &-payment.minor()],
-        )
-        .await?;
-        let row = row.ok_or_else(|| broken("the reserve has no account"))?;
-        Ok(row.try_get(0)?)
+    async fn write(&self, tx: &Transaction<'_>, now: UnixMs) -> Result<(), Fault> {
+        let values: sql::Values<'_> = &[
+            &self.escrows,
+            &self.accounts,
+            &self.back,
+            &self.shares,
+            &self.shown,
+            &self.amounts,
+            &self.postings,
+            &self.reserves,
+            &now.0,
+        ];
+        sql::run(tx, MAKE_GOOD, values).await?;
+        Ok(())
     }
 }
 
@@ -306,44 +362,16 @@ fn no_number() -> Fault {
 }
 
 const MAKE_GOOD: &str = "-- ledger.make_good
-    WITH counted AS (
-        UPDATE envelope SET made_good_minor = made_good_minor + $10 WHERE row = $1)
+    WITH paid AS (
+        SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[], $4::integer[], $5::bigint[],
+            $6::bigint[], $7::bigint[], $8::bigint[])
+            u (envelope_row, account_row, back, share, shown_minor, amount_minor, posting_row,
+               reserve_row)),
+    counted AS (
+        UPDATE envelope n SET made_good_minor = n.made_good_minor + s.minor
+        FROM (SELECT envelope_row, sum(CASE WHEN back THEN -amount_minor ELSE amount_minor END)::bigint
+              FROM paid GROUP BY envelope_row) s (envelope_row, minor)
+        WHERE n.row = s.envelope_row)
     INSERT INTO made_good (envelope_row, account_row, back, share, shown_minor, amount_minor,
         posting_row, reserve_row, at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-
-/// Records over the reserve's money block no close, whatever they did before: what was set aside of them
-/// leaves the counts of their envelopes.
-pub(super) async fn unblock(
-    tx: &Transaction<'_>,
-    asides: &[Aside<'_>],
-    counts: &mut CountsOf,
-) -> Result<(), Fault> {
-    for aside in asides {
-        let Aside::Letter(None, record, _) = aside else {
-            continue;
-        };
-        let unblocked = sql::rows(
-            tx,
-            "-- ledger.unblock
-             UPDATE dead_letter d SET envelope_row = NULL
-             FROM dead_letter o JOIN envelope n ON n.row = o.envelope_row
-             WHERE d.row = o.row AND n.state <> 'closed' AND o.envelope = $1 AND o.share = $2
-                 AND o.grabber = $3 AND o.amount_minor = $4 AND o.declined = $5
-                 AND o.settled_at IS NULL
-             RETURNING o.envelope_row",
-            &[
-                &&record.envelope.to_bytes()[..],
-                &i64::from(record.grant.share),
-                &record.grabber.as_str(),
-                &record.grant.amount_minor,
-                &record.declined,
-            ],
-        )
-        .await?;
-        for row in unblocked {
-            counts.entry(row.try_get(0)?).or_default().letters -= 1;
-        }
-    }
-    Ok(())
-}
+    SELECT paid.*, $9 FROM paid";

@@ -85,7 +85,7 @@ pub(super) async fn write(
         return Ok(counts);
     }
     park(tx, asides, &mut counts).await?;
-    super::make_good::unblock(tx, asides, &mut counts).await?;
+    unblock(tx, asides, &mut counts).await?;
     set_letters_aside(tx, now, asides, &mut counts).await?;
     resolve_letters(tx, now, asides, &mut counts).await?;
     Ok(counts)
@@ -129,6 +129,50 @@ async fn park(
     Ok(())
 }
 
+/// Records over the reserve's money block no close, whatever they did before: what was set aside of them
+/// leaves the counts of their envelopes.
+async fn unblock(
+    tx: &Transaction<'_>,
+    asides: &[Aside<'_>],
+    counts: &mut CountsOf,
+) -> Result<(), Fault> {
+    let mut columns = RecordColumns::default();
+    for aside in asides {
+        if let Aside::Letter(None, record, reason) = aside {
+            columns.push(None, record, (reason, 1));
+        }
+    }
+    if columns.shares.is_empty() {
+        return Ok(());
+    }
+    let c = &columns;
+    let unblocked = sql::rows(
+        tx,
+        "-- ledger.unblock
+         UPDATE dead_letter d SET envelope_row = NULL
+         FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::boolean[])
+                 u (envelope, share, grabber, amount_minor, declined)
+             JOIN dead_letter o ON o.envelope = u.envelope AND o.share = u.share
+                 AND o.grabber = u.grabber AND o.amount_minor = u.amount_minor
+                 AND o.declined = u.declined AND o.settled_at IS NULL
+             JOIN envelope n ON n.row = o.envelope_row AND n.state <> 'closed'
+         WHERE d.row = o.row
+         RETURNING o.envelope_row",
+        &[
+            &c.envelopes,
+            &c.shares,
+            &c.grabbers,
+            &c.amounts,
+            &c.declined,
+        ],
+    )
+    .await?;
+    for row in unblocked {
+        counts.entry(row.try_get(0)?).or_default().letters -= 1;
+    }
+    Ok(())
+}
+
 const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
     INSERT INTO dead_letter AS d
         (envelope, envelope_row, share, grabber, amount_minor, declined, granted_at, reason, tries,
@@ -140,6 +184,7 @@ const LETTERS: &str = "-- ledger.dead_letters_of_a_batch
         tries = CASE WHEN d.settled_at IS NULL THEN d.tries ELSE 0 END + excluded.tries,
         reason = excluded.reason,
         created_at = CASE WHEN d.settled_at IS NULL THEN d.created_at ELSE excluded.created_at END,
+        envelope_row = CASE WHEN d.settled_at IS NULL THEN d.envelope_row ELSE excluded.envelope_row END,
         settled_at = NULL
     WHERE d.settled_at IS NULL OR excluded.envelope_row IS NOT NULL
     RETURNING d.envelope, d.share, d.grabber, d.amount_minor, d.declined, d.tries";
@@ -160,7 +205,7 @@ async fn set_letters_aside(
             if at == letters.len() {
                 letters.push((*row, record, reason, 0));
             }
-            letters[at].2 = reason;
+            (letters[at].0, letters[at].2) = (*row, reason);
             letters[at].3 += 1;
         }
     }

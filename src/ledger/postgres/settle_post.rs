@@ -160,12 +160,13 @@ impl Batch<'_> {
         claim_rows: &[i64],
     ) -> Result<(), Fault> {
         let mut from = 0;
-        for payment in &self.payments {
-            let claims = from..payment.claims_before;
+        let between = |a: &Payment<'_>, b: &Payment<'_>| a.claims_before == b.claims_before;
+        for payments in self.payments.chunk_by(between) {
+            let claims = from..payments[0].claims_before;
             from = claims.end;
             self.write_claims(tx, posting_of, (claims, claim_rows))
                 .await?;
-            self.write_payment(tx, now, payment).await?;
+            self.write_payments(tx, now, payments).await?;
         }
         let rest = from..self.claims.len();
         self.write_claims(tx, posting_of, (rest, claim_rows)).await

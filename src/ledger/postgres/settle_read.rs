@@ -35,7 +35,7 @@ impl<'a> Batch<'a> {
         records: &[&'a OutboxRecord],
         careful: bool,
     ) -> Result<Self, Fault> {
-        let (escrows, escrow_of) = read_escrows(tx, records).await?;
+        let (mut escrows, escrow_of) = read_escrows(tx, records).await?;
         let mut payees = Payees::new(known);
         let mut parties = Vec::with_capacity(records.len());
         for record in records {
@@ -54,7 +54,7 @@ impl<'a> Batch<'a> {
             });
             parties.push(party);
         }
-        payees.find(tx, careful).await?;
+        futures_util::try_join!(payees.find(tx, careful), note_made_good(tx, &mut escrows),)?;
         let mut batch = Self {
             escrows,
             payees,
@@ -160,8 +160,7 @@ impl Runs {
 const LOCK_ESCROWS: &str = "-- ledger.lock_escrows
     SELECT n.row, n.id, n.tenant, n.currency, n.sender, n.state = 'closed', n.frozen,
         n.share_count, n.funded_minor - n.settled_minor - n.refunded_minor,
-        n.dead_letter_count > 0, n.settled_count + n.declined_count > 0, n.best_share, n.best_minor,
-        EXISTS (SELECT FROM made_good m WHERE m.envelope_row = n.row)
+        n.dead_letter_count > 0, n.settled_count + n.declined_count > 0, n.best_share, n.best_minor
     FROM envelope n WHERE n.id = ANY ($1) ORDER BY n.row FOR NO KEY UPDATE";
 
 type Escrows = (Vec<Escrow>, HashMap<EnvelopeId, usize>);
@@ -176,6 +175,27 @@ async fn read_escrows(tx: &Transaction<'_>, records: &[&OutboxRecord]) -> Result
         escrows.push(escrow(row)?);
     }
     Ok((escrows, escrow_of))
+}
+
+/// Asked when they are locked: what the statement that waits for a row reads elsewhere is from before it waited.
+async fn note_made_good(tx: &Transaction<'_>, escrows: &mut [Escrow]) -> Result<(), Fault> {
+    let rows: Vec<i64> = escrows.iter().map(|escrow| escrow.row).collect();
+    let found = sql::rows(
+        tx,
+        "-- ledger.have_made_good
+         SELECT u.row FROM unnest($1::bigint[]) u (row)
+         WHERE EXISTS (SELECT FROM made_good m WHERE m.envelope_row = u.row)",
+        &[&rows],
+    )
+    .await?;
+    for row in &found {
+        let found = row.try_get(0)?;
+        // They are read in the order of their rows.
+        if let Ok(at) = escrows.binary_search_by_key(&found, |escrow| escrow.row) {
+            escrows[at].has_made_good = true;
+        }
+    }
+    Ok(())
 }
 
 fn escrow(row: &Row) -> Result<Escrow, Fault> {
@@ -194,7 +214,7 @@ fn escrow(row: &Row) -> Result<Escrow, Fault> {
         sender: row.try_get(4)?,
         closed: row.try_get(5)?,
         frozen: row.try_get(6)?,
-        has_made_good: row.try_get(13)?,
+        has_made_good: false,
         share_count: count(row, 7)?,
         left_minor: row.try_get(8)?,
         letters: row.try_get(9)?,

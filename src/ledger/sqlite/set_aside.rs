@@ -72,6 +72,7 @@ pub(super) fn dead_letter(
              ON CONFLICT (envelope, share, grabber, amount_minor, declined)
              DO UPDATE SET tries = iif(settled_at IS NULL, tries + 1, 1), reason = excluded.reason,
                  created_at = iif(settled_at IS NULL, created_at, excluded.created_at),
+                 envelope_row = iif(settled_at IS NULL, envelope_row, excluded.envelope_row),
                  settled_at = NULL
              WHERE settled_at IS NULL OR excluded.envelope_row IS NOT NULL
              RETURNING tries",
