@@ -198,6 +198,8 @@ pub struct HotVitals {
     pub oldest_unsettled_at: Option<UnixMs>,
     /// Grabs that wait for an answer.
     pub queued_grabs: u64,
+    /// By the store's own clock, which dates its grabs; `None`: it has the process's.
+    pub now: Option<UnixMs>,
 }
 
 /// The only door to the hot store. Every reply states only what is durable at the level in force.

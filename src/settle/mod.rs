@@ -339,7 +339,11 @@ impl Settlement {
         self.vitals.blind(hot.is_err());
         let hot = hot?;
         let (waiting, oldest) = (hot.unsettled_records, hot.oldest_unsettled_at);
-        self.vitals.backlog(waiting, oldest, self.ledger.now());
+        // How old a grab is tells the clock that dated it: two that differ would turn people away.
+        let now = self.ledger.now();
+        let by_store = hot.now.unwrap_or(now);
+        self.vitals.clocks(now.0 - by_store.0);
+        self.vitals.backlog(waiting, oldest, by_store);
         metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);
         metrics::hot_holds(hot.envelopes, hot.queued_grabs);
         Ok(())

@@ -2,7 +2,12 @@
 
 use parking_lot::Mutex;
 
+use crate::clock::timer_now;
 use crate::domain::id::UnixMs;
+use crate::telemetry::{Seldom, metrics};
+
+/// Hosts that are set by one source of time differ by milliseconds; a refund may be late by a minute.
+pub const CLOCKS_APART_MS_MAX: i64 = 5_000;
 
 /// What settlement saw last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +34,7 @@ impl Seen {
 #[derive(Debug, Default)]
 pub struct Vitals {
     seen: Mutex<Errors>,
+    clocks_said: Seldom,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +66,21 @@ impl Vitals {
             .next()
             .map(|(which, why)| format!("{which}: {why}"));
         seen
+    }
+
+    /// By how much this process's clock is ahead of the hot store's. Envelopes open and end by the latter.
+    pub(super) fn clocks(&self, ahead_ms: i64) {
+        metrics::clock_ahead(ahead_ms);
+        if ahead_ms.abs() > CLOCKS_APART_MS_MAX
+            && let Some(unsaid) = self.clocks_said.say(timer_now())
+        {
+            tracing::warn!(
+                ahead_ms,
+                unsaid,
+                "this host's clock and the hot store's differ: envelopes open and end by the store's. Set both \
+                 by one source of time"
+            );
+        }
     }
 
     pub(super) fn backlog(&self, unsettled_records: u64, oldest: Option<UnixMs>, now: UnixMs) {

@@ -58,6 +58,7 @@ pub const FROZEN: &str = "red_envelope_frozen_envelopes";
 pub const BROKEN: &str = "red_envelope_broken_invariants_total";
 pub const OUTBOX: &str = "red_envelope_outbox_records";
 pub const OUTBOX_AGE: &str = "red_envelope_outbox_oldest_age_seconds";
+pub const CLOCK_AHEAD: &str = "red_envelope_clock_ahead_seconds";
 pub const HELD: &str = "red_envelope_hot_envelopes";
 pub const QUEUED: &str = "red_envelope_hot_queued_grabs";
 pub const SHED: &str = "red_envelope_shed_total";
@@ -206,6 +207,12 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Gauge,
         Unit::Seconds,
         "Age of the oldest of them",
+    ),
+    metric(
+        CLOCK_AHEAD,
+        MetricKind::Gauge,
+        Unit::Seconds,
+        "How far this host's clock is ahead of the hot store's",
     ),
     metric(
         HELD,

@@ -20,7 +20,7 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
-    ACKED_DROPPED, BROKEN, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
+    ACKED_DROPPED, BROKEN, CLOCK_AHEAD, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
     DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
     MAKE_GOOD_CAPPED, METRICS, MetricKind, NOT_READY, OUTBOX, OUTBOX_AGE, QUEUED, READY,
     RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
@@ -366,6 +366,12 @@ pub fn outbox_waiting(records: u64, oldest_age_ms: i64) {
         let age = u64::try_from(oldest_age_ms).unwrap_or(0);
         meters.outbox_age.set(gauge_of(age) / 1_000.0);
     }
+}
+
+/// This host's clock is ahead of the hot store's by so much.
+pub fn clock_ahead(ms: i64) {
+    let ahead = gauge_of(ms.unsigned_abs()) / 1_000.0;
+    metrics::gauge!(CLOCK_AHEAD).set(if ms < 0 { -ahead } else { ahead });
 }
 
 /// An audit ended with so many discrepancies.

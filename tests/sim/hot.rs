@@ -62,6 +62,7 @@ impl Hot {
             unsettled_records: records().count() as u64,
             oldest_unsettled_at: records().map(|record| record.grant.at).min(),
             queued_grabs: 0,
+            now: None,
         }
     }
 

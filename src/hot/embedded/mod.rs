@@ -270,6 +270,7 @@ impl HotStore for EmbeddedStore {
             unsettled_records: count(self.shared.outbox.records()),
             oldest_unsettled_at: self.shared.outbox.oldest_at(),
             queued_grabs: count(self.shared.queue.grabs_waiting()),
+            now: None,
         })
     }
 

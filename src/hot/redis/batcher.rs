@@ -310,7 +310,7 @@ impl Packed {
             let error = match read {
                 Read::Reply(reply) => {
                     self.note(place, &reply, &mut won);
-                    self.asks[*ask].1[*at] = reply;
+                    self.asks[*ask].1[*at] = self.still(core, place, reply);
                     continue;
                 }
                 Read::Epoch(epoch) => core.other_epoch(self.places[place].0, epoch),
@@ -328,6 +328,16 @@ impl Packed {
             core.acked.keep((partition, epoch), nonce, wins);
         }
         Ok(())
+    }
+
+    /// What is told of a win. One of an epoch that has ended since may be somebody else's by now: who
+    /// grabbed asks again, and is told the same where it stood.
+    fn still(&self, core: &Core, place: usize, reply: GrabReply) -> GrabReply {
+        let (epoch, now) = (self.grabs[place].epoch, core.epoch(self.places[place].0));
+        match reply {
+            GrabReply::Outcome(Outcome::Won(_)) if now > epoch => GrabReply::Epoch(now),
+            reply => reply,
+        }
     }
 
     fn note(&self, place: usize, reply: &GrabReply, won: &mut Wins) {

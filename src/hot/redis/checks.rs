@@ -23,9 +23,16 @@ pub mod rights;
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::domain::ack::AckLevel;
 use crate::telemetry::metrics;
+
+/// How long what a look found counts where those after it came to no end. Settings may change meanwhile.
+const LOOK_KEPT: Duration = Duration::from_secs(30);
 
 /// Above this part of maxmemory nothing is granted: 90 %. Who has a share is still told so.
 const MEMORY_TENTHS_MAX: u64 = 9;
@@ -33,6 +40,8 @@ const MEMORY_TENTHS_MAX: u64 = 9;
 /// What a server says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerFacts {
+    /// Which process it is.
+    pub run_id: String,
     /// "Redis 7.0.15", "Valkey 9.1.2".
     pub version: String,
     /// It knows functions.
@@ -59,6 +68,8 @@ pub struct ServerFacts {
     pub aof_rewriting: bool,
     /// The last write of the AOF failed.
     pub aof_failed: bool,
+    /// The last snapshot failed, and it refuses writes because of that.
+    pub snapshot_failed: bool,
     /// When AOF is synced; `None` where the user may not ask.
     pub appendfsync: Option<String>,
     /// `no-appendfsync-on-rewrite yes`: while a child saves, nothing is synced.
@@ -99,6 +110,8 @@ pub enum Trouble {
     Memory,
     /// It can't write its AOF.
     Aof,
+    /// It refuses writes since its last snapshot failed.
+    Snapshot,
     /// The user lacks rights.
     Rights,
     /// It is not synced before an acknowledgement.
@@ -110,12 +123,13 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::Server,
         Self::Eviction,
         Self::Memory,
         Self::Aof,
+        Self::Snapshot,
         Self::Rights,
         Self::Fsync,
         Self::Failover,
@@ -129,6 +143,7 @@ impl Trouble {
             Self::Eviction => "redis_eviction",
             Self::Memory => "redis_memory",
             Self::Aof => "redis_aof",
+            Self::Snapshot => "redis_snapshot",
             Self::Rights => "redis_rights",
             Self::Fsync => "redis_fsync",
             Self::Failover => "redis_failover",
@@ -219,6 +234,25 @@ pub fn judge(
     }
 }
 
+/// What was found when a process of Redis was looked at last.
+#[derive(Debug, Default)]
+pub struct Looked(Mutex<Option<(String, AckLevel, Instant)>>);
+
+impl Looked {
+    /// The level that this process kept lately. A look that came to no end in between changes nothing.
+    pub fn before(&self, run_id: &str, now: Instant) -> Option<AckLevel> {
+        let looked = self.0.lock();
+        let (whose, level, at) = looked.as_ref()?;
+        let lately = now.saturating_duration_since(*at) <= LOOK_KEPT;
+        (whose == run_id && lately).then_some(*level)
+    }
+
+    /// This process keeps a level, or none.
+    pub fn note(&self, run_id: String, level: Option<AckLevel>, now: Instant) {
+        *self.0.lock() = level.map(|level| (run_id, level, now));
+    }
+}
+
 /// Whether memory is all that is lacking: with more of it there would be a level in force.
 pub fn is_full(facts: &ServerFacts, wanted: Option<AckLevel>, before: Option<AckLevel>) -> bool {
     let roomy = ServerFacts {
@@ -275,6 +309,12 @@ fn of_memory(facts: &ServerFacts) -> Vec<Reason> {
     if facts.aof_failed {
         reasons.push(Trouble::Aof.says(
             "Redis could not write its AOF and refuses writes: make room on its disk, or mend it",
+        ));
+    }
+    if facts.snapshot_failed {
+        reasons.push(Trouble::Snapshot.says(
+            "Redis could not write its last snapshot and refuses writes (MISCONF): make room on its disk, or \
+             mend it; or do without snapshots: CONFIG SET save \"\", and the same in redis.conf",
         ));
     }
     reasons

@@ -30,6 +30,8 @@ use crate::hot::HotError;
 
 /// Terms that are kept: 1 KB each, 64 MB; a look-up is a round trip.
 const TERMS_KEPT_MAX: usize = 65_536;
+/// Why nothing is acknowledged before the first look, and before the first one at another process of Redis.
+const NOT_CHECKED: &str = "Redis has not been checked yet";
 /// Envelopes whose sums are kept: 100 bytes each.
 const SUMS_KEPT_MAX: usize = 262_144;
 
@@ -71,7 +73,7 @@ impl Core {
             acked: Acked::default(),
             epochs,
             registered: watch::Sender::new(false),
-            level: Mutex::new(Err(vec!["Redis has not been checked yet".into()])),
+            level: Mutex::new(Err(vec![NOT_CHECKED.into()])),
             full: AtomicBool::new(false),
             trouble: Mutex::default(),
         }
@@ -87,13 +89,15 @@ impl Core {
         Epoch(self.epochs[usize::from(partition.index())].load(Ordering::Acquire))
     }
 
-    /// An epoch was registered, here or by another process.
-    pub fn learn(&self, partition: Partition, epoch: Epoch) {
+    /// An epoch was registered, here or by another process. Answers whether it ends one that was known.
+    pub fn learn(&self, partition: Partition, epoch: Epoch) -> bool {
         let known = &self.epochs[usize::from(partition.index())];
         let before = known.fetch_max(epoch.0, Ordering::AcqRel);
-        if before > 0 && before < epoch.0 {
+        let ends = before > 0 && before < epoch.0;
+        if ends {
             self.acked.orphan(partition, epoch);
         }
+        ends
     }
 
     /// All partitions were registered.
@@ -129,6 +133,11 @@ impl Core {
         let level = level.map_err(|found| found.into_iter().map(sentence).collect());
         *self.level.lock() = level;
         self.full.store(full, Ordering::Release);
+    }
+
+    /// Nothing is acknowledged before the next look.
+    fn not_checked(&self) {
+        *self.level.lock() = Err(vec![NOT_CHECKED.into()]);
     }
 
     /// Whether nothing new may be acknowledged for lack of memory alone. What was acknowledged before
@@ -295,7 +304,11 @@ impl Core {
     pub fn other_epoch(&self, partition: Partition, epoch: i64) -> HotError {
         match u64::try_from(epoch) {
             Ok(epoch) if epoch > 0 => {
-                self.learn(partition, Epoch(epoch));
+                if self.learn(partition, Epoch(epoch)) {
+                    // Another process registered it, which looked at its settings for itself.
+                    self.not_checked();
+                    self.lost();
+                }
                 HotError::Epoch(self.epoch(partition))
             }
             _ => {

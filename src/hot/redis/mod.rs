@@ -57,7 +57,7 @@ use self::checks::Trouble;
 use self::core::Core;
 use self::keys::Keys;
 use self::link::Link;
-use crate::clock::Clock;
+use crate::clock::{Clock, timer_now};
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
@@ -80,6 +80,7 @@ pub struct RedisStore {
     batcher: Batcher,
     admin: Pool,
     asked: Option<AckLevel>,
+    looked: checks::Looked,
 }
 
 impl RedisStore {
@@ -104,23 +105,24 @@ impl RedisStore {
             batcher,
             admin: pool(url, timing)?,
             asked,
+            looked: checks::Looked::default(),
         })
     }
 
     /// Asks the server whether it keeps the level that was asked for (or which one it keeps). Until
     /// it does, nothing is acknowledged.
     pub async fn check(&self) {
-        self.check_after(self.core.ack_level()).await;
-    }
-
-    /// `before`: the level at the last look at this very process of Redis.
-    async fn check_after(&self, before: Option<AckLevel>) {
+        let in_force = self.core.ack_level();
         let mut full = false;
         let level = match self.admin.get().await {
             Ok(mut connection) => match checks::gather::gather(&mut connection).await {
                 Ok(facts) => {
+                    let before = self.looked.before(&facts.run_id, timer_now());
                     full = checks::is_full(&facts, self.asked, before);
-                    checks::judge(&facts, self.asked, before)
+                    let level = checks::judge(&facts, self.asked, before);
+                    let kept = level.as_ref().ok().copied().or(before.filter(|_| full));
+                    self.looked.note(facts.run_id, kept, timer_now());
+                    level
                 }
                 Err(error) => Err(vec![error.into()]),
             },
@@ -130,7 +132,7 @@ impl RedisStore {
             }
         };
         if let Err(reasons) = &level
-            && before.is_some()
+            && in_force.is_some()
         {
             tracing::error!(why = reasons.join("; "), "nothing is acknowledged any more");
         }
@@ -328,7 +330,7 @@ impl HotStore for RedisStore {
     ) -> Result<(), HotError> {
         // A process that was started anew may have been started with other settings. They gate what is
         // acknowledged, not what is settled and ended.
-        self.check_after(None).await;
+        self.check().await;
         let registered = self.core.register(&standing, &epochs).await;
         self.core.heard(&registered);
         registered

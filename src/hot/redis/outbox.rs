@@ -18,10 +18,12 @@ use super::core::{Call, Core};
 use super::layout::{Meta, entry_of, id_of, number_of};
 use super::lifecycle::unexpected;
 use super::reply::{self, Reply};
+use crate::clock::{StoreClock, timer_now};
 use crate::domain::envelope::HotState;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
-use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::hot::{HotError, HotVitals, Mark, PendingShare};
+use crate::telemetry::Seldom;
 
 /// Pairs of one call of `settled_1`: each reads an entry.
 const PAIRS_PER_CALL_MAX: usize = 500;
@@ -32,6 +34,11 @@ const LOOKS_MAX: usize = 40;
 const POISON_LOOKED_AT_MAX: usize = 1_000;
 /// Envelopes that one call removes, and that one look through the outbox looks for.
 const REMOVED_PER_CALL_MAX: usize = 100;
+
+/// Pages without a readable entry that one look at an outbox reads on behind.
+const UNREADABLE_PAGES_MAX: usize = 100;
+/// Lines about keys of others, one a try otherwise.
+static UNSAID: Seldom = Seldom::new();
 
 /// What a look through outboxes found.
 #[derive(Debug, Default)]
@@ -91,14 +98,32 @@ impl Core {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, HotError> {
-        let from = after.map_or_else(|| "-".to_owned(), |after| format!("({}", id_of(after)));
+        let mut from = after.map_or_else(|| "-".to_owned(), |after| format!("({}", id_of(after)));
+        for _ in 0..UNREADABLE_PAGES_MAX {
+            let (entries, last) = self.readable(partition, from, limit).await?;
+            match last {
+                // What nobody can read, and nobody can set aside, hides nothing that is behind it.
+                Some(last) if entries.is_empty() => from = format!("({last}"),
+                _ => return Ok(entries),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// A page of the outbox without what nobody can read, and the id of its last entry.
+    async fn readable(
+        &self,
+        partition: Partition,
+        from: String,
+        limit: usize,
+    ) -> Result<(Vec<OutboxEntry>, Option<String>), HotError> {
         let call = Call::reading(self, "outbox_1", partition)
             .key(self.keys.outbox(partition))
             .under(self.epoch(partition))
             .arg(from)
             .number(limit.max(1));
         let (_, items) = self.call(call).await?;
-        let mut entries = Vec::with_capacity(items.len() / 2);
+        let (mut entries, mut last) = (Vec::with_capacity(items.len() / 2), None);
         for pair in items.chunks(2) {
             let [id, bytes] = pair else {
                 return Err(reply::nonsense(&Value::Nil));
@@ -108,8 +133,9 @@ impl Core {
                 Some(entry) => entries.push(entry),
                 None => self.set_aside(partition, id).await?,
             }
+            last = Some(id.to_owned());
         }
-        Ok(entries)
+        Ok((entries, last))
     }
 
     async fn set_aside(&self, partition: Partition, id: &str) -> Result<(), HotError> {
@@ -118,9 +144,21 @@ impl Core {
             .key(self.keys.poison(partition))
             .under(self.epoch(partition))
             .arg(id);
-        let (_, items) = self.call(call).await?;
-        let so_far = items.first().map_or(Ok(0), reply::number)?;
+        let (code, items) = self.call(call).await?;
         let key = self.keys.poison(partition);
+        if code == Reply::Damaged {
+            if let Some(unsaid) = UNSAID.say(timer_now()) {
+                tracing::error!(
+                    entry = id,
+                    key,
+                    unsaid,
+                    "an outbox entry that nobody can read can't be set aside, since another program \
+                     writes to the key: remove it"
+                );
+            }
+            return Ok(());
+        }
+        let so_far = items.first().map_or(Ok(0), reply::number)?;
         tracing::error!(
             entry = id,
             key,
@@ -402,6 +440,19 @@ impl Core {
         Ok(ids)
     }
 
+    /// By the clock of Redis, as its functions see it.
+    async fn now(&self) -> Result<Option<UnixMs>, HotError> {
+        let offset_ms = match self.clock.for_store() {
+            StoreClock::Own { offset_ms } => offset_ms,
+            StoreClock::Standing(at) => return Ok(Some(at)),
+        };
+        let time = self.run_all(vec![redis::cmd("TIME")]).await?.pop();
+        let time = time.unwrap_or(Value::Nil);
+        let told: Result<(i64, i64), _> = redis::from_redis_value_ref(&time);
+        let (seconds, micros) = told.map_err(|_| reply::nonsense(&time))?;
+        Ok(Some(UnixMs(seconds * 1_000 + micros / 1_000 + offset_ms)))
+    }
+
     /// Backlog and size of all partitions.
     pub async fn vitals(&self) -> Result<HotVitals, HotError> {
         let before = self.acked.numbered();
@@ -412,8 +463,11 @@ impl Core {
                 .key(self.keys.index(partition))
                 .under(self.epoch(partition))
         });
-        let mut vitals = HotVitals::default();
         let found = self.call_all(calls.collect()).await?;
+        let mut vitals = HotVitals {
+            now: self.now().await?,
+            ..HotVitals::default()
+        };
         for (partition, (_, items)) in self.keys.count().all().zip(found) {
             let [records, at, envelopes] = &items[..] else {
                 return Err(reply::nonsense(&Value::Array(items)));
@@ -421,7 +475,7 @@ impl Core {
             let count = |value| reply::number(value).map(|n| u64::try_from(n).unwrap_or(0));
             vitals.unsettled_records += count(records)?;
             vitals.envelopes += count(envelopes)?;
-            let at = crate::domain::id::UnixMs(reply::number(at)?);
+            let at = UnixMs(reply::number(at)?);
             if at.0 > 0 {
                 heads.insert(partition, Head::At(at));
             } else if count(records)? == 0 {

@@ -4,7 +4,7 @@
 //!
 //! | step | function | what |
 //! |---|---|---|
-//! | 0. terms | SET | they never change, so they are put down under no epoch, over what lies there |
+//! | 0. terms | GET, SET | they never change, so they are put down under no epoch, over what else lies there |
 //! | 1. read | | the whole grabs hash, as far as it is there |
 //! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
 //! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
@@ -29,11 +29,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use redis::Value;
+
 use super::core::{Call, Core};
 use super::layout::{Meta, grant_of, put_amount, state_code, value_of, width_of};
 use super::lifecycle::{lock_of, state_in, unexpected};
 use super::reply::Reply;
-use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX};
+use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, PersonId};
 use crate::hot::{HotError, Repair};
@@ -65,11 +67,7 @@ impl Core {
         self.stands(partition, epoch)?;
         // 0. terms. Of an envelope that is over and removed meanwhile they stay behind, 700 bytes that
         // nobody reads.
-        let mut terms = redis::cmd("SET");
-        terms
-            .arg(self.keys.envelope(id).terms)
-            .arg(repair.terms.to_json());
-        self.run_all(vec![terms]).await?;
+        self.put_terms(id, &repair.terms).await?;
         // 1. read
         let fields = self.fields(id, repair.terms.share_count).await?;
         let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
@@ -109,6 +107,23 @@ impl Core {
         tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
         crate::telemetry::metrics::envelope_repaired();
         Ok(state)
+    }
+
+    /// Looked at first: a full Redis refuses to be told what it knows, and what stands as it is must be
+    /// stamped there, so that it ends and gives its memory back.
+    async fn put_terms(&self, id: EnvelopeId, terms: &Terms) -> Result<(), HotError> {
+        let (key, terms) = (self.keys.envelope(id).terms, terms.to_json());
+        let mut get = redis::cmd("GET");
+        get.arg(&key);
+        let there = self.read_all(vec![get]).await?.pop();
+        if let Some(Value::BulkString(there)) = there
+            && there == terms.as_bytes()
+        {
+            return Ok(());
+        }
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(terms);
+        self.run_all(vec![set]).await.map(drop)
     }
 
     /// Steps 4 to 6; `None`: what is there does not fit the plan.

@@ -12,7 +12,7 @@ use futures_util::poll;
 
 use super::*;
 use crate::hot::HotStore;
-use crate::hot::conformance::stage::{Cast, person, won};
+use crate::hot::conformance::stage::{Cast, partition, person, won};
 use crate::hot::redis::RedisStore;
 use crate::hot::redis::server_under_test::{Flavour, RedisServer};
 use crate::hot::redis::tests::{Crash, OnRedis};
@@ -165,4 +165,27 @@ async fn a_queue_that_is_full_sheds_until_somebody_leaves_or_is_answered() {
     won(bob.await.unwrap()[0]);
     assert_eq!(store.batcher.waiting(), 0);
     won(cast.grab(&*store, "eve").await);
+}
+
+#[tokio::test]
+async fn a_win_of_an_epoch_that_has_ended_is_told_by_the_next_one() {
+    let (mut stage, cast) = played(9).await;
+    let store = Arc::clone(&stage.store);
+    stage.server.pause();
+    let asked = asks(&store, &cast, "ann", 1).await;
+    until_taken(&store.batcher).await;
+    // Another process has registered another Redis meanwhile.
+    let partition = partition(&*store, cast.id);
+    let next = Epoch(store.epoch(partition).0 + 1);
+    store.core.learn(partition, next);
+    stage.server.resume();
+    assert_eq!(asked.await.unwrap(), [GrabReply::Epoch(next)]);
+    // It was won all the same, and is told to who asks again.
+    stage.register(next).await;
+    stage.repair_all().await;
+    let again = cast.grab(&*store, "ann").await;
+    assert!(matches!(
+        again,
+        GrabReply::Outcome(Outcome::AlreadyGrabbed(_))
+    ));
 }

@@ -49,8 +49,13 @@ pub async fn gather(connection: &mut impl ConnectionLike) -> Result<ServerFacts,
         .arg("LIBRARYNAME")
         .arg("none");
     questions.cmd("ACL").arg("WHOAMI");
+    questions.cmd("CONFIG").arg("GET").arg("save");
+    questions
+        .cmd("CONFIG")
+        .arg("GET")
+        .arg("stop-writes-on-bgsave-error");
     let answers = ask(connection, &questions).await?;
-    let [info, fsync, pauses, sentinels, functions, user] = six(answers)?;
+    let [info, fsync, pauses, sentinels, functions, user, save, stops] = eight(answers)?;
     if let Value::ServerError(error) = &info {
         return Err(CheckError::Refused(error.to_string()));
     }
@@ -60,6 +65,9 @@ pub async fn gather(connection: &mut impl ConnectionLike) -> Result<ServerFacts,
     }
     facts.appendfsync = last_text(&fsync);
     facts.fsync_pauses = last_text(&pauses).as_deref() == Some("yes");
+    // Where nobody may ask, the refused writes say it.
+    facts.snapshot_failed &= last_text(&save).is_some_and(|points| !points.is_empty())
+        && last_text(&stops).as_deref() == Some("yes");
     facts.sentinels = last_number(&sentinels);
     facts.functions = !is_unknown_command(&functions);
     facts.user = text(&user);
@@ -109,9 +117,9 @@ async fn ask(
     answers.await.map_err(unreachable)
 }
 
-fn six(answers: Vec<Value>) -> Result<[Value; 6], CheckError> {
+fn eight(answers: Vec<Value>) -> Result<[Value; 8], CheckError> {
     let wrong = |answers: Vec<Value>| {
-        CheckError::Unreachable(format!("{} answers to six questions", answers.len()))
+        CheckError::Unreachable(format!("{} answers to eight questions", answers.len()))
     };
     answers.try_into().map_err(wrong)
 }
@@ -140,6 +148,8 @@ fn facts_of(text: &str) -> ServerFacts {
         aof: yes("aof_enabled"),
         aof_rewriting: yes("aof_rewrite_in_progress") || yes("aof_rewrite_scheduled"),
         aof_failed: word("aof_last_write_status") == "err",
+        snapshot_failed: word("rdb_last_bgsave_status") == "err",
+        run_id: word("run_id").to_owned(),
         ..ServerFacts::default()
     }
 }

@@ -103,6 +103,10 @@ fn every_level_wants_memory_and_rights() {
         ),
         (but(|f| f.aof_failed = true), "could not write its AOF"),
         (
+            but(|f| f.snapshot_failed = true),
+            "refuses writes (MISCONF): make room on its disk",
+        ),
+        (
             missing(known),
             "ACL SETUSER red-envelope ~re1:* +hset +function|load",
         ),
@@ -335,6 +339,42 @@ async fn aof_that_was_switched_on_counts_only_when_it_is_there() {
     let there = |f: &ServerFacts| judge(f, None, None) == Ok(AckLevel::Fsync);
     facts_until(&mut connection, "the AOF is there", there).await;
     assert!(server.aof().join("appendonly.aof.manifest").exists());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_failed_is_seen_while_writes_are_refused() {
+    for flavour in Flavour::ALL {
+        let server = RedisServer::start(flavour, &[("save", "3600 1")]);
+        // What can't be replaced by a file.
+        std::fs::create_dir(server.data_folder().join("dump.rdb")).unwrap();
+        let mut connection = connected(&server.url()).await;
+        server.command(&[b"BGSAVE"]);
+        let failed = |f: &ServerFacts| f.snapshot_failed;
+        facts_until(&mut connection, "the snapshot has failed", failed).await;
+        let write = || server.command(&[b"SET", b"a", b"x"]);
+        let refused = write();
+        let is_for_that = matches!(&refused, Value::ServerError(e) if e.code() == "MISCONF");
+        assert!(is_for_that, "{flavour:?}: {refused:?}");
+        set(&server, "save", "");
+        assert_eq!(write(), Value::Okay);
+        let well = |f: &ServerFacts| !f.snapshot_failed;
+        facts_until(&mut connection, "it does without", well).await;
+    }
+}
+
+#[test]
+fn what_a_look_found_is_of_one_process_and_of_the_last_seconds() {
+    let looked = Looked::default();
+    let now = crate::clock::timer_now();
+    assert_eq!(looked.before("a", now), None);
+    looked.note("a".to_owned(), Some(AckLevel::Fsync), now);
+    let later = now + LOOK_KEPT;
+    assert_eq!(looked.before("a", later), Some(AckLevel::Fsync));
+    assert_eq!(looked.before("b", later), None);
+    let too_late = later + Duration::from_millis(1);
+    assert_eq!(looked.before("a", too_late), None);
+    looked.note("a".to_owned(), None, now);
+    assert_eq!(looked.before("a", now), None);
 }
 
 #[tokio::test]

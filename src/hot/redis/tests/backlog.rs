@@ -6,8 +6,9 @@ use redis::Value;
 
 use super::scene::Scene;
 use super::{Crash, Flavour, OnRedis};
+use crate::domain::ack::AckLevel;
 use crate::domain::id::{Epoch, Partition};
-use crate::hot::conformance::stage::{Cast, partition, person, tenant};
+use crate::hot::conformance::stage::{Cast, partition, person, tenant, won};
 use crate::hot::redis::RedisStore;
 use crate::hot::redis::layout::id_of;
 use crate::hot::{HotError, HotStore};
@@ -64,6 +65,39 @@ async fn every_outbox_may_hold_something_where_another_epoch_stands() {
     assert_eq!(late.owing(all.clone()).await.unwrap(), []);
     stage.server.command(&[b"FLUSHALL"]);
     assert_eq!(late.owing(all.clone()).await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_an_epoch_that_another_process_began_nothing_is_acknowledged_before_a_look() {
+    let mut stage = on_redis().await;
+    let late = super::store(&stage.server, &stage.clock);
+    stage.introduce(&late).await;
+    assert_eq!(late.ack_level(), Some(AckLevel::Fsync));
+    stage.register(Epoch(3)).await;
+    let cast = Cast::lucky(&[5, 7]);
+    cast.publish(&*stage.store).await;
+    // It may be another Redis since, with other settings.
+    let sync = |how: &[u8]| {
+        stage
+            .server
+            .command(&[b"CONFIG", b"SET", b"appendfsync", how]);
+    };
+    sync(b"no");
+    let heard = late.outbox(Partition::ZERO, None, 10).await;
+    assert!(matches!(heard, Err(HotError::Epoch(Epoch(3)))), "{heard:?}");
+    assert_eq!(late.ack_level(), None);
+    let refused = late.grab(vec![cast.grab_in(&*late, "ann")]).await;
+    assert!(
+        matches!(refused, Err(HotError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(late.unregistered().now_or_never().is_some());
+    stage.introduce(&late).await;
+    assert_eq!(late.ack_level(), None, "it was looked at");
+    sync(b"always");
+    late.check().await;
+    assert_eq!(late.ack_level(), Some(AckLevel::Fsync));
+    won(cast.grab(&*late, "ann").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

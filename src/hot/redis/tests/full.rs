@@ -12,14 +12,15 @@ use crate::hot::conformance::stage::{Cast, epoch, person, tenant, won};
 use crate::hot::redis::register::LIBRARY;
 use crate::hot::{HotError, HotStore};
 
-/// Functions that run where memory is full: they end what would take more, or free some.
-const FREES: [&str; 6] = [
+/// Functions that run where memory is full: they end what would take more, free some, or come before either.
+const FREES: [&str; 7] = [
     "close_1",
     "freeze_1",
     "register_2",
     "remove_1",
     "set_aside_1",
     "settled_1",
+    "stamp_1",
 ];
 
 /// Calls a function where memory is full: what is wrong with its answer and what it left behind.

@@ -126,3 +126,26 @@ async fn a_tombstone_does_not_know_who_had_a_share() {
     stage.server.command(&[b"RPUSH", poison.as_bytes(), &kept]);
     assert!(store.owes(cast.id).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_can_not_be_set_aside_stays_and_stops_no_drain() {
+    let (stage, cast) = spoiled().await;
+    let store = &*stage.store;
+    let poison = store.core.keys.poison(partition(store, cast.id));
+    stage
+        .server
+        .command(&[b"SET", poison.as_bytes(), b"theirs"]);
+    won(cast.grab(store, "cat").await);
+    let debts = cast.debts(store).await;
+    assert_eq!(debts.len(), 1, "{debts:?}");
+    let all = store.partitions().all().collect();
+    assert_eq!(
+        store.owing(all).await.unwrap().len(),
+        1,
+        "it is still there"
+    );
+    stage.server.command(&[b"DEL", poison.as_bytes()]);
+    cast.settle_all(store).await;
+    let all = store.partitions().all().collect();
+    assert_eq!(store.owing(all).await.unwrap(), [], "it was set aside");
+}
