@@ -168,7 +168,7 @@ async fn dismissed(
     act: AdminAct,
 ) -> Result<DeadLetterRow, ApiError> {
     // Of a share that is another's by a claim the hot store has nothing to say.
-    let is_asked = found.settled_at.is_none() && !found.is_capped();
+    let is_asked = found.settled_at.is_none() && !found.is_of_the_reserve();
     if is_asked && granted(api, &found.record).await? != Granted::NotSo {
         return Err(ApiError::DeadLetterStands);
     }

@@ -2,7 +2,7 @@
 //!
 //! *Not here.* The tables: `letters` of each ledger.
 
-use super::{CAPPED, EnvelopeRow, LedgerError, Settled};
+use super::{CAPPED, EnvelopeRow, LedgerError, NO_ROOM, Settled};
 use crate::domain::envelope::{BookState, Kind, Terms};
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{TenantId, UnixMs};
@@ -83,15 +83,22 @@ impl DeadLetterRow {
         amount_minor != Some(self.record.grant.amount_minor) || self.refused_by(terms).is_some()
     }
 
-    /// Whether its share is another's by a claim, and the reserve would pay it but for the cap.
-    pub fn is_capped(&self) -> bool {
-        self.reason == CAPPED
+    /// Whether its share is another's by a claim, and the reserve would pay it but for the cap, or for want
+    /// of room.
+    pub fn is_of_the_reserve(&self) -> bool {
+        [CAPPED, NO_ROOM].contains(&self.reason.as_str())
     }
 
-    /// PURE: whether an operator may let go of it: nothing can ever be owed, or no envelope owes it and nobody
-    /// will pay it.
-    pub(super) fn may_be_dismissed(&self, terms: &Terms, amount_minor: Option<i64>) -> bool {
-        self.is_capped() || self.is_contradicted(terms, amount_minor)
+    /// PURE: whether an operator may let go of it: nothing can ever be owed, or its envelope owes it no more
+    /// and nobody will pay it. Of one that is closed all is paid or refunded: whom it owes is paid otherwise.
+    pub(super) fn may_be_dismissed(
+        &self,
+        envelope: &EnvelopeRow,
+        amount_minor: Option<i64>,
+    ) -> bool {
+        self.is_of_the_reserve()
+            || matches!(envelope.state, BookState::Closed(_))
+            || self.is_contradicted(&envelope.terms, amount_minor)
     }
 
     /// PURE: whether its amount is all that is wrong with it, so that the share may have been granted to

@@ -14,7 +14,8 @@
 //!
 //! # Bounds
 //! [`MakeGood`]: per tenant and currency, an amount and a number of records in any [`MAKE_GOOD_MS`]. What
-//! is beyond becomes a dead letter with the reason [`CAPPED`].
+//! is beyond becomes a dead letter with the reason [`CAPPED`]; what the grabber's account has no room for,
+//! one with [`NO_ROOM`]. Neither blocks a close, and where an operator dismisses one it stays unpaid.
 //!
 //! # Not here
 //! Whether (share, amount) is what the seed says and the terms allow the grabber: the plan of settlement.
@@ -29,6 +30,12 @@ pub const MAKE_GOOD_MS: i64 = 86_400_000;
 
 /// Why a record is a dead letter: the cap was reached. Stable.
 pub const CAPPED: &str = "make_good_capped";
+
+/// Why a record is a dead letter: its grabber's account has no room for what is made good. Stable.
+pub const NO_ROOM: &str = "make_good_no_room";
+
+/// Why a record is a dead letter: the books refused it again and again. Stable.
+pub const REFUSED_BY_THE_BOOKS: &str = "refused_by_the_books";
 
 /// How much may be made good of one tenant in any [`MAKE_GOOD_MS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -30,7 +30,7 @@ pub mod sqlite;
 mod totals;
 
 pub use letter::*;
-pub use make_good::{CAPPED, MAKE_GOOD_MS, MakeGood};
+pub use make_good::{CAPPED, MAKE_GOOD_MS, MakeGood, NO_ROOM, REFUSED_BY_THE_BOOKS};
 pub use shapes::*;
 pub use totals::{Period, PeriodTotals};
 

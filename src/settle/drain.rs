@@ -37,7 +37,7 @@ use super::plan::{self, Known};
 use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, OutboxEntry, OutboxRecord};
-use crate::domain::id::{EnvelopeId, Partition};
+use crate::domain::id::{EnvelopeId, Partition, PersonId};
 use crate::hot::{HotStore, SETTLED_PER_CALL_MAX};
 use crate::ledger::{
     EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, SETTLE_TRIES_MAX,
@@ -139,7 +139,7 @@ pub struct Drain {
     /// What was read ahead, by partition: volatile, and worth nothing but time.
     ahead: Mutex<BTreeMap<Partition, Batch>>,
     /// How often the books refused a record by itself.
-    tries: Mutex<BTreeMap<(EnvelopeId, u32), u32>>,
+    tries: Mutex<BTreeMap<Refused, u32>>,
 }
 
 impl Drain {
@@ -448,8 +448,9 @@ impl Drain {
     }
 }
 
-/// A record's name among the refused: no two records of one share are refused at a time but by a
-/// damaged outbox, and then they may share their tries.
-fn key(record: &OutboxRecord) -> (EnvelopeId, u32) {
-    (record.envelope, record.grant.share)
+/// A record's name among the refused. Who was shown a share and who has it are two.
+type Refused = (EnvelopeId, u32, PersonId);
+
+fn key(record: &OutboxRecord) -> Refused {
+    (record.envelope, record.grant.share, record.grabber.clone())
 }

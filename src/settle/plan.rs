@@ -33,7 +33,7 @@ pub const NOT_DECLINABLE: &str = "not_declinable";
 /// The envelope's row can't be read or makes no shares: it is damaged.
 pub const BROKEN_TERMS: &str = "broken_terms";
 /// The ledger refused the record `SETTLE_TRIES_MAX` times.
-pub const REFUSED_BY_THE_BOOKS: &str = "refused_by_the_books";
+pub const REFUSED_BY_THE_BOOKS: &str = crate::ledger::REFUSED_BY_THE_BOOKS;
 
 /// What the books know of an envelope, as far as a batch needs it.
 #[derive(Clone, Debug)]

@@ -52,12 +52,17 @@ impl Settlement {
         let Some((last, _)) = lost.last() else {
             return Ok(0);
         };
-        let next = Some(*last).filter(|_| lost.len() >= PROMISED_ENVELOPES_MAX);
+        let next = Some(*last);
         let mut posted = 0;
         for (id, held) in lost {
             match self.keep_promises_of(id, held).await {
                 Ok(records) => posted += records,
                 Err(SettleError::Stopped(why)) => return Err(SettleError::Stopped(why)),
+                // So would all the others be: the next step goes on behind it.
+                Err(away @ SettleError::Unavailable(_)) => {
+                    *self.promised.lock() = Some(id);
+                    return Err(away);
+                }
                 // The others must be looked after, and this one is met again.
                 Err(error) => {
                     tracing::warn!(envelope = %id, %error, "lost grabs can't be looked after yet");
@@ -101,27 +106,27 @@ impl Settlement {
         }
         self.hot.answered(id, &answered);
         for some in records.chunks(SETTLE_BATCH_MAX) {
-            self.post_promises(under, some).await?;
+            self.post_promises(id, under, some).await?;
         }
         Ok(records.len())
     }
 
+    /// Posts records of one envelope.
     async fn post_promises(
         &self,
+        id: EnvelopeId,
         under: Under,
         records: &[OutboxRecord],
     ) -> Result<(), SettleError> {
         let verdicts = self.drain.post_each(under, records).await?;
-        for (record, verdict) in records.iter().zip(verdicts) {
-            if verdict.is_some() {
-                let held = HeldShare {
-                    grabber: record.grabber.clone(),
-                    grant: record.grant,
-                    declined: record.declined,
-                };
-                self.hot.answered(record.envelope, &[held]);
-            }
-        }
+        let decided = records.iter().zip(verdicts);
+        let decided = decided.filter(|(_, verdict)| verdict.is_some());
+        let held = decided.map(|(record, _)| HeldShare {
+            grabber: record.grabber.clone(),
+            grant: record.grant,
+            declined: record.declined,
+        });
+        self.hot.answered(id, &held.collect::<Vec<_>>());
         Ok(())
     }
 }

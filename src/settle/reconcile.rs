@@ -53,6 +53,8 @@ pub const BEHIND_MAX: usize = 100_000;
 pub const RECONCILED_PER_STEP_MAX: usize = 256;
 /// Of them, at a time.
 pub const MENDED_AT_ONCE_MAX: usize = 8;
+/// Open letters of an envelope that are compared with its grants; where there are more, each counts as one.
+const LETTERS_LOOKED_AT_MAX: usize = 100;
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,7 +141,7 @@ impl Reconcile {
             let views = self.hot.view(ids.to_vec()).await?;
             for ((id, row), view) in ids.iter().zip(rows).zip(views) {
                 match (row, view) {
-                    (Some(row), Some(view)) if is_behind(&row, &view) => {
+                    (Some(row), Some(view)) if self.is_behind(&row, &view).await? => {
                         if self.late(*id) {
                             late.push(*id);
                         }
@@ -169,6 +171,41 @@ impl Reconcile {
             });
         }
         Ok(rows)
+    }
+
+    /// Whether the hot store gave out more than the books know.
+    async fn is_behind(&self, row: &EnvelopeRow, view: &HotView) -> Result<bool, SettleError> {
+        let known = row.settled_count + row.declined_count;
+        let open = !matches!(row.state, BookState::Closed(_));
+        if !open || view.stale || view.taken_count <= known {
+            return Ok(false);
+        }
+        match row.set_aside_count {
+            0 => Ok(true),
+            _ => Ok(view.taken_count > known + self.set_aside(row).await?),
+        }
+    }
+
+    /// Grants that are set aside. A letter that nobody was granted is none of them: it must not pass for the
+    /// grant of somebody else, who would wait until an operator has looked at it.
+    async fn set_aside(&self, row: &EnvelopeRow) -> Result<u32, SettleError> {
+        let first = self
+            .ledger
+            .set_aside(row.id, i64::MIN, LETTERS_LOOKED_AT_MAX);
+        let found = first.await?;
+        if found.letters.len() >= LETTERS_LOOKED_AT_MAX {
+            return Ok(row.set_aside_count);
+        }
+        let mut grants = found.parked_count;
+        for letter in &found.letters {
+            let page = self
+                .hot
+                .grants(row.id, letter.record.grant.share, 1)
+                .await?;
+            let granted = page.iter().flatten().any(|held| letter.record.is_of(held));
+            grants += u32::from(granted);
+        }
+        Ok(grants)
     }
 
     /// Whether an envelope has been behind for long.
@@ -248,11 +285,4 @@ async fn claimed(ledger: &dyn Ledger, id: EnvelopeId) -> Result<BTreeSet<u32>, S
             _ => return Ok(claimed),
         }
     }
-}
-
-/// Whether the hot store gave out more than the books know.
-fn is_behind(row: &EnvelopeRow, view: &HotView) -> bool {
-    let known = row.settled_count + row.declined_count + row.set_aside_count;
-    let open = !matches!(row.state, BookState::Closed(_));
-    open && !view.stale && view.taken_count > known
 }

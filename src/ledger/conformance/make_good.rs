@@ -8,7 +8,8 @@ use crate::domain::id::{EnvelopeId, TenantId};
 use crate::domain::money::AMOUNT_MINOR_MAX;
 use crate::domain::posting::PostingKind;
 use crate::ledger::{
-    CAPPED, CloseProgress, DeadLetterRow, Fund, MAKE_GOOD_MS, SettleItem, Settled, Transfer,
+    CAPPED, CloseProgress, DeadLetterRow, Fund, MAKE_GOOD_MS, NO_ROOM, REFUSED_BY_THE_BOOKS,
+    SettleItem, Settled, Transfer,
 };
 
 /// More than any of these cases makes good.
@@ -381,6 +382,11 @@ pub async fn a_letter_that_nobody_will_make_good_is_dismissed(world: &World) {
         .dismiss_dead_letter(letter.row, Some(40), act());
     assert!(dismissed.await.expect("an answer").is_dismissed());
     world.is_closed(id, 1).await;
+    // It stays unpaid, also where the record comes again and the cap leaves more.
+    world.make_good_up_to(PLENTY, 10);
+    let again = world.one(pay(id, 0, "mallory", 40)).await;
+    assert_eq!(again, Settled::Superseded);
+    assert!(world.replay(&letter).await.expect("stays").is_dismissed());
     assert_eq!(world.has("mallory").await, (0, 0));
     assert_eq!(world.reserve_paid().await, 0);
     world.audit().await;
@@ -454,7 +460,7 @@ pub async fn a_full_account_waits_and_a_closed_envelope_does_not(world: &World) 
     world.deposit("rich", AMOUNT_MINOR_MAX, "d1").await;
     assert_eq!(world.one(pay(id, 0, "rich", 40)).await, Settled::DeadLetter);
     let letter = world.letter().await;
-    assert_eq!(letter.reason, "balance_too_large");
+    assert_eq!(letter.reason, NO_ROOM);
     world.is_closed(id, 1).await;
     // Carol's record comes when all is over.
     assert_eq!(world.one(pay(id, 0, "carol", 40)).await, Settled::MadeGood);
@@ -464,6 +470,65 @@ pub async fn a_full_account_waits_and_a_closed_envelope_does_not(world: &World) 
     assert!(world.replay(&letter).await.is_none());
     assert_eq!(world.has("rich").await.0, AMOUNT_MINOR_MAX);
     assert_eq!(world.envelope(id).await.made_good_minor, 80);
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_full_account_that_gives_back_what_it_takes_needs_no_room(world: &World) {
+    world.make_good_up_to(PLENTY, 10);
+    let id = world.live(100, 4, "e1").await;
+    let two = vec![pay(id, 0, "bob", 40), pay(id, 0, "rich", 40)];
+    assert_eq!(world.settle(two).await, [Settled::Paid, Settled::MadeGood]);
+    world.deposit("rich", AMOUNT_MINOR_MAX - 40, "d1").await;
+    assert_eq!(world.one(pay(id, 1, "rich", 10)).await, Settled::Paid);
+    assert_eq!(world.has("rich").await.0, AMOUNT_MINOR_MAX);
+    assert_eq!(world.reserve_paid().await, 30);
+    world.is_closed(id, 2).await;
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn what_the_books_refuse_to_make_good_is_a_letter_that_is_replayed(world: &World) {
+    world.make_good_up_to(PLENTY, 10);
+    let id = world.live(100, 4, "e1").await;
+    let refused = SettleItem::SetAside(record(id, 0, "carol", 40), REFUSED_BY_THE_BOOKS);
+    let two = vec![pay(id, 0, "bob", 40), refused];
+    assert_eq!(
+        world.settle(two).await,
+        [Settled::Paid, Settled::DeadLetter]
+    );
+    let letter = world.letter().await;
+    assert_eq!(letter.reason, REFUSED_BY_THE_BOOKS);
+    world.is_closed(id, 1).await;
+    assert!(world.replay(&letter).await.is_none());
+    assert_eq!(world.has("carol").await, (40, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn what_is_set_aside_and_then_another_s_in_one_transaction_blocks_nothing(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    let carol = || record(id, 0, "carol", 40);
+    let batch = vec![
+        SettleItem::SetAside(carol(), REFUSED_BY_THE_BOOKS),
+        pay(id, 0, "bob", 40),
+        SettleItem::Pay(carol()),
+    ];
+    let verdicts = [Settled::DeadLetter, Settled::Paid, Settled::Capped];
+    assert_eq!(world.settle(batch).await, verdicts);
+    let letter = world.letter().await;
+    assert_eq!((letter.reason.as_str(), letter.tries), (CAPPED, 2));
+    world.is_closed(id, 1).await;
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_letter_of_an_envelope_that_is_closed_is_dismissed(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world.is_closed(id, 0).await;
+    assert_eq!(world.one(pay(id, 0, "bob", 40)).await, Settled::DeadLetter);
+    let letter = world.letter().await;
+    assert_eq!(letter.reason, "envelope_closed");
+    let act = act("dismiss_dead_letter", id);
+    let dismissed = world.ledger.dismiss_dead_letter(letter.row, Some(40), act);
+    assert!(dismissed.await.expect("an answer").is_dismissed());
+    world.audit().await;
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

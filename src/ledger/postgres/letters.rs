@@ -137,21 +137,23 @@ pub(super) async fn of_envelope(
 /// Does something about a letter. Answers it as it stands.
 pub(super) async fn act_on(
     tx: &Transaction<'_>,
-    desk: &Desk,
+    (desk, care): (&Desk, &Care),
     (row, deed): (i64, LetterDeed),
     amount_minor: Option<i64>,
     act: &AdminAct,
 ) -> Result<DeadLetterRow, Fault> {
     let letter = known_letter(tx, row).await?;
+    let envelope = locked(tx, letter.record.envelope).await?;
+    // Read again: somebody else may have acted on it before its envelope was locked.
+    let letter = known_letter(tx, row).await?;
     if letter.settled_at.is_none() {
-        let envelope = locked(tx, letter.record.envelope).await?;
         if envelope.as_ref().is_some_and(|envelope| envelope.frozen) {
             return Err(LedgerError::Frozen.into());
         }
         match deed {
             LetterDeed::Dismiss => dismiss(tx, desk, &letter, envelope, amount_minor).await?,
             LetterDeed::Replay | LetterDeed::Correct => {
-                try_again(tx, desk, (&letter, deed), envelope, amount_minor).await?;
+                try_again(tx, (desk, care), (&letter, deed), envelope, amount_minor).await?;
             }
         }
     }
@@ -183,7 +185,7 @@ async fn locked(tx: &Transaction<'_>, id: EnvelopeId) -> Result<Option<EnvelopeR
 /// Decides an open letter anew, and marks it if nothing is owed by it any more.
 async fn try_again(
     tx: &Transaction<'_>,
-    desk: &Desk,
+    (desk, care): (&Desk, &Care),
     (letter, deed): (&DeadLetterRow, LetterDeed),
     envelope: Option<EnvelopeRow>,
     amount_minor: Option<i64>,
@@ -194,7 +196,7 @@ async fn try_again(
         None => SettleItem::Pay(record.clone()),
         Some(reason) => SettleItem::SetAside(record.clone(), reason),
     };
-    let verdicts = settle(tx, desk, &[&item], &Care::full()).await?;
+    let verdicts = settle(tx, desk, &[&item], care).await?;
     let verdict = *verdicts.first().expect("one verdict a record");
     match letter.outcome(&record, verdict, envelope.as_ref())? {
         Some(reason) => settle_letter(tx, desk.now(), letter, reason).await,
@@ -211,7 +213,7 @@ async fn dismiss(
     amount_minor: Option<i64>,
 ) -> Result<(), Fault> {
     match envelope {
-        Some(envelope) if letter.may_be_dismissed(&envelope.terms, amount_minor) => {
+        Some(envelope) if letter.may_be_dismissed(&envelope, amount_minor) => {
             settle_letter(tx, desk.now(), letter, Some(DISMISSED)).await
         }
         _ => Ok(()),

@@ -20,12 +20,15 @@ use crate::domain::id::UnixMs;
 use crate::domain::money::Currency;
 use crate::domain::posting::PostingKind;
 use crate::ledger::Settled;
-use crate::ledger::make_good::{CAPPED, InTheWay, MAKE_GOOD_MS, MadeGood, MakeGood, Used};
+use crate::ledger::make_good::{
+    CAPPED, InTheWay, MAKE_GOOD_MS, MadeGood, MakeGood, NO_ROOM, REFUSED_BY_THE_BOOKS, Used,
+};
 
 use super::Desk;
 use super::payees::PayeeAt;
 use super::post::{Entry, Journal, Posting, Side};
 use super::rows::count;
+use super::set_aside::key;
 use super::settle::{Aside, Batch, Party};
 use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 
@@ -126,9 +129,14 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// The verdict on a record that another claim stands in the way of. `payable`: neither the plan nor
-    /// the terms had anything against it. Before a batch is careful it says nothing final.
-    pub fn beaten(&mut self, party: Party, record: &'a OutboxRecord, payable: bool) -> Settled {
+    /// The verdict on a record that another claim stands in the way of; `aside` is the plan's reason not to
+    /// pay it. Before a batch is careful it says nothing final.
+    pub fn beaten(
+        &mut self,
+        party: Party,
+        record: &'a OutboxRecord,
+        aside: Option<&'static str>,
+    ) -> Settled {
         let (at, grabber) = (party.escrow, party.grabber);
         if let Some(made_good) = self.made_good.get(&(at, grabber)) {
             if !made_good.is_of(record) {
@@ -137,7 +145,8 @@ impl<'a> Batch<'a> {
             self.asides.push(Aside::Resolve(record));
             return Settled::Duplicate;
         }
-        if !payable || record.declined {
+        let is_refused = aside == Some(REFUSED_BY_THE_BOOKS);
+        if record.declined || aside.is_some() && !is_refused {
             return Settled::Superseded;
         }
         let Some(owed) = self
@@ -146,6 +155,19 @@ impl<'a> Batch<'a> {
         else {
             return Settled::Superseded;
         };
+        if self.reserve.is_none() {
+            self.is_owed = true;
+            return Settled::MadeGood;
+        }
+        if self.dismissed.contains(&key(record)) {
+            return Settled::Superseded;
+        }
+        // Something is owed, and the books won't have it: that is for an operator to see.
+        if is_refused {
+            self.asides
+                .push(Aside::Letter(None, record, REFUSED_BY_THE_BOOKS));
+            return Settled::DeadLetter;
+        }
         let escrow = &self.escrows[at];
         if escrow.frozen {
             self.asides.push(Aside::Park(escrow.row, record));
@@ -153,15 +175,11 @@ impl<'a> Batch<'a> {
         }
         // A letter over the reserve's money blocks nothing.
         if !self.payees.has_room(grabber, owed) {
-            self.asides
-                .push(Aside::Letter(None, record, "balance_too_large"));
+            self.asides.push(Aside::Letter(None, record, NO_ROOM));
             return Settled::DeadLetter;
         }
-        let Some(reserve) = &mut self.reserve else {
-            self.is_owed = true;
-            return Settled::MadeGood;
-        };
-        if !reserve.takes(&escrow.tenant, escrow.currency, owed) {
+        let reserve = self.reserve.as_mut();
+        if !reserve.is_some_and(|left| left.takes(&escrow.tenant, escrow.currency, owed)) {
             self.asides.push(Aside::Letter(None, record, CAPPED));
             return Settled::Capped;
         }
@@ -194,14 +212,20 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// What goes back to the reserve where a record is paid; 0: its grabber was not made good.
+    pub fn back_minor(&self, party: Party, record: &OutboxRecord) -> i64 {
+        let made_good = self.made_good.get(&(party.escrow, party.grabber));
+        let made_good = made_good.filter(|_| !record.declined);
+        made_good.map_or(0, |made| made.back_minor(record.grant.amount_minor))
+    }
+
     /// Back to the reserve, what a share pays now.
     pub fn take_back(&mut self, party: Party, record: &'a OutboxRecord) {
         let (escrow, grabber) = (party.escrow, party.grabber);
-        let made_good = self.made_good.get(&(escrow, grabber));
-        let Some(made_good) = made_good.filter(|_| !record.declined) else {
+        let amount_minor = self.back_minor(party, record);
+        if amount_minor == 0 {
             return;
-        };
-        let amount_minor = made_good.back_minor(record.grant.amount_minor);
+        }
         self.payees.take_back(grabber, amount_minor);
         self.payments.push(Payment {
             escrow,

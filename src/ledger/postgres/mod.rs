@@ -245,8 +245,10 @@ impl Ledger for PostgresLedger {
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
-        let desk = &self.books.desk;
-        write!(self.books, |tx| set_aside::settle_parked(&tx, desk, limit))
+        let (desk, care) = (&self.books.desk, settle::Care::careful());
+        write!(self.books, |tx| set_aside::settle_parked(
+            &tx, desk, &care, limit
+        ))
     }
 
     async fn begin_close(
@@ -467,10 +469,10 @@ impl Ledger for PostgresLedger {
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        let (desk, deed) = (&self.books.desk, (row, deed));
+        let (desk, deed, care) = (&self.books.desk, (row, deed), settle::Care::careful());
         write!(self.books, |tx| letters::act_on(
             &tx,
-            desk,
+            (desk, &care),
             deed,
             amount_minor,
             &act

@@ -15,11 +15,12 @@
 use std::collections::BTreeMap;
 
 use deadpool_postgres::Transaction;
+use hashbrown::HashSet;
 use tokio_postgres::Row;
 
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::UnixMs;
-use crate::ledger::{SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{DISMISSED, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::Desk;
 use super::rows::{at, envelope_id, long_count, person};
@@ -61,9 +62,9 @@ impl RecordColumns {
 }
 
 /// What makes a record one: all but the instant.
-type Key = (Vec<u8>, u32, String, i64, bool);
+pub(super) type Key = (Vec<u8>, u32, String, i64, bool);
 
-fn key(record: &OutboxRecord) -> Key {
+pub(super) fn key(record: &OutboxRecord) -> Key {
     (
         record.envelope.to_bytes().to_vec(),
         record.grant.share,
@@ -230,13 +231,7 @@ async fn set_letters_aside(
         &now.0,
     ];
     for row in sql::rows(tx, LETTERS, values).await? {
-        let made: Key = (
-            row.try_get(0)?,
-            long_count(&row, 1)?,
-            row.try_get(2)?,
-            row.try_get(3)?,
-            row.try_get(4)?,
-        );
+        let made = letter_key(&row)?;
         let tries: i32 = row.try_get(5)?;
         // Only one that is open since this batch counts: an older one was counted.
         if let Some((Some(envelope_row), _, _, asked)) = at_of.get(&made).map(|at| letters[*at])
@@ -293,10 +288,53 @@ async fn resolve_letters(
     Ok(())
 }
 
+/// Which of these records an operator has dismissed.
+pub(super) async fn dismissed(
+    tx: &Transaction<'_>,
+    records: &[&OutboxRecord],
+) -> Result<HashSet<Key>, Fault> {
+    let mut columns = RecordColumns::default();
+    for record in records {
+        columns.push(None, record, (DISMISSED, 0));
+    }
+    let c = &columns;
+    let found = sql::rows(
+        tx,
+        "-- ledger.dismissed_before
+         SELECT d.envelope, d.share, d.grabber, d.amount_minor, d.declined
+         FROM unnest($1::bytea[], $2::bigint[], $3::text[], $4::bigint[], $5::boolean[])
+                 u (envelope, share, grabber, amount_minor, declined)
+             JOIN dead_letter d USING (envelope, share, grabber, amount_minor, declined)
+         WHERE d.settled_at IS NOT NULL AND d.reason = $6",
+        &[
+            &c.envelopes,
+            &c.shares,
+            &c.grabbers,
+            &c.amounts,
+            &c.declined,
+            &DISMISSED,
+        ],
+    )
+    .await?;
+    found.iter().map(letter_key).collect()
+}
+
+/// Columns 0…4: envelope, share, grabber, amount, declined.
+fn letter_key(row: &Row) -> Result<Key, Fault> {
+    Ok((
+        row.try_get(0)?,
+        long_count(row, 1)?,
+        row.try_get(2)?,
+        row.try_get(3)?,
+        row.try_get(4)?,
+    ))
+}
+
 /// Posts what was parked of envelopes that are no longer frozen.
 pub(super) async fn settle_parked(
     tx: &Transaction<'_>,
     desk: &Desk,
+    care: &Care,
     limit: usize,
 ) -> Result<usize, Fault> {
     let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
@@ -319,7 +357,7 @@ pub(super) async fn settle_parked(
         return Ok(0);
     }
     let all: Vec<&SettleItem> = items.iter().collect();
-    let verdicts = settle(tx, desk, &all, &Care::full()).await?;
+    let verdicts = settle(tx, desk, &all, care).await?;
     // One that was frozen again meanwhile stays parked.
     let done: Vec<i64> = rows
         .iter()

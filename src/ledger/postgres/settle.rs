@@ -18,8 +18,8 @@
 //! a look at the balances that were moved refute: then all of it is done again, *carefully*, which
 //! asks first. A record that stands in the books already is a duplicate whatever else is wrong with it
 //! or its envelope: settling is repeated after a crash, and the repeat must not be set aside. A record
-//! that is paid, or found to be, takes its own dead letter back in the same transaction. A third try knows
-//! what may be made good (`make_good`).
+//! that is paid, or found to be, takes its own dead letter back in the same transaction. Where something is
+//! owed beside that, one more try knows what may be made good (`make_good`).
 //!
 //! # If it crashes here
 //! All verdicts of the batch stand or none; the repeat finds duplicates.
@@ -28,10 +28,10 @@
 //! Whether (share, amount) is what the seed says: the plan of the settle room. What becomes of records
 //! that can't be paid: `set_aside`. What the reserve pays: `make_good`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_postgres::Transaction;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::domain::grab::OutboxRecord;
 use crate::domain::money::Currency;
@@ -41,6 +41,7 @@ use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
 use super::Desk;
 use super::make_good::{Payment, Reserve};
 use super::payees::{PayeeAt, Payees};
+use super::set_aside::{Key, dismissed};
 use super::sql::Fault;
 
 /// An envelope as the batch sees it: what the row says, and what the batch adds.
@@ -125,6 +126,8 @@ pub(super) struct Batch<'a> {
     pub asides: Vec<Aside<'a>>,
     /// What grabbers were made good, before and by this batch.
     pub made_good: HashMap<(usize, PayeeAt), MadeGood>,
+    /// Records that an operator dismissed: nobody makes them good.
+    pub dismissed: HashSet<Key>,
     /// From the reserve and back to it.
     pub payments: Vec<Payment<'a>>,
     /// `None`: this try makes nothing good.
@@ -160,15 +163,22 @@ enum Obstacle {
     DeadLetter(&'static str),
 }
 
-/// How often a batch was tried before: the second time it is done carefully, the third time it also makes
-/// good.
+/// What the tries of a batch so far have shown that it needs.
 #[derive(Default)]
-pub(super) struct Care(AtomicU32);
+pub(super) struct Care {
+    /// It is done carefully.
+    careful: AtomicBool,
+    /// Something is owed, so it also makes good: as the only one that does.
+    makes_good: AtomicBool,
+}
 
 impl Care {
-    /// From the first try on, where a caller's transaction can't be tried again by itself.
-    pub fn full() -> Self {
-        Self(AtomicU32::new(2))
+    /// From the first try on, for few records of which something is known to be wrong.
+    pub fn careful() -> Self {
+        Self {
+            careful: true.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -186,12 +196,13 @@ pub(super) async fn settle(
         let why = format!("{} records are more than a batch", items.len());
         return Err(LedgerError::Broken(why).into());
     }
-    let tried = care.0.fetch_add(1, Ordering::Relaxed);
-    let careful = tried > 0;
+    // Whatever ends this try, the next one is careful.
+    let careful = care.careful.swap(true, Ordering::Relaxed);
     // ---- read ----
     let records: Vec<&OutboxRecord> = items.iter().map(|item| record_of(item).0).collect();
     let mut batch = Batch::read(tx, &desk.known, &records, careful).await?;
-    if tried > 1 {
+    if care.makes_good.load(Ordering::Relaxed) {
+        batch.dismissed = dismissed(tx, &records).await?;
         batch.reserve = Some(Reserve::open(tx, desk).await?);
     }
 
@@ -203,6 +214,7 @@ pub(super) async fn settle(
     }
     let again = |why: &str| Err(Fault::Again(why.to_owned()));
     if batch.is_owed {
+        care.makes_good.store(true, Ordering::Relaxed);
         return again("something is to be made good");
     }
     let is_plain = batch.asides.is_empty() && batch.payments.is_empty();
@@ -242,7 +254,7 @@ impl<'a> Batch<'a> {
                 self.resolve_letter(party.escrow, record);
                 return verdict;
             }
-            return self.beaten(party, record, aside.is_none());
+            return self.beaten(party, record, aside);
         }
         let obstacle = aside
             .map(Obstacle::DeadLetter)
@@ -289,7 +301,11 @@ impl<'a> Batch<'a> {
             "amount_not_positive"
         } else if amount_minor > escrow.left_minor {
             "more_than_was_funded"
-        } else if !record.declined && !self.payees.has_room(party.grabber, amount_minor) {
+        } else if !record.declined
+            && !self
+                .payees
+                .has_room(party.grabber, amount_minor - self.back_minor(party, record))
+        {
             "balance_too_large"
         } else {
             return None;

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use deadpool_postgres::Transaction;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tokio_postgres::Row;
 
 use crate::domain::grab::OutboxRecord;
@@ -64,6 +64,7 @@ impl<'a> Batch<'a> {
             claims: Vec::new(),
             asides: Vec::new(),
             made_good: HashMap::new(),
+            dismissed: HashSet::new(),
             payments: Vec::new(),
             reserve: None,
             is_owed: false,

@@ -182,7 +182,7 @@ fn dismiss(
     amount_minor: Option<i64>,
 ) -> Result<(), LedgerError> {
     match envelope {
-        Some(envelope) if letter.may_be_dismissed(&envelope.terms, amount_minor) => {
+        Some(envelope) if letter.may_be_dismissed(&envelope, amount_minor) => {
             settle_letter(books, letter, Some(DISMISSED))
         }
         _ => Ok(()),

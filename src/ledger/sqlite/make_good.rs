@@ -13,7 +13,9 @@ use crate::domain::grab::OutboxRecord;
 use crate::domain::id::PersonId;
 use crate::domain::money::AMOUNT_MINOR_MAX;
 use crate::domain::posting::PostingKind;
-use crate::ledger::make_good::{CAPPED, InTheWay, MAKE_GOOD_MS, MadeGood, Used};
+use crate::ledger::make_good::{
+    CAPPED, InTheWay, MAKE_GOOD_MS, MadeGood, NO_ROOM, REFUSED_BY_THE_BOOKS, Used,
+};
 use crate::ledger::{LedgerError, Settled};
 
 use super::post::{self, Posting};
@@ -62,13 +64,13 @@ impl Batch<'_> {
             .sql()
     }
 
-    /// The verdict on a record that another claim stands in the way of. `payable`: neither the plan nor
-    /// the terms had anything against it.
+    /// The verdict on a record that another claim stands in the way of; `aside` is the plan's reason not to
+    /// pay it.
     pub fn beaten(
         &mut self,
         (escrow, account): (usize, usize),
         record: &OutboxRecord,
-        payable: bool,
+        aside: Option<&'static str>,
         made_good: Option<MadeGood>,
     ) -> Result<Settled, LedgerError> {
         if let Some(made_good) = made_good {
@@ -82,9 +84,18 @@ impl Batch<'_> {
         let shown_minor = record.grant.amount_minor;
         let in_the_way = in_the_way(self.db, row, record)?;
         let owed = in_the_way.owed_minor(shown_minor);
-        let Some(owed) = owed.filter(|_| payable && !record.declined) else {
+        let is_refused = aside == Some(REFUSED_BY_THE_BOOKS);
+        let payable = (aside.is_none() || is_refused) && !record.declined;
+        let Some(owed) = owed.filter(|_| payable) else {
             return Ok(Settled::Superseded);
         };
+        if set_aside::is_dismissed(self.db, record)? {
+            return Ok(Settled::Superseded);
+        }
+        // Something is owed, and the books won't have it: that is for an operator to see.
+        if is_refused {
+            return self.letter_of_the_reserve(row, record, REFUSED_BY_THE_BOOKS);
+        }
         if self.escrows[escrow].frozen {
             set_aside::park(self.db, row, record)?;
             return Ok(Settled::Parked);
@@ -93,19 +104,28 @@ impl Batch<'_> {
         let credited = &self.accounts[account];
         let has_minor = credited.account.available_minor + credited.added_minor;
         if has_minor > AMOUNT_MINOR_MAX - owed {
-            set_aside::unblock(self.db, row, record)?;
-            set_aside::dead_letter(self.db, self.now, None, record, "balance_too_large")?;
-            return Ok(Settled::DeadLetter);
+            return self.letter_of_the_reserve(row, record, NO_ROOM);
         }
         if !self.reserve_takes(escrow, owed)? {
-            set_aside::unblock(self.db, row, record)?;
-            set_aside::dead_letter(self.db, self.now, None, record, CAPPED)?;
+            self.letter_of_the_reserve(row, record, CAPPED)?;
             return Ok(Settled::Capped);
         }
         self.move_reserve((escrow, account), record, (false, owed))?;
         self.escrows[escrow].has_made_good = true;
         set_aside::resolve_letter(self.db, self.now, record)?;
         Ok(Settled::MadeGood)
+    }
+
+    /// Sets aside what no escrow owes: it blocks nothing.
+    fn letter_of_the_reserve(
+        &self,
+        envelope_row: i64,
+        record: &OutboxRecord,
+        reason: &'static str,
+    ) -> Result<Settled, LedgerError> {
+        set_aside::unblock(self.db, envelope_row, record)?;
+        set_aside::dead_letter(self.db, self.now, None, record, reason)?;
+        Ok(Settled::DeadLetter)
     }
 
     /// Back to the reserve, what a share pays now.

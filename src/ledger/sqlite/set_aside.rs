@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::UnixMs;
-use crate::ledger::{LedgerError, MakeGood, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{DISMISSED, LedgerError, MakeGood, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::rows::{Sql, at, envelope_id, person};
 use super::settle::settle;
@@ -101,6 +101,31 @@ pub(super) fn dead_letter(
         (Some(row), Some(1)) => count(db, "dead_letter", row, 1),
         _ => Ok(()),
     }
+}
+
+/// Whether an operator has dismissed a record.
+pub(super) fn is_dismissed(db: &Connection, record: &OutboxRecord) -> Result<bool, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.dismissed_before
+         SELECT count(*) FROM dead_letter
+         WHERE envelope = ?1 AND share = ?2 AND grabber = ?3 AND amount_minor = ?4 AND declined = ?5
+             AND settled_at IS NOT NULL AND reason = ?6",
+    )
+    .and_then(|mut find| {
+        find.query_row(
+            (
+                record.envelope.to_bytes(),
+                record.grant.share,
+                record.grabber.as_str(),
+                record.grant.amount_minor,
+                record.declined,
+                DISMISSED,
+            ),
+            |row| row.get(0),
+        )
+    })
+    .map(|found: i64| found > 0)
+    .sql()
 }
 
 /// A record over the reserve's money blocks no close, whatever it did before: its open letter leaves the

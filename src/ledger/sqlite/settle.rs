@@ -180,11 +180,12 @@ impl<'a> Batch<'a> {
             return Ok(Settled::DeadLetter);
         };
         let account = self.account(escrow, record)?;
-        let obstacle = aside
-            .map(Obstacle::DeadLetter)
-            .or_else(|| self.obstacle(escrow, account, record));
         let row = self.escrows[escrow].row;
         let made_good = self.made_good(escrow, record)?;
+        let back = made_good.map_or(0, |made| made.back_minor(record.grant.amount_minor));
+        let obstacle = aside
+            .map(Obstacle::DeadLetter)
+            .or_else(|| self.obstacle((escrow, account), record, back));
         if obstacle.is_none() && self.pay((escrow, account), record, made_good)? {
             return Ok(Settled::Paid);
         }
@@ -193,7 +194,7 @@ impl<'a> Batch<'a> {
                 self.resolve_letter(escrow, record)?;
                 return Ok(verdict);
             }
-            return self.beaten((escrow, account), record, aside.is_none(), made_good);
+            return self.beaten((escrow, account), record, aside, made_good);
         }
         match obstacle {
             Some(Obstacle::Frozen) => {
@@ -242,7 +243,13 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn obstacle(&self, escrow: usize, account: usize, record: &OutboxRecord) -> Option<Obstacle> {
+    /// `back_minor`: what leaves the account again, to the reserve.
+    fn obstacle(
+        &self,
+        (escrow, account): (usize, usize),
+        record: &OutboxRecord,
+        back_minor: i64,
+    ) -> Option<Obstacle> {
         let (escrow, account) = (&self.escrows[escrow], &self.accounts[account]);
         let amount_minor = record.grant.amount_minor;
         let reason = if escrow.closed {
@@ -257,7 +264,7 @@ impl<'a> Batch<'a> {
             "more_than_was_funded"
         } else if !record.declined
             && account.account.available_minor + account.added_minor
-                > AMOUNT_MINOR_MAX - amount_minor
+                > AMOUNT_MINOR_MAX - amount_minor + back_minor
         {
             "balance_too_large"
         } else {
