@@ -6,6 +6,8 @@
 //! | [`CREATES_SHED_AGE_MS`] | CreateEnvelope |
 //! | [`GRABS_SHED_AGE_MS`] | CreateEnvelope, Grab, the messages of GrabStream |
 //!
+//! CreateEnvelope is also turned away while the hot store is not ready: then no share of it can be grabbed.
+//!
 //! # Ordering
 //! Nothing was done when a call is turned away: its repeat is the first try. The age is what
 //! settlement measured when it last looked, so a clock that is set turns nobody away for long.
@@ -49,9 +51,12 @@ impl Api {
     /// Whether a new envelope may come.
     ///
     /// # Errors
-    /// Settlement is behind: later. Not counted, since a repeat may be answered all the same.
+    /// Settlement is behind, or the hot store grants nothing: its shares would take the last of a memory that
+    /// is almost full, and nobody could grab them. Later. Not counted, since a repeat may be answered all the
+    /// same.
     pub(super) fn admit_create(&self) -> Result<(), ApiError> {
-        self.backlog.admit(Behind::Creates, CREATES_SHED_AGE_MS)
+        self.backlog.admit(Behind::Creates, CREATES_SHED_AGE_MS)?;
+        self.hot.ready().map_err(ApiError::Unavailable)
     }
 
     /// Whether a grab may come.

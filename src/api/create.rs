@@ -107,13 +107,13 @@ const FUNDED_WAIT: Duration = Duration::from_millis(500);
 async fn hold(api: &Api, fund: Fund, by_now: Vec<Offence>) -> Result<Funded, ApiError> {
     let refused = match api.admit_create() {
         Ok(()) if by_now.is_empty() => return Ok(api.ledger.fund(fund).await?),
-        Err(behind) if by_now.is_empty() => behind,
+        Err(later) if by_now.is_empty() => later,
         _ => ApiError::Invalid(by_now),
     };
     let look = api.ledger.funded(fund);
     let before = match refused {
         // Books that don't answer are behind, too, and the repetition asks again.
-        ApiError::Behind(_) => tokio::time::timeout(FUNDED_WAIT, look)
+        ApiError::Behind(_) | ApiError::Unavailable(_) => tokio::time::timeout(FUNDED_WAIT, look)
             .await
             .unwrap_or(Ok(None)),
         _ => look.await,

@@ -119,3 +119,33 @@ async fn what_a_full_redis_has_granted_is_paid_and_ended() {
     world.win(&id.envelope_id, "newcomer").await;
     world.audit_when_quiet().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_restarts_full_ends_what_it_holds_and_takes_no_new_envelope() {
+    let mut world = World::on(Hot::Redis).await;
+    world.fund("alice", cny(FUNDS)).await;
+    let id = world.send(equal("alice", cny(SHARE), SHARES)).await;
+    let won = win(&mut world, &id.envelope_id, 0..SETTLED + OWED).await;
+    world.audit_when_quiet().await;
+    let before = world.balance("alice").await;
+    memory_max(&world, FULL);
+    let redis = world.redis.as_ref().unwrap();
+    assert_eq!(redis.command(&[b"CONFIG", b"REWRITE"]), Value::Okay);
+    let told = async || world.server.readiness().await.1.contains("above 90 %");
+    until("it says that memory is full", told).await;
+    let another = equal("alice", cny(SHARE), SHARES);
+    let refused = world.envelopes.create_envelope(another.clone()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(world.balance("alice").await, before, "nothing was held");
+
+    world.redis().restart();
+    world.server.set_clock_ms(A_DAY_LATER_MS);
+    ended(&mut world, &id.envelope_id).await;
+    assert_eq!(won.len(), SETTLED + OWED);
+    assert!(!world.server.readiness().await.0, "it was full to the end");
+    world.audit_when_quiet().await;
+    memory_max(&world, "0");
+    world.until_ready().await;
+    world.envelopes.create_envelope(another).await.unwrap();
+    world.audit_when_quiet().await;
+}
