@@ -167,12 +167,17 @@ async fn dismissed(
     found: &DeadLetterRow,
     act: AdminAct,
 ) -> Result<DeadLetterRow, ApiError> {
-    // Of a share that is another's by a claim the hot store has nothing to say.
-    let is_asked = found.settled_at.is_none() && !found.is_of_the_reserve();
+    let said = says(api, found).await?;
+    let is_refused = said
+        .as_ref()
+        .is_some_and(|said| found.refused_by(&said.terms).is_some());
+    // Of a share that is another's by a claim, or that the terms give nobody of this name, the hot store has
+    // nothing to say.
+    let is_asked = found.settled_at.is_none() && !found.is_of_the_reserve() && !is_refused;
     if is_asked && granted(api, &found.record).await? != Granted::NotSo {
         return Err(ApiError::DeadLetterStands);
     }
-    let amount = says(api, found).await?.map(|said| said.amount_minor);
+    let amount = said.map(|said| said.amount_minor);
     let dismissed = api.ledger.dismiss_dead_letter(found.row, amount, act);
     let letter = dismissed.await?;
     match letter.settled_at {

@@ -42,6 +42,13 @@ pub enum Kind {
     Exclusive,
 }
 
+/// The EXCLUSIVE envelope holds the share for somebody else. Stable.
+pub const WRONG_GRABBER: &str = "wrong_grabber";
+/// Only a share of an EXCLUSIVE envelope may be declined. Stable.
+pub const NOT_DECLINABLE: &str = "not_declinable";
+/// The envelope is for named grabbers, and this is none of them. Stable.
+pub const NOT_IN_AUDIENCE: &str = "not_in_audience";
+
 /// When grabbers see the amounts of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -197,6 +204,21 @@ impl Draft {
     pub fn exclusive_share_of(&self, grabber: &PersonId) -> Option<u32> {
         let index = self.exclusive.iter().position(|s| s.grabber == *grabber)?;
         u32::try_from(index).ok()
+    }
+
+    /// PURE: why nobody of this name can have won such a share, or have declined it, whatever the amount.
+    /// Who is in a group only the gateway knows.
+    pub fn refuses(&self, grabber: &PersonId, share: u32, declined: bool) -> Option<&'static str> {
+        if self.kind == Kind::Exclusive {
+            let held = self.exclusive_share_of(grabber);
+            return (held != Some(share)).then_some(WRONG_GRABBER);
+        }
+        if declined {
+            return Some(NOT_DECLINABLE);
+        }
+        let is_outside =
+            matches!(&self.audience, Audience::Named(names) if !names.contains(grabber));
+        is_outside.then_some(NOT_IN_AUDIENCE)
     }
 }
 

@@ -3,7 +3,7 @@
 //! *Not here.* The tables: `letters` of each ledger.
 
 use super::{CAPPED, EnvelopeRow, LedgerError, NO_ROOM, Settled};
-use crate::domain::envelope::{BookState, Kind, Terms};
+use crate::domain::envelope::{BookState, Terms};
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{TenantId, UnixMs};
 use crate::domain::money::Currency;
@@ -153,12 +153,8 @@ impl DeadLetterRow {
 
     /// Why the envelope's terms say no, whatever the amount: settlement's plan asked them before it set
     /// the record aside, and an operator's second try asks them again.
-    pub(super) fn refused_by(&self, terms: &Terms) -> Option<&'static str> {
+    pub fn refused_by(&self, terms: &Terms) -> Option<&'static str> {
         let record = &self.record;
-        if terms.kind != Kind::Exclusive {
-            return record.declined.then_some("not_declinable");
-        }
-        let held = terms.exclusive_share_of(&record.grabber);
-        (held != Some(record.grant.share)).then_some("wrong_grabber")
+        terms.refuses(&record.grabber, record.grant.share, record.declined)
     }
 }

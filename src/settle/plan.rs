@@ -15,7 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::domain::envelope::{Kind, Terms};
+use crate::domain::envelope::Terms;
+pub use crate::domain::envelope::{NOT_DECLINABLE, NOT_IN_AUDIENCE, WRONG_GRABBER};
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::EnvelopeId;
 use crate::ledger::SettleItem;
@@ -26,10 +27,6 @@ pub const AMOUNT_MISMATCH: &str = "amount_mismatch";
 pub const UNKNOWN_ENVELOPE: &str = "unknown_envelope";
 /// The envelope has fewer shares.
 pub const SHARE_OUT_OF_RANGE: &str = "share_out_of_range";
-/// The EXCLUSIVE envelope holds the share for somebody else.
-pub const WRONG_GRABBER: &str = "wrong_grabber";
-/// Only a share of an EXCLUSIVE envelope may be declined.
-pub const NOT_DECLINABLE: &str = "not_declinable";
 /// The envelope's row can't be read or makes no shares: it is damaged.
 pub const BROKEN_TERMS: &str = "broken_terms";
 /// The ledger refused the record `SETTLE_TRIES_MAX` times.
@@ -80,11 +77,7 @@ fn objection(record: &OutboxRecord, known: Option<&Known>) -> Option<&'static st
     if *amount_minor != record.grant.amount_minor {
         return Some(AMOUNT_MISMATCH);
     }
-    if terms.kind != Kind::Exclusive {
-        return record.declined.then_some(NOT_DECLINABLE);
-    }
-    let held = terms.exclusive_share_of(&record.grabber);
-    (held != Some(record.grant.share)).then_some(WRONG_GRABBER)
+    terms.refuses(&record.grabber, record.grant.share, record.declined)
 }
 
 #[cfg(test)]

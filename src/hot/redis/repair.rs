@@ -342,7 +342,11 @@ fn taken(
         let place = usize::try_from(held.grant.share).ok();
         let worth = place.and_then(|place| repair.amounts_minor.get(place));
         let free = !by_share.contains_key(&held.grant.share);
-        if free && worth == Some(&held.grant.amount_minor) && people.insert(held.grabber.clone()) {
+        // Granted by nobody who reads the terms: somebody has written it there.
+        let share = held.grant.share;
+        let refused = repair.terms.refuses(&held.grabber, share, held.declined);
+        let may_stay = free && refused.is_none() && worth == Some(&held.grant.amount_minor);
+        if may_stay && people.insert(held.grabber.clone()) {
             by_share.insert(held.grant.share, held);
         }
     }

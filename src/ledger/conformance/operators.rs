@@ -163,7 +163,7 @@ pub async fn a_dead_letter_whose_share_another_won_blocks_until_it_is_replayed(w
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_replay_pays_nobody_to_whom_the_terms_give_nothing(world: &World) {
-    world.deposit("alice", 200, "d1").await;
+    world.deposit("alice", 300, "d1").await;
     let share = |name: &str, amount_minor| ExclusiveShare {
         grabber: person(name),
         amount_minor,
@@ -186,9 +186,16 @@ pub async fn a_replay_pays_nobody_to_whom_the_terms_give_nothing(world: &World) 
         declined: true,
         ..record(lucky, 0, "bob", 40)
     };
+    let invited = Draft {
+        audience: Audience::Named([person("bob")].into()),
+        ..draft("alice", 100, 2)
+    };
+    let invited = world.ledger.fund(fund(invited, "invited")).await;
+    let invited = invited.expect("there is money").envelope.id;
     let aside = [
         (record(named, 0, "carol", 40), "wrong_grabber"),
         (declined, "not_declinable"),
+        (record(invited, 0, "carol", 40), "not_in_audience"),
     ];
     let items = aside.clone().map(|(r, why)| SettleItem::SetAside(r, why));
     world.settle(items.to_vec()).await;
@@ -201,7 +208,7 @@ pub async fn a_replay_pays_nobody_to_whom_the_terms_give_nothing(world: &World) 
         assert_eq!((left.reason.as_str(), left.tries), (why, 2));
     }
     assert_eq!(world.has("carol").await, (0, 0));
-    assert_eq!(world.has("alice").await, (0, 200));
+    assert_eq!(world.has("alice").await, (0, 300));
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

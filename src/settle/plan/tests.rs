@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::audience::Audience;
-use crate::domain::envelope::{Draft, ExclusiveShare, LeafRef, Reveal};
+use crate::domain::envelope::{Draft, ExclusiveShare, Kind, LeafRef, Reveal};
 use crate::domain::grab::Grant;
 use crate::domain::id::{PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
@@ -151,5 +151,24 @@ fn what_is_set_aside_says_why() {
         "pay",
         BROKEN_TERMS,
     ];
+    assert_eq!(reasons(&records, &books), expected);
+}
+
+#[test]
+fn a_share_of_an_envelope_for_named_grabbers_is_paid_to_none_but_them() {
+    let Known::Shares(open, amounts) = known(Kind::Lucky, &[9, 8]) else {
+        panic!("it has shares");
+    };
+    let mut terms = (*open).clone();
+    terms.draft.audience = Audience::Named([person(1)].into());
+    let invited = Known::Shares(Arc::new(terms), amounts.clone());
+    let books = [(id(0), invited), (id(1), Known::Shares(open, amounts))].into();
+    let records = [
+        record(0, 1, 1, 8),
+        record(0, 5, 1, 8),
+        record(0, 5, 1, 7),
+        record(1, 5, 1, 8),
+    ];
+    let expected = ["pay", NOT_IN_AUDIENCE, AMOUNT_MISMATCH, "pay"];
     assert_eq!(reasons(&records, &books), expected);
 }

@@ -4,8 +4,10 @@
 use super::damage::damages;
 use super::mended::{KINDS, Kind, Mended, stage};
 use super::{OnRedis, store as another};
+use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, HotState};
-use crate::hot::conformance::stage::epoch;
+use crate::domain::id::Epoch;
+use crate::hot::conformance::stage::{Cast, epoch, person, won};
 use crate::hot::{CloseReply, HotStore};
 
 fn hurt(stage: &OnRedis, key: &str, damage: &[Vec<&[u8]>]) {
@@ -190,4 +192,21 @@ async fn an_index_that_was_deleted_is_made_up_for_when_its_envelopes_end() {
         store.remove(epoch(store, id), vec![id]).await.unwrap();
         assert!(!store.envelopes(None, 100).await.unwrap().contains(&id));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_keeps_no_grant_that_the_terms_refuse() {
+    let mut stage = stage().await;
+    let cast = Cast::lucky(&[5, 7, 9]);
+    let cast = cast.with(|draft| draft.audience = Audience::Named([person("ann")].into()));
+    cast.publish(&*stage.store).await;
+    // The store gives to whoever asks it; the audience is the server's to ask, or was written past it.
+    for name in ["ann", "eve"] {
+        won(cast.grab(&*stage.store, name).await);
+    }
+    stage.register(Epoch(3)).await;
+    stage.repair_all().await;
+    let grants = stage.store.grants(cast.id, 0, 10).await.unwrap().unwrap();
+    let names: Vec<_> = grants.iter().map(|held| held.grabber.as_str()).collect();
+    assert_eq!(names, ["ann"]);
 }

@@ -5,7 +5,7 @@
 -- What the previous release sees meanwhile: it works as before and makes nothing good. It can't claim a
 -- share for somebody who was made good: after its tries it sets such a record aside. So leave
 -- ledger.make_good_max out until all processes are new, or replay such letters.
--- The right to read made_good, which every claim asks for: `red-envelope migrate --grant-to` at once.
+-- The right to read made_good, which settlement asks for: `red-envelope migrate --grant-to` at once.
 
 -- One row for what the reserve paid to a grabber of an envelope, and one for what went back to it where the
 -- envelope pays him a share after all. `share` is what was shown to him; in a row that goes back it is what
@@ -49,16 +49,17 @@ END $$;
 CREATE TRIGGER made_good_of_taken_share BEFORE INSERT ON made_good
     FOR EACH ROW EXECUTE FUNCTION refuse_made_good();
 
--- Who was made good is paid a share only where that went back before. Looked at once a statement, and only
--- while there is anybody.
+-- Who was made good is paid a share only where that went back before. Looked at once a statement: first
+-- whether anybody was made good of its envelopes, then by the key for each of its claims.
 CREATE FUNCTION refuse_claims_of_made_good() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM made_good) AND EXISTS (
-        SELECT FROM (SELECT DISTINCT envelope_row FROM made) e
-            JOIN made_good m ON m.envelope_row = e.envelope_row AND NOT m.back
-            JOIN made c ON c.envelope_row = m.envelope_row AND c.account_row = m.account_row
-                AND NOT c.declined
-        WHERE NOT EXISTS (
+    IF EXISTS (SELECT FROM (SELECT DISTINCT envelope_row FROM made) e
+               JOIN made_good m ON m.envelope_row = e.envelope_row)
+    AND EXISTS (
+        SELECT FROM made c
+            JOIN made_good m ON m.envelope_row = c.envelope_row AND m.account_row = c.account_row
+                AND NOT m.back
+        WHERE NOT c.declined AND NOT EXISTS (
             SELECT FROM made_good b WHERE b.envelope_row = m.envelope_row
                 AND b.account_row = m.account_row AND b.back AND b.share = c.share
                 AND b.shown_minor = c.amount_minor)) THEN
@@ -89,3 +90,8 @@ CREATE TRIGGER envelope_stays_closed
         best_minor, dead_letter_count, parked_count, state, reason, frozen, created_at, expires_at,
         closed_at ON envelope
     FOR EACH ROW WHEN (OLD.state = 'closed') EXECUTE FUNCTION refuse();
+
+-- They ask the tables of the books, whoever writes and whatever temporary table he has made before.
+ALTER FUNCTION refuse_claims() SECURITY DEFINER SET search_path = red_envelope, pg_temp;
+ALTER FUNCTION refuse_made_good() SECURITY DEFINER SET search_path = red_envelope, pg_temp;
+ALTER FUNCTION refuse_claims_of_made_good() SECURITY DEFINER SET search_path = red_envelope, pg_temp;

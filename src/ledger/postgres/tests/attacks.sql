@@ -236,6 +236,16 @@ INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, 
 INSERT INTO :week (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
     SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
 
+-- ledger.attack: a share for who was made good, behind a temporary table of that name
+CREATE TEMP TABLE made_good (LIKE red_envelope.made_good);
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :open, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
+-- ledger.attack: a share of a closed envelope, behind a temporary table that calls it open
+CREATE TEMP TABLE envelope AS SELECT row, 'live'::text AS state, 99 AS share_count FROM red_envelope.envelope;
+INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
+    SELECT :closed, 2, 1, row, 1, false, 0 FROM account WHERE owner = 'dave';
+
 -- ledger.attack: editing what was made good
 UPDATE made_good SET amount_minor = 39;
 
