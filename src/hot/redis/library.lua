@@ -710,9 +710,10 @@ end
 local function stands(m, epoch) return m ~= nil and m.epoch == epoch and m.state ~= FUNDING end
 
 -- KEYS     epoch, g, s, p
--- ARGV     partition, epoch, the raw meta that was compared with the books
+-- ARGV     partition, epoch, the raw meta that was compared with the books, the state that it goes to
 -- Replies  {OK, state}; STALE where it changed meanwhile
--- Keeps    an envelope whose grabs were compared with the books comes into this epoch as it is
+-- Keeps    an envelope whose grabs were compared with the books comes into this epoch as it is, or over
+--          where the books have begun to close it
 local function stamp(keys, args)
   local epoch = number(args[2])
   local other = other_epoch(number(args[1]), epoch, keys[1])
@@ -721,6 +722,8 @@ local function stamp(keys, args)
   if stands(m, epoch) then return { REPLY.OK, m.state } end
   if m == nil or m.state == FUNDING or packed(m) ~= args[3] then return { REPLY.STALE } end
   m.epoch = epoch
+  local wanted = number(args[4])
+  if m.state == LIVE and OVER[wanted] then m.state = wanted end
   call('HSET', keys[2], '', packed(m))
   return { REPLY.OK, m.state }
 end

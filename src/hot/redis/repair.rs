@@ -7,7 +7,7 @@
 //! | 0. terms | GET, SET | they never change, so they are put down under no epoch, over what else lies there |
 //! | 1. read | | the whole grabs hash, as far as it is there |
 //! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
-//! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is |
+//! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is, or over where the books close it |
 //! | 4. begin | `rebuild_1` | Funding under this epoch: nobody is served from it |
 //! | 5. put | `rebuild_put_1` | grants, then the shares that are left, with their numbers |
 //! | 6. end | `rebuilt_1` | counts agree: Live, or over for the reason it had |
@@ -76,7 +76,7 @@ impl Core {
         let orphans = self.acked.orphans_of(id);
         let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
-        let sound = before.is_some_and(|meta| meta.state == plan.state && in_turn(&meta, &plan));
+        let sound = before.is_some_and(|meta| may_stand(&meta, &plan) && in_turn(&meta, &plan));
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
             let own = self.keys.envelope(id);
             let call = Call::writing(self, "stamp_1", partition)
@@ -84,7 +84,8 @@ impl Core {
                 .key(own.shares)
                 .key(own.phrase)
                 .under(epoch)
-                .arg(raw);
+                .arg(raw)
+                .number(state_code(plan.state));
             match self.call(call).await? {
                 (Reply::Ok, items) => {
                     self.acked.adopted(id, &repair.claims);
@@ -215,6 +216,12 @@ impl Core {
             _ => Err(crossed()),
         }
     }
+}
+
+/// Whether a stamp takes an envelope to where it is to stand: it may end one that is live.
+fn may_stand(meta: &Meta, plan: &Plan) -> bool {
+    let ends = meta.state == HotState::Live && matches!(plan.state, HotState::Over(_));
+    meta.state == plan.state || ends
 }
 
 /// Whether an envelope may stand as it is, as far as its grabs tell: those of one that was never

@@ -6,9 +6,10 @@ use super::mended::{KINDS, Kind, Mended, stage};
 use super::{OnRedis, store as another};
 use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, HotState};
+use crate::domain::grab::Outcome;
 use crate::domain::id::Epoch;
-use crate::hot::conformance::stage::{Cast, epoch, person, won};
-use crate::hot::{CloseReply, HotStore};
+use crate::hot::conformance::stage::{Cast, epoch, outcome, person, won};
+use crate::hot::{CloseReply, HotStore, Repair};
 
 fn hurt(stage: &OnRedis, key: &str, damage: &[Vec<&[u8]>]) {
     for command in damage {
@@ -209,4 +210,32 @@ async fn a_repair_keeps_no_grant_that_the_terms_refuse() {
     let grants = stage.store.grants(cast.id, 0, 10).await.unwrap().unwrap();
     let names: Vec<_> = grants.iter().map(|held| held.grabber.as_str()).collect();
     assert_eq!(names, ["ann"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_whole_and_to_be_closed_ends_where_it_stands_without_memory() {
+    let mut stage = stage().await;
+    let cast = Cast::lucky(&[5, 7, 9]);
+    cast.publish(&*stage.store).await;
+    won(cast.grab(&*stage.store, "ann").await);
+    stage.register(Epoch(3)).await;
+    let memory_max = |bytes: &[u8]| {
+        let words: [&[u8]; 4] = [b"CONFIG", b"SET", b"maxmemory", bytes];
+        stage.server.command(&words);
+    };
+    memory_max(b"1");
+    let repair = Repair {
+        envelope: cast.id,
+        terms: std::sync::Arc::clone(&cast.terms),
+        amounts_minor: cast.amounts.clone().into(),
+        claims: Vec::new(),
+        over: Some(CloseReason::Recalled),
+    };
+    let over = HotState::Over(CloseReason::Recalled);
+    assert_eq!(stage.store.repair(Epoch(3), repair).await.unwrap(), over);
+    memory_max(b"0");
+    let recalled = Outcome::Recalled;
+    assert_eq!(outcome(cast.grab(&*stage.store, "bob").await), recalled);
+    let grants = stage.store.grants(cast.id, 0, 10).await.unwrap().unwrap();
+    assert_eq!(grants.len(), 1);
 }

@@ -214,7 +214,7 @@ impl Scene {
             }
             "freeze_1" => vec![id, text(1), text(1)],
             "remove_1" => vec![id],
-            "stamp_1" => vec![self.stamped(cast)],
+            "stamp_1" => vec![self.stamped(cast), text(1)],
             "rebuild_1" => vec![id, self.rebuilt_meta(cast), terms, lock, text(0)],
             "rebuild_put_1" => self.rebuilt_words(cast),
             "rebuilt_1" => vec![text(1)],
