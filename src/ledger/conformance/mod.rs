@@ -3,6 +3,7 @@
 //! An implementation's tests open a [`World`] of their own and expand `ledger_conformance!`; the
 //! books are audited after every case.
 
+pub mod capped;
 pub mod close;
 pub mod corrected;
 pub mod dismissed;
@@ -343,16 +344,16 @@ macro_rules! ledger_conformance {
             make_good::every_order_of_arrival_ends_with_the_larger_amount,
             make_good::all_of_it_in_one_batch_is_the_same,
             make_good::nothing_is_made_good_against_the_plan_or_of_a_declined_share,
-            make_good::beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing,
-            make_good::of_a_loss_of_many_so_much_is_made_good_as_the_cap_leaves,
-            make_good::a_letter_that_nobody_will_make_good_is_dismissed,
-            make_good::the_cap_is_of_any_day_and_of_each_tenant_and_counts_records,
+            capped::beyond_the_cap_a_letter_waits_for_an_operator_and_blocks_nothing,
+            capped::of_a_loss_of_many_so_much_is_made_good_as_the_cap_leaves,
+            capped::a_letter_that_nobody_will_make_good_is_dismissed,
+            capped::the_cap_is_of_any_day_and_of_each_tenant_and_counts_records,
             make_good::a_frozen_envelope_makes_nothing_good_until_it_is_unfrozen,
-            make_good::a_full_account_waits_and_a_closed_envelope_does_not,
-            make_good::a_full_account_that_gives_back_what_it_takes_needs_no_room,
-            make_good::what_the_books_refuse_to_make_good_is_a_letter_that_is_replayed,
-            make_good::what_is_set_aside_and_then_another_s_in_one_transaction_blocks_nothing,
-            make_good::a_letter_of_an_envelope_that_is_closed_is_dismissed,
+            capped::a_full_account_waits_and_a_closed_envelope_does_not,
+            capped::a_full_account_that_gives_back_what_it_takes_needs_no_room,
+            capped::what_the_books_refuse_to_make_good_is_a_letter_that_is_replayed,
+            capped::what_is_set_aside_and_then_another_s_in_one_transaction_blocks_nothing,
+            capped::a_letter_of_an_envelope_that_is_closed_is_dismissed,
             make_good::the_grabber_sees_it_in_his_entries_and_the_share_is_of_another,
             dismissed::a_letter_that_can_never_be_owed_is_dismissed_and_its_envelope_closes,
             dismissed::a_letter_that_may_be_owed_is_not_dismissed,

@@ -138,8 +138,7 @@ pub(super) async fn of_envelope(
 pub(super) async fn act_on(
     tx: &Transaction<'_>,
     (desk, care): (&Desk, &Care),
-    (row, deed): (i64, LetterDeed),
-    amount_minor: Option<i64>,
+    (row, deed, amount_minor): (i64, LetterDeed, Option<i64>),
     act: &AdminAct,
 ) -> Result<DeadLetterRow, Fault> {
     let letter = known_letter(tx, row).await?;

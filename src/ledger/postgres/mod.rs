@@ -245,10 +245,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
-        let (desk, care) = (&self.books.desk, settle::Care::careful());
-        write!(self.books, |tx| set_aside::settle_parked(
-            &tx, desk, &care, limit
-        ))
+        let care = settle::Care::careful();
+        let at = (&self.books.desk, &care);
+        write!(self.books, |tx| set_aside::settle_parked(&tx, at, limit))
     }
 
     async fn begin_close(
@@ -469,14 +468,9 @@ impl Ledger for PostgresLedger {
         amount_minor: Option<i64>,
         act: AdminAct,
     ) -> Result<DeadLetterRow, LedgerError> {
-        let (desk, deed, care) = (&self.books.desk, (row, deed), settle::Care::careful());
-        write!(self.books, |tx| letters::act_on(
-            &tx,
-            (desk, &care),
-            deed,
-            amount_minor,
-            &act
-        ))
+        let care = settle::Care::careful();
+        let (at, deed) = ((&self.books.desk, &care), (row, deed, amount_minor));
+        write!(self.books, |tx| letters::act_on(&tx, at, deed, &act))
     }
 
     async fn audit_envelopes(

@@ -333,8 +333,7 @@ fn letter_key(row: &Row) -> Result<Key, Fault> {
 /// Posts what was parked of envelopes that are no longer frozen.
 pub(super) async fn settle_parked(
     tx: &Transaction<'_>,
-    desk: &Desk,
-    care: &Care,
+    (desk, care): (&Desk, &Care),
     limit: usize,
 ) -> Result<usize, Fault> {
     let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
