@@ -42,6 +42,7 @@ mod restored;
 mod restored_folder;
 mod restored_refused;
 mod roles;
+mod settlement_dies;
 mod streams;
 mod together;
 mod two_releases;

@@ -184,43 +184,6 @@ fn keys_on(redis: &RedisServer, pattern: &str) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
-    for point in [
-        "settle::before_post",
-        "settle::before_commit",
-        "settle::after_post",
-        "settle::after_settled",
-    ] {
-        let dying = Start {
-            abort_at: Some(point.to_owned()),
-            ..Start::on(Hot::Redis)
-        };
-        let mut world = World::start(dying).await;
-        world.fund("alice", cny(10_000)).await;
-        let id = world.send(equal("alice", cny(100), 50)).await.envelope_id;
-        let mut winners = Vec::new();
-        for number in 0..20 {
-            let grabber = format!("g{number}");
-            match world.try_grab(grab_of(&id, &grabber)).await {
-                Ok(answer) => {
-                    assert_eq!(answer.outcome(), GrabOutcome::Won);
-                    winners.push(grabber);
-                }
-                Err(_) => break,
-            }
-        }
-        assert!(!winners.is_empty(), "{point}");
-        assert!(world.server.crashed().await, "{point}");
-        let mut world = world.restarted(Start::on(Hot::Redis)).await;
-        world.until_ready().await;
-        world.audit_when_quiet().await;
-        for grabber in &winners {
-            assert_eq!(world.available(grabber).await, 100, "{point}: {grabber}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_lost_while_an_envelope_closes_costs_nobody_anything() {
     for point in ["close::after_hot", "close::before_finish"] {
         let dying = Start {

@@ -166,6 +166,13 @@ impl Server {
         panic!("the server did not end:\n{}", self.log());
     }
 
+    /// Another process on its folder, which dies at a crash point, maybe before it listens.
+    pub async fn again_until_it_crashes(&mut self, start: &Start) {
+        self.kill();
+        self.child = spawn(self.folder.path(), start);
+        assert!(self.crashed().await, "it did not crash:\n{}", self.log());
+    }
+
     /// Whether it died of a signal (a crash point aborts the process).
     pub async fn crashed(&mut self) -> bool {
         self.ended().await.signal().is_some()
