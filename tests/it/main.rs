@@ -18,6 +18,7 @@ mod command_line;
 mod contract;
 mod crash;
 mod create_dies;
+mod cut_aof;
 mod disk_full;
 mod edited_books;
 mod endings;
