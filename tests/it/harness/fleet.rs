@@ -257,18 +257,18 @@ pub async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
     seen_by(latest, what, async || met().await.then_some(())).await;
 }
 
-/// Looks until there is something to be seen, which must be at this instant at the latest.
+/// Looks until there is something to be seen, until this instant at the least.
 pub async fn seen_by<Seen>(
     latest: Instant,
     what: &str,
     mut look: impl AsyncFnMut() -> Option<Seen>,
 ) -> Seen {
     loop {
-        let seen = look().await;
-        assert!(Instant::now() <= latest, "not in time: {what}");
-        if let Some(seen) = seen {
+        let in_time = Instant::now() <= latest;
+        if let Some(seen) = look().await {
             return seen;
         }
+        assert!(in_time, "not in time: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

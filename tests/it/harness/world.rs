@@ -266,8 +266,7 @@ impl World {
         self.until_available_by(in_time(), owner, amount).await;
     }
 
-    /// The same, at this instant at the latest.
-    pub async fn until_available_by(&mut self, latest: Instant, owner: &str, amount: i64) {
+    async fn until_available_by(&mut self, latest: Instant, owner: &str, amount: i64) {
         let what = format!("{owner} has {amount}");
         let paid = async || (self.available(owner).await == amount).then_some(());
         seen_by(latest, &what, paid).await;
@@ -279,6 +278,8 @@ impl World {
         for (owner, amount) in owed {
             self.until_available_by(latest, owner, *amount).await;
         }
+        let late = Instant::now().saturating_duration_since(latest);
+        assert!(late.is_zero(), "the last one was paid {late:?} too late");
     }
 
     /// The books of both stores, now.
