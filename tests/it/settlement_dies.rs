@@ -1,9 +1,11 @@
 //! Settlement dies with a batch of many grabs in its hands, at each of its steps: each of them is paid once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use red_envelope_proto::v1::GrabOutcome;
 use redis::Value;
+use tokio::time::Instant;
 
 use crate::harness::fleet::{Client, rush};
 use crate::harness::world::channel;
@@ -14,6 +16,8 @@ use crate::redis_faults::the_outbox_of;
 const GRABBERS: usize = 40;
 const CONNECTIONS: usize = 5;
 const SHARE: i64 = 100;
+/// Nothing is owed any more so long after a server is there again, at the latest: the bound of F02.
+const PAID_WITHIN: Duration = Duration::from_secs(60);
 /// Where the number of its records stands in an outbox entry.
 const RECORDS_AT: std::ops::Range<usize> = 15..19;
 
@@ -93,6 +97,11 @@ async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
         assert_eq!(found, (still_owed, in_the_books), "{point}");
 
         let mut world = world.restarted(Start::on(Hot::Redis)).await;
+        let latest = Instant::now() + PAID_WITHIN;
+        let grabbers = (0..GRABBERS).map(|number| (format!("g{number}"), SHARE));
+        world
+            .until_all_are_paid_by(latest, &grabbers.collect())
+            .await;
         world.until_ready().await;
         world.audit_when_quiet().await;
         assert_eq!(paid(&world), GRABBERS, "{point}");
