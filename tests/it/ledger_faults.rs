@@ -12,6 +12,7 @@ use tonic_types::StatusExt as _;
 use crate::harness::fleet::{Fleet, a_moment};
 use crate::harness::world::{World, grab_of};
 use crate::harness::{cny, equal};
+use crate::redis_faults::MISSING_POSTED_WITHIN;
 
 /// How long PostgreSQL hangs.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -134,9 +135,11 @@ async fn outboxes_that_are_deleted_while_the_books_are_away_are_made_up_for() {
         fleet.redis.command(&[b"DEL", &key]);
     }
     fleet.postgres.resume();
-    for number in 0..10 {
-        let grabber = format!("grabber-{number}");
-        fleet.processes[0].until_available(&grabber, 80).await;
-    }
-    fleet.processes[1].audit_when_quiet().await;
+    let latest = Instant::now() + MISSING_POSTED_WITHIN;
+    let owed = (0..10).map(|number| (format!("grabber-{number}"), 80));
+    let [one, other] = &mut fleet.processes[..] else {
+        panic!("a fleet of two");
+    };
+    one.until_all_are_paid_by(latest, &owed.collect()).await;
+    other.audit_when_quiet().await;
 }

@@ -11,13 +11,16 @@ use red_envelope_proto::v1::{
 use tokio::time::Instant;
 
 use crate::fleet_faults::{SENT_MAX, partition_of};
-use crate::harness::fleet::{a_moment, until};
+use crate::harness::fleet::{a_moment, seen_by, until};
 use crate::harness::server::Server;
-use crate::harness::world::grab_of;
+use crate::harness::world::{grab_of, in_time};
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
 
 /// Shares of the envelopes here.
 const SHARES: u32 = 60;
+/// What no outbox owes any more is in the books so long after they can be written, at the latest: the bound
+/// of F18.
+pub const MISSING_POSTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A world on Redis with an envelope of which twenty have a share; share number and amount of each.
 pub async fn with_twenty_winners() -> (World, String, BTreeMap<String, (u32, i64)>) {
@@ -90,6 +93,7 @@ async fn a_flush_before_settlement_loses_nothing_that_the_server_acknowledged() 
     }
     world.redis().command(&[b"FLUSHALL"]);
     drop(books);
+    let latest = Instant::now() + MISSING_POSTED_WITHIN;
     for (grabber, share) in &held {
         let answer = world.grab_until_answered(&id, grabber).await;
         assert_eq!(answer.outcome(), GrabOutcome::AlreadyGrabbed, "{grabber}");
@@ -97,9 +101,8 @@ async fn a_flush_before_settlement_loses_nothing_that_the_server_acknowledged() 
         assert_eq!((again.number, again.amount.unwrap().minor_units), *share);
     }
     // No outbox owes them any more: the reconciler posts them.
-    for (grabber, (_, amount)) in &held {
-        world.until_available(grabber, *amount).await;
-    }
+    let owed = held.into_iter().map(|(who, (_, amount))| (who, amount));
+    world.until_all_are_paid_by(latest, &owed.collect()).await;
     world.audit_when_quiet().await;
 }
 
@@ -148,9 +151,8 @@ async fn outboxes_that_are_deleted_or_trimmed_are_made_up_for_by_the_reconciler(
         }
         owed.extend(ten_more(&mut world, &id, 30).await);
         drop(books);
-        for (grabber, amount) in &owed {
-            world.until_available(grabber, *amount).await;
-        }
+        let latest = Instant::now() + MISSING_POSTED_WITHIN;
+        world.until_all_are_paid_by(latest, &owed).await;
         world.audit_when_quiet().await;
     }
 }
@@ -179,43 +181,6 @@ fn keys_on(redis: &RedisServer, pattern: &str) -> Vec<Vec<u8>> {
         other => panic!("a key is text: {other:?}"),
     };
     keys.into_iter().map(bytes).collect()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
-    for point in [
-        "settle::before_post",
-        "settle::before_commit",
-        "settle::after_post",
-        "settle::after_settled",
-    ] {
-        let dying = Start {
-            abort_at: Some(point.to_owned()),
-            ..Start::on(Hot::Redis)
-        };
-        let mut world = World::start(dying).await;
-        world.fund("alice", cny(10_000)).await;
-        let id = world.send(equal("alice", cny(100), 50)).await.envelope_id;
-        let mut winners = Vec::new();
-        for number in 0..20 {
-            let grabber = format!("g{number}");
-            match world.try_grab(grab_of(&id, &grabber)).await {
-                Ok(answer) => {
-                    assert_eq!(answer.outcome(), GrabOutcome::Won);
-                    winners.push(grabber);
-                }
-                Err(_) => break,
-            }
-        }
-        assert!(!winners.is_empty(), "{point}");
-        assert!(world.server.crashed().await, "{point}");
-        let mut world = world.restarted(Start::on(Hot::Redis)).await;
-        world.until_ready().await;
-        world.audit_when_quiet().await;
-        for grabber in &winners {
-            assert_eq!(world.available(grabber).await, 100, "{point}: {grabber}");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,9 +301,8 @@ async fn an_entry_that_nobody_can_read_is_made_up_for_and_its_envelope_closes() 
     redis.command(&[b"XTRIM", &outbox, b"MAXLEN", b"0"]);
     redis.command(&[b"XADD", &outbox, b"9-*", b"r", &junk]);
     drop(books);
-    for (grabber, amount) in &owed {
-        world.until_available(grabber, *amount).await;
-    }
+    let latest = Instant::now() + MISSING_POSTED_WITHIN;
+    world.until_all_are_paid_by(latest, &owed).await;
     recall(&mut world, &id).await.unwrap();
     world.until(&id, "alice", EnvelopeState::Closed).await;
     world.audit_when_quiet().await;
@@ -396,16 +360,14 @@ pub fn forged(id: &str, share: u32, amount: u16, grabber: &str) -> Vec<u8> {
     entry
 }
 
+/// Waits until so many letters were set aside; their reasons.
 pub async fn until_set_aside(world: &mut World, count: usize) -> Vec<String> {
-    let mut looks = tokio::time::interval(std::time::Duration::from_millis(50));
-    for _ in 0..1_200 {
-        looks.tick().await;
-        let letters = world.dead_letters().await;
-        if letters.len() >= count {
-            return letters.into_iter().map(|letter| letter.reason).collect();
-        }
-    }
-    panic!("nothing was set aside");
+    seen_by(in_time(), "letters were set aside", async || {
+        let letters = world.dead_letters().await.into_iter();
+        let reasons: Vec<_> = letters.map(|letter| letter.reason).collect();
+        (reasons.len() >= count).then_some(reasons)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

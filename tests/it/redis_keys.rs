@@ -1,5 +1,5 @@
-//! Each key of an envelope is lost, of a small one and of a large one with a lock: nobody gets a second share,
-//! and nobody gets in without the passphrase.
+//! Each key of an envelope is lost, of a small one and of a large one with a lock, or becomes a thing of another
+//! type: nobody gets a second share, and nobody gets in without the passphrase.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,15 @@ use red_envelope_proto::v1::{
 };
 use redis::Value;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::harness::world::grab_of;
-use crate::harness::{Hot, World, cny, lucky};
-use crate::redis_faults::{keys_like, nothing_is_granted_twice, with_twenty_winners};
+use crate::harness::{Hot, Start, World, cny, lucky};
+use crate::redis_faults::{
+    MISSING_POSTED_WITHIN, keys_like, nothing_is_granted_twice, the_outbox_of, with_twenty_winners,
+};
 
 /// Shares of the large envelope: Redis lists who grabbed from one of more than 1,000.
 const SHARES: u32 = 1_100;
@@ -130,4 +135,75 @@ async fn each_key_of_a_large_envelope_with_a_lock_may_be_deleted() {
         assert_eq!(world.available(grabber).await, *amount, "{grabber}");
     }
     world.audit_when_quiet().await;
+}
+
+/// The key holds something of another type than it should.
+fn the_key_becomes_another_thing(world: &mut World, letter: &str, id: &str) {
+    let key = the_key_is_deleted(world, letter, id);
+    let becomes: &[&[u8]] = match letter {
+        "g" => &[b"SET", &key, b"a text"],
+        _ => &[b"RPUSH", &key, b"an item"],
+    };
+    let done = world.redis().command(becomes);
+    assert!([Value::Okay, Value::Int(1)].contains(&done), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_an_envelope_may_become_another_thing() {
+    for letter in ["g", "s", "t"] {
+        let (mut world, id, held) = with_twenty_winners().await;
+        world.audit_when_quiet().await;
+        the_key_becomes_another_thing(&mut world, letter, &id);
+        nothing_is_granted_twice(&mut world, &id, &held).await;
+    }
+}
+
+/// Ten more have a share; the books don't know of them before what this answers is dropped.
+async fn with_ten_who_are_owed() -> (World, String, Held, rusqlite::Connection) {
+    let (mut world, id, mut held) = with_twenty_winners().await;
+    world.audit_when_quiet().await;
+    let books = world.server.hold_the_books();
+    for number in 0..10 {
+        let grabber = format!("owed-{number}");
+        let share = world.win(&id, &grabber).await;
+        held.insert(grabber, (share.number, share.amount.unwrap().minor_units));
+    }
+    (world, id, held, books)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_an_envelope_may_be_another_thing_when_a_server_comes_that_was_told_nothing() {
+    for letter in ["g", "s", "t"] {
+        let (mut world, id, held, books) = with_ten_who_are_owed().await;
+        world.server.kill();
+        drop(books);
+        the_key_becomes_another_thing(&mut world, letter, &id);
+        let mut world = world.restarted(Start::on(Hot::Redis)).await;
+        world.until_ready().await;
+        nothing_is_granted_twice(&mut world, &id, &held).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_that_is_another_thing_stops_the_grabs_until_it_is_gone_and_costs_nobody_anything()
+ {
+    let (mut world, id, held, books) = with_ten_who_are_owed().await;
+    let outbox = the_outbox_of(world.redis(), &id);
+    let redis = world.redis();
+    assert_eq!(redis.command(&[b"DEL", &outbox]), Value::Int(1));
+    assert_eq!(redis.command(&[b"SADD", &outbox, b"it"]), Value::Int(1));
+    drop(books);
+    let refused = world.try_grab(grab_of(&id, "late-0")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.get_details_retry_info().is_some(), "{refused}");
+    let said = "the outbox in Redis does not take what is owed";
+    assert!(world.server.log().contains(said));
+    // Nothing of that grab is there, so it is won when it is repeated (as the first of those who come late).
+    assert_eq!(world.shares(&id, "alice").await.len(), held.len());
+
+    assert_eq!(world.redis().command(&[b"DEL", &outbox]), Value::Int(1));
+    let latest = Instant::now() + MISSING_POSTED_WITHIN;
+    let paid = held.iter().map(|(who, (_, amount))| (who.clone(), *amount));
+    world.until_all_are_paid_by(latest, &paid.collect()).await;
+    nothing_is_granted_twice(&mut world, &id, &held).await;
 }

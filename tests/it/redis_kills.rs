@@ -78,17 +78,22 @@ async fn a_power_cut_of_redis_loses_no_acknowledged_grab() {
     for life in 0..ROUNDS {
         // A torn tail is for an operator (RUNBOOK): Redis does not start on it.
         let loss = Loss::Everything;
+        let mut unsynced = 0;
         let strike = |w: &mut World| {
+            // It dies in a sync: something was written that nobody was told of.
+            power::hang(w.redis().folder());
             w.redis().kill();
-            power::cut(&power::log(w.redis().folder()), loss);
+            unsynced = power::cut(&power::log(w.redis().folder()), loss);
         };
         promises.extend(a_life(&mut world, &id, life, strike).await);
+        assert!(unsynced > 0, "cut {life} took nothing away");
         world.redis().restart();
         world.until_ready().await;
         let lost = broken(&mut world, &id, &promises).await;
         assert_eq!(lost, 0, "after cut {life}, {loss:?}");
         assert!(world.audit().await.clean);
     }
+    assert!(promises.len() >= ROUNDS * GRABS_BEFORE_THE_END);
     the_rest_is_grabbed_and_all_is_paid(world, &id, &promises).await;
 }
 

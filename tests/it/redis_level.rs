@@ -18,32 +18,32 @@ const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// How often readiness is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
-fn set(world: &World, name: &str, value: &str) {
+/// An operator's command, which is obeyed.
+fn does(world: &World, words: &[&str]) {
     let redis = world.redis.as_ref().unwrap();
-    let words = [
-        b"CONFIG",
-        b"SET".as_slice(),
-        name.as_bytes(),
-        value.as_bytes(),
-    ];
-    assert_eq!(redis.command(&words), Value::Okay, "{name} {value}");
+    let bytes: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+    assert_eq!(redis.command(&bytes), Value::Okay, "{words:?}");
 }
 
-/// What /readyz says when it first answers with this status, and says these words.
-async fn readiness(world: &World, status: u16, words: &str) -> String {
+fn set(world: &World, name: &str, value: &str) {
+    does(world, &["CONFIG", "SET", name, value]);
+}
+
+/// What /readyz says when it first answers with this status, and says one of these.
+async fn readiness(world: &World, status: u16, says: &[&str]) -> String {
     let mut last = (0, String::new());
     let look = async {
         let mut ticks = tokio::time::interval(POLL);
         loop {
             ticks.tick().await;
             last = get(world.server.ports.http, "/readyz").await;
-            if last.0 == status && last.1.contains(words) {
+            if last.0 == status && says.iter().any(|words| last.1.contains(words)) {
                 return last.1.clone();
             }
         }
     };
     let seen = tokio::time::timeout(SEEN_WITHIN, look).await;
-    seen.unwrap_or_else(|_| panic!("/readyz never said {status} and {words}, but {last:?}"))
+    seen.unwrap_or_else(|_| panic!("/readyz never said {status} and {says:?}, but {last:?}"))
 }
 
 async fn level(world: &World) -> AckLevel {
@@ -61,74 +61,126 @@ enum Wrong {
     Setting(&'static str, &'static str, &'static str),
     /// A replica follows it.
     Replica,
+    /// It answers nobody.
+    Paused,
+    /// The user may not do something: the rule that says so, and the one that takes it back.
+    Right(&'static str, &'static str),
+    /// It follows a primary that is not there.
+    Following,
 }
 
-/// Each, with what people are told, and the reason that programs are.
-const TROUBLES: [(Wrong, &str, &str); 4] = [
+/// The host and the port of a primary that is not there: nothing listens on this port.
+const NOBODY: (&str, &str) = ("127.0.0.1", "1");
+
+/// Each, with what people are told (one of these), and the reason that programs are.
+const TROUBLES: [(Wrong, &[&str], &str); 7] = [
     (
         Wrong::Setting("maxmemory-policy", "allkeys-lru", "noeviction"),
-        "maxmemory-policy is allkeys-lru, which throws shares and acknowledged grabs away when memory \
-         is full: CONFIG SET maxmemory-policy noeviction",
+        &[
+            "maxmemory-policy is allkeys-lru, which throws shares and acknowledged grabs away when memory \
+             is full: CONFIG SET maxmemory-policy noeviction",
+        ],
         "redis_eviction",
     ),
     (
         Wrong::Setting("appendfsync", "everysec", "always"),
-        "this Redis has appendfsync everysec, so a crash may lose acknowledged grabs: CONFIG SET \
-         appendonly yes and CONFIG SET appendfsync always",
+        &[
+            "this Redis has appendfsync everysec, so a crash may lose acknowledged grabs: CONFIG SET \
+             appendonly yes and CONFIG SET appendfsync always",
+        ],
         "redis_fsync",
     ),
     (
         Wrong::Setting("appendonly", "no", "yes"),
-        "this Redis has no AOF, so a crash may lose acknowledged grabs: CONFIG SET appendonly yes",
+        &[
+            "this Redis has no AOF, so a crash may lose acknowledged grabs: CONFIG SET appendonly yes",
+        ],
         "redis_fsync",
     ),
     (
         Wrong::Replica,
-        "this Redis has replicas (1), and a failover would lose acknowledged grabs, so level fsync is \
-         refused: take them away (REPLICAOF NO ONE on each), or start with --ack memory",
+        &[
+            "this Redis has replicas (1), and a failover would lose acknowledged grabs, so level fsync is \
+             refused: take them away (REPLICAOF NO ONE on each), or start with --ack memory",
+        ],
         "redis_failover",
+    ),
+    (
+        Wrong::Paused,
+        // A question was under way, or the next connection was not made.
+        &["Redis did not answer: ", "Redis can't be reached: "],
+        "redis_unreachable",
+    ),
+    (
+        Wrong::Right("-hset", "+hset"),
+        &[
+            "the Redis user default may not do what is needed: ACL SETUSER default ~re1:* +hset, and the \
+             same in the ACL file",
+        ],
+        "redis_rights",
+    ),
+    (
+        Wrong::Following,
+        &[
+            "this Redis is a replica of 127.0.0.1:1: name the primary in hot.url, or make this one a \
+             primary with REPLICAOF NO ONE",
+        ],
+        "redis_server",
     ),
 ];
 
 impl Wrong {
     /// Answers the replica, if that is what is wrong.
     async fn begins(self, world: &World) -> Option<RedisServer> {
-        if let Self::Setting(name, wrong, _) = self {
-            set(world, name, wrong);
-            return None;
+        match self {
+            Self::Setting(name, wrong, _) => set(world, name, wrong),
+            Self::Replica => return Some(a_replica(world).await),
+            Self::Paused => world.redis.as_ref().unwrap().pause(),
+            Self::Right(taken, _) => does(world, &["ACL", "SETUSER", "default", taken]),
+            Self::Following => does(world, &["REPLICAOF", NOBODY.0, NOBODY.1]),
         }
-        let redis = world.redis.as_ref().unwrap();
-        let primary = format!("127.0.0.1 {}", redis.port());
-        let replica = RedisServer::start(Flavour::Debian, &[("replicaof", &primary)]);
-        let follows = async || match redis.command(&[b"INFO", b"replication"]) {
-            Value::BulkString(told) => told.windows(18).any(|words| words == b"connected_slaves:1"),
-            other => panic!("INFO is text: {other:?}"),
-        };
-        until("the replica follows", follows).await;
-        Some(replica)
+        None
     }
 
     fn ends(self, world: &World, replica: Option<RedisServer>) {
-        if let Self::Setting(name, _, right) = self {
-            set(world, name, right);
-        }
-        if let Some(replica) = replica {
-            let done = replica.command(&[b"REPLICAOF", b"NO", b"ONE"]);
-            assert_eq!(done, Value::Okay);
+        match self {
+            Self::Setting(name, _, right) => set(world, name, right),
+            Self::Replica => {
+                let done = replica.unwrap().command(&[b"REPLICAOF", b"NO", b"ONE"]);
+                assert_eq!(done, Value::Okay);
+            }
+            Self::Paused => world.redis.as_ref().unwrap().resume(),
+            Self::Right(_, given) => does(world, &["ACL", "SETUSER", "default", given]),
+            Self::Following => does(world, &["REPLICAOF", "NO", "ONE"]),
         }
     }
+}
+
+/// A replica that follows it.
+async fn a_replica(world: &World) -> RedisServer {
+    let redis = world.redis.as_ref().unwrap();
+    let primary = format!("127.0.0.1 {}", redis.port());
+    let replica = RedisServer::start(Flavour::Debian, &[("replicaof", &primary)]);
+    let follows = async || match redis.command(&[b"INFO", b"replication"]) {
+        Value::BulkString(told) => told.windows(18).any(|words| words == b"connected_slaves:1"),
+        other => panic!("INFO is text: {other:?}"),
+    };
+    until("the replica follows", follows).await;
+    replica
 }
 
 /// Within ten seconds it is not ready, says why to people, in its log and to programs, and acknowledges
 /// nothing. `heard`: how much of the log there was before.
 async fn nothing_is_acknowledged(
     world: &mut World,
-    (sentence, reason): (&str, &str),
+    (sentences, reason): (&[&str], &str),
     heard: usize,
     grab: GrabRequest,
 ) {
-    readiness(world, 503, sentence).await;
-    assert!(world.server.log()[heard..].contains(sentence), "{reason}");
+    readiness(world, 503, sentences).await;
+    let log = &world.server.log()[heard..];
+    let logged = sentences.iter().any(|sentence| log.contains(sentence));
+    assert!(logged, "{reason}");
     let metric = async |name: &str, labels: &str| world.server.counted_of(name, labels).await;
     assert!(metric("red_envelope_ready", "").await < 1.0);
     let label = format!("reason=\"{reason}\"");
@@ -143,7 +195,7 @@ async fn nothing_is_acknowledged(
 
 /// It is ready, says so to programs, and grabs are acknowledged.
 async fn all_is_well_again(world: &mut World, grab: GrabRequest) {
-    readiness(world, 200, "").await;
+    readiness(world, 200, &[""]).await;
     let metric = async |name: &str| world.server.counted(name).await;
     assert!(metric("red_envelope_ready").await > 0.0);
     assert!(metric("red_envelope_not_ready").await < 1.0);
@@ -173,11 +225,11 @@ async fn the_winners_are_those(mut world: World, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setting_that_goes_wrong_stops_the_grabs_within_ten_seconds_and_says_what_to_change() {
     let (mut world, id) = with_an_envelope().await;
-    for (number, (wrong, sentence, reason)) in TROUBLES.into_iter().enumerate() {
+    for (number, (wrong, sentences, reason)) in TROUBLES.into_iter().enumerate() {
         let grab = grab_of(&id, &format!("bob-{number}"));
         let heard = world.server.log().len();
         let replica = wrong.begins(&world).await;
-        nothing_is_acknowledged(&mut world, (sentence, reason), heard, grab.clone()).await;
+        nothing_is_acknowledged(&mut world, (sentences, reason), heard, grab.clone()).await;
         wrong.ends(&world, replica);
         all_is_well_again(&mut world, grab).await;
     }
@@ -187,13 +239,13 @@ async fn a_setting_that_goes_wrong_stops_the_grabs_within_ten_seconds_and_says_w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_started_on_a_wrong_redis_waits_until_it_is_right() {
     let (mut world, id) = with_an_envelope().await;
-    for (number, (wrong, sentence, reason)) in TROUBLES.into_iter().enumerate() {
+    for (number, (wrong, sentences, reason)) in TROUBLES.into_iter().enumerate() {
         let grab = grab_of(&id, &format!("bob-{number}"));
         let heard = world.server.log().len();
         world.server.kill();
         let replica = wrong.begins(&world).await;
         world = world.restarted(Start::on(Hot::Redis)).await;
-        nothing_is_acknowledged(&mut world, (sentence, reason), heard, grab.clone()).await;
+        nothing_is_acknowledged(&mut world, (sentences, reason), heard, grab.clone()).await;
         wrong.ends(&world, replica);
         all_is_well_again(&mut world, grab).await;
     }
@@ -206,7 +258,7 @@ async fn memory_is_the_level_only_when_it_is_asked_for_by_name() {
     set(&world, "appendfsync", "everysec");
     world.server.kill();
     let mut world = world.restarted(Start::on(Hot::Redis)).await;
-    let said = readiness(&world, 503, "appendfsync everysec").await;
+    let said = readiness(&world, 503, &["appendfsync everysec"]).await;
     for way in ["--ack memory", "--hot embedded"] {
         assert!(said.contains(way), "{said}");
     }
@@ -216,7 +268,7 @@ async fn memory_is_the_level_only_when_it_is_asked_for_by_name() {
         ..Start::on(Hot::Redis)
     };
     let mut world = world.restarted(by_name).await;
-    readiness(&world, 200, "").await;
+    readiness(&world, 200, &[""]).await;
     assert_eq!(level(&world).await, AckLevel::Memory);
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 10)).await.envelope_id;

@@ -351,7 +351,10 @@ async fn many_drainers_over_the_same_records_pay_each_once() {
         others[1].drain_once()
     );
     let drained = [a.unwrap(), b.unwrap(), c.unwrap()];
+    // Each of them had all of the records in its hands.
+    assert_eq!(drained.each_ref().map(|d| d.records), [50; 3]);
     assert_eq!(drained.iter().map(|d| d.paid).sum::<usize>(), 50);
+    assert_eq!(drained.iter().map(|d| d.duplicates).sum::<usize>(), 100);
     assert!(drained.iter().all(|d| d.superseded + d.dead_letters == 0));
     for n in 0..50 {
         assert_eq!(world.available(&format!("p{n}")).await, 10);

@@ -21,6 +21,9 @@ use super::world::{World, grab_of};
 /// How long a client goes on repeating a call: the bound that the promises name.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
 /// Processes, and the stores that they share.
 pub struct Fleet {
     /// Each with clients of its own. They end before the stores.
@@ -250,10 +253,23 @@ pub async fn rush(
 
 /// Waits until a condition is met: a minute, the bound that the promises name.
 pub async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !met().await {
-        assert!(began.elapsed() < PATIENCE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let latest = Instant::now() + PATIENCE;
+    seen_by(latest, what, async || met().await.then_some(())).await;
+}
+
+/// Looks until there is something to be seen, until this instant at the least.
+pub async fn seen_by<Seen>(
+    latest: Instant,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<Seen>,
+) -> Seen {
+    loop {
+        let in_time = Instant::now() <= latest;
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(in_time, "not in time: {what}");
+        tokio::time::sleep(POLL).await;
     }
 }
 

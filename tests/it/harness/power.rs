@@ -5,11 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
 
 /// A disk sector: the unit in which an unsynced write may reach the disk or not.
 const SECTOR_BYTES: usize = 512;
+
+/// How long a disk may hang before something was written.
+const HANG_MAX: Duration = Duration::from_secs(60);
 
 /// Kinds of records, as the shim numbers them.
 const TRUNCATE: u8 = 2;
@@ -68,9 +72,19 @@ pub fn log(folder: &Path) -> PathBuf {
     folder.join("power.log")
 }
 
-/// Applies the power cut to the files below the watched folder. Answers how many changes had not
-/// been synced.
-pub fn cut(log: &Path, loss: Loss) -> usize {
+/// Has every sync of the disk under this folder hang, and waits until one does, with something written that
+/// is not synced: the moment before the power goes. [`cut`] mends the disk.
+pub fn hang(folder: &Path) {
+    std::fs::write(folder.join("fault"), "sync HANG").unwrap();
+    let began = Instant::now();
+    while unsynced(&log(folder)).values().all(Vec::is_empty) {
+        assert!(began.elapsed() < HANG_MAX, "nothing was written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What was changed and not synced, by its file.
+fn unsynced(log: &Path) -> BTreeMap<PathBuf, Vec<Change>> {
     let mut unsynced: BTreeMap<PathBuf, Vec<Change>> = BTreeMap::new();
     let bytes = std::fs::read(log).unwrap_or_default();
     let mut rest = bytes.as_slice();
@@ -88,6 +102,13 @@ pub fn cut(log: &Path, loss: Loss) -> usize {
                 .push(change),
         }
     }
+    unsynced
+}
+
+/// Applies the power cut to the files below the watched folder. Answers how many changes had not
+/// been synced.
+pub fn cut(log: &Path, loss: Loss) -> usize {
+    let unsynced = unsynced(log);
     let count = unsynced.values().map(Vec::len).sum();
     for (path, changes) in &unsynced {
         if changes.is_empty() || !path.exists() {
@@ -106,8 +127,10 @@ pub fn cut(log: &Path, loss: Loss) -> usize {
             redo_some(&file, changes, seed);
         }
     }
-    // The next life of the server starts with a new log.
-    let _gone = std::fs::remove_file(log);
+    // The next life of the server starts with a new log, on a disk that was mended.
+    for gone in [log, &log.with_file_name("fault")] {
+        let _never_there = std::fs::remove_file(gone);
+    }
     count
 }
 

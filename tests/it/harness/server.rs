@@ -101,10 +101,13 @@ pub struct Server {
 impl Server {
     /// On a new folder.
     pub async fn start(start: Start) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("red-envelope-it-")
-            .tempdir()
-            .unwrap();
+        Self::on(Arc::new(new_folder()), start).await
+    }
+
+    /// On a copy of this data folder, in which no server is.
+    pub async fn on_a_copy_of(data: &Path, start: Start) -> Self {
+        let folder = new_folder();
+        copy(data, &folder.path().join("data"));
         Self::on(Arc::new(folder), start).await
     }
 
@@ -164,6 +167,13 @@ impl Server {
         }
         self.kill();
         panic!("the server did not end:\n{}", self.log());
+    }
+
+    /// Another process on its folder, which dies at a crash point, maybe before it listens.
+    pub async fn again_until_it_crashes(&mut self, start: &Start) {
+        self.kill();
+        self.child = spawn(self.folder.path(), start);
+        assert!(self.crashed().await, "it did not crash:\n{}", self.log());
     }
 
     /// Whether it died of a signal (a crash point aborts the process).
@@ -311,6 +321,28 @@ impl Drop for Server {
         self.kill();
         if std::thread::panicking() {
             eprintln!("---- the server's log ----\n{}", tail(&self.log(), 60));
+        }
+    }
+}
+
+/// A folder that is deleted with what this answers.
+pub fn new_folder() -> TempDir {
+    let named = tempfile::Builder::new()
+        .prefix("red-envelope-it-")
+        .tempdir();
+    named.unwrap()
+}
+
+/// Copies the files of a folder into a new one.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &to);
+        } else {
+            std::fs::copy(file.path(), to).unwrap();
         }
     }
 }

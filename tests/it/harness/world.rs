@@ -1,5 +1,6 @@
 //! A server and the people around it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
@@ -13,16 +14,22 @@ use red_envelope_proto::v1::{
     GrabOutcome, GrabRequest, GrabResponse, ListDeadLettersRequest, ListGrabsRequest,
     ListGrabsResponse, Money, Share,
 };
-use tonic::Status;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
 
+use super::fleet::seen_by;
 use super::record::Record;
 use super::server::{Hot, Server, Start};
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(20);
-/// Looks before a condition counts as never met: a minute, the bound that the promises name.
-const POLLS_MAX: u32 = 3_000;
+/// How long people wait for what must come: five minutes, for a machine that does much else. Who tests a
+/// bound of the promises names an instant.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The end of that, from now on.
+pub fn in_time() -> Instant {
+    Instant::now() + PATIENCE
+}
 
 /// Minor units of renminbi.
 pub fn cny(minor_units: i64) -> Money {
@@ -221,16 +228,11 @@ impl World {
 
     /// One page, asked for until it comes: the server may be registering its store.
     async fn page_of_grabs(&mut self, request: &ListGrabsRequest) -> ListGrabsResponse {
-        for _ in 0..POLLS_MAX {
-            match self.envelopes.list_grabs(request.clone()).await {
-                Ok(page) => return page.into_inner(),
-                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
-            }
-            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
-                .tick()
-                .await;
-        }
-        panic!("the page never came");
+        seen_by(in_time(), "a page of grabs", async || {
+            let page = self.envelopes.list_grabs(request.clone()).await;
+            unless_unavailable(page).map(Response::into_inner)
+        })
+        .await
     }
 
     /// What somebody has of CNY.
@@ -259,16 +261,25 @@ impl World {
         self.balance(owner).await.0
     }
 
-    /// Waits until somebody has been paid so much: a minute, what the catalogue of faults allows.
+    /// Waits until somebody has been paid so much.
     pub async fn until_available(&mut self, owner: &str, amount: i64) {
-        let mut looks = tokio::time::interval(Duration::from_millis(50));
-        for _ in 0..1_200 {
-            looks.tick().await;
-            if self.available(owner).await == amount {
-                return;
-            }
+        self.until_available_by(in_time(), owner, amount).await;
+    }
+
+    async fn until_available_by(&mut self, latest: Instant, owner: &str, amount: i64) {
+        let what = format!("{owner} has {amount}");
+        let paid = async || (self.available(owner).await == amount).then_some(());
+        seen_by(latest, &what, paid).await;
+    }
+
+    /// Waits until each of these has been paid what stands beside the name, all of them at this instant at
+    /// the latest.
+    pub async fn until_all_are_paid_by(&mut self, latest: Instant, owed: &BTreeMap<String, i64>) {
+        for (owner, amount) in owed {
+            self.until_available_by(latest, owner, *amount).await;
         }
-        panic!("{owner} was not paid within a minute");
+        let late = Instant::now().saturating_duration_since(latest);
+        assert!(late.is_zero(), "the last one was paid {late:?} too late");
     }
 
     /// The books of both stores, now.
@@ -297,47 +308,29 @@ impl World {
     /// envelopes can give.
     pub async fn audit_when_quiet(&mut self) -> AuditResponse {
         self.record.judge();
-        for _ in 0..POLLS_MAX {
+        seen_by(in_time(), "the stores are quiet", async || {
             let report = self.audit().await;
             assert!(report.clean, "{:#?}", report.discrepancies);
-            if report.quiet {
-                return report;
-            }
-            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
-                .tick()
-                .await;
-        }
-        panic!("the stores never became quiet");
+            report.quiet.then_some(report)
+        })
+        .await
     }
 
     /// Waits until the server says that it is ready.
     pub async fn until_ready(&self) {
-        for _ in 0..POLLS_MAX {
-            if self.server.readiness().await.0 {
-                return;
-            }
-            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
-                .tick()
-                .await;
-        }
-        panic!(
-            "the server never became ready: {}",
-            self.server.readiness().await.1
-        );
+        // Its log, which a failed test prints, has the reasons.
+        let ready = async || self.server.readiness().await.0.then_some(());
+        seen_by(in_time(), "the server is ready", ready).await;
     }
 
     /// Grabs until there is an outcome: the server may be registering its store.
     pub async fn grab_until_answered(&mut self, envelope_id: &str, grabber: &str) -> GrabResponse {
-        for _ in 0..POLLS_MAX {
-            match self.try_grab(grab_of(envelope_id, grabber)).await {
-                Ok(answer) => return answer,
-                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
-            }
-            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
-                .tick()
-                .await;
-        }
-        panic!("{grabber} was never answered");
+        let what = format!("{grabber} is answered");
+        seen_by(in_time(), &what, async || {
+            let answer = self.try_grab(grab_of(envelope_id, grabber)).await;
+            unless_unavailable(answer)
+        })
+        .await
     }
 
     /// Grabs for somebody who has none until there is a share. A try without an answer may have won
@@ -364,19 +357,21 @@ impl World {
         viewer: &str,
         state: EnvelopeState,
     ) -> Envelope {
-        for _ in 0..POLLS_MAX {
-            match self.try_look(envelope_id, viewer).await {
-                Ok(envelope) if envelope.state() == state => return envelope,
-                Ok(_) => {}
-                // The server may be registering its store.
-                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
-            }
-            tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
-                .tick()
-                .await;
-        }
-        panic!("the envelope never became {state:?}");
+        seen_by(in_time(), &format!("it is {state:?}"), async || {
+            // The server may be registering its store.
+            let envelope = unless_unavailable(self.try_look(envelope_id, viewer).await)?;
+            (envelope.state() == state).then_some(envelope)
+        })
+        .await
     }
+}
+
+/// An answer, unless it is that the server can't give one yet.
+fn unless_unavailable<Answer>(answer: Result<Answer, Status>) -> Option<Answer> {
+    if let Err(status) = &answer {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    answer.ok()
 }
 
 /// A grab by its two names.

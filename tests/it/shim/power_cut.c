@@ -8,7 +8,8 @@
  *   POWER_CUT_DIR     only files below this folder are watched
  *   POWER_CUT_LOG     where the changes are written down (outside that folder)
  *   POWER_CUT_FAULT   while this file exists, its text is a fault: "write EIO", "write ENOSPC",
- *                     "write TORN" (half of it reaches the file, then EIO), "sync EIO"
+ *                     "write TORN" (half of it reaches the file, then EIO), "sync EIO",
+ *                     "sync HANG" (no sync ends)
  *   POWER_CUT_NO_SYNC if set, syncs are not written down: the disk lies (a test that must fail)
  *
  * A record of the log, little endian:
@@ -98,7 +99,9 @@ static void note(uint8_t kind, const char *path, uint64_t offset, uint64_t old_s
     put(fresh, fresh_len);
 }
 
-/* What fault is ordered for `act` ("write" or "sync"): an errno, -1 for a torn write, or 0. */
+enum { TORN = -1, HANG = -2 };
+
+/* What fault is ordered for `act` ("write" or "sync"): an errno, TORN, HANG, or 0. */
 static int fault(const char *act) {
     const char *from = getenv("POWER_CUT_FAULT");
     if (!from) return 0;
@@ -112,7 +115,8 @@ static int fault(const char *act) {
     const char *what = order + len + 1;
     if (strncmp(what, "EIO", 3) == 0) return EIO;
     if (strncmp(what, "ENOSPC", 6) == 0) return ENOSPC;
-    if (strncmp(what, "TORN", 4) == 0) return -1;
+    if (strncmp(what, "TORN", 4) == 0) return TORN;
+    if (strncmp(what, "HANG", 4) == 0) return HANG;
     return 0;
 }
 
@@ -214,6 +218,7 @@ static int synced(int fd, long call) {
     char path[PATH_MAX];
     struct stat st;
     if (!watched(fd, path, &st)) return (int)syscall(call, fd);
+    while (fault("sync") == HANG) usleep(1000);
     pthread_mutex_lock(&lock);
     int broken = fault("sync");
     /* The page cache outlives the kill: asking the real disk would only cost time. */
