@@ -47,7 +47,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use deadpool_redis::{Pool, Timeouts};
+use deadpool_redis::{Pool, PoolError, Timeouts};
 
 pub use self::keys::LAYOUT;
 pub use self::link::{BadAddress, Timing};
@@ -126,10 +126,7 @@ impl RedisStore {
                 }
                 Err(error) => Err(vec![error.into()]),
             },
-            Err(error) => {
-                let why = format!("Redis can't be reached: {error}");
-                Err(vec![Trouble::Unreachable.says(why)])
-            }
+            Err(error) => Err(vec![Trouble::Unreachable.says(unreachable(&error))]),
         };
         if let Err(reasons) = &level
             && in_force.is_some()
@@ -142,6 +139,17 @@ impl RedisStore {
     /// Whether the last check found a level that holds.
     pub fn holds(&self) -> bool {
         self.core.ack_level().is_some()
+    }
+}
+
+/// The pool's words are about itself, so a time that ran out is told as one.
+fn unreachable(error: &PoolError) -> String {
+    const DO: &str =
+        "look whether it runs, whether the network lets us through, and what hot.url names";
+    match error {
+        PoolError::Timeout(_) => format!("Redis can't be reached: it did not answer in time; {DO}"),
+        PoolError::Backend(error) => format!("Redis can't be reached: {error}; {DO}"),
+        other => format!("Redis can't be reached: {other}; {DO}"),
     }
 }
 
