@@ -69,7 +69,7 @@ pub async fn measure() -> anyhow::Result<Whole> {
         PostgresServer::start_on_disk(Release::Debian, &settings)
     });
     let books = books.await?;
-    let redis = RedisServer::start(Flavour::Debian, &[]);
+    let redis = RedisServer::start_on_disk(Flavour::Debian, &[]);
     let folder = tempfile::tempdir()?;
     let (hot, url) = (redis.url(), books.database());
     let flags = ["--hot", &hot, "--ledger", &url];

@@ -26,7 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A server that does not answer a look within this has a gap there.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The last look is worth a wait: it says how the run ended.
+/// The last look is worth a wait: it says how the run ended. A server measures its backlog every second or so,
+/// so one that was posted a moment ago is told still.
 const PATIENCE_AT_END: Duration = Duration::from_secs(10);
 
 /// What is asked of the server's metrics: how reports call it, and its name.
@@ -109,14 +110,14 @@ impl Sampler {
                         Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
                     }
                 }
-                looks.look(metrics.as_ref(), PATIENCE_AT_END);
+                looks.look_at_the_end(metrics.as_ref());
                 looks
             })
             .context("no thread for samples")?;
         Ok(Self { stop, thread })
     }
 
-    /// Takes a last look, and answers all.
+    /// Takes a last look, again while it tells of a backlog, and answers all.
     pub fn stop(self) -> anyhow::Result<Looks> {
         drop(self.stop);
         let looks = self.thread.join();
@@ -151,6 +152,22 @@ impl Looks {
             batches: BATCHES.map(|(_, name)| sizes(name).unwrap_or_default()),
         };
         self.add(look);
+    }
+
+    /// Until nothing waits for the books any more, for as long as that is worth.
+    fn look_at_the_end(&mut self, metrics: Option<&Scrape>) {
+        let began = Instant::now();
+        self.look(metrics, PATIENCE_AT_END);
+        while self.tell_of_a_backlog() && began.elapsed() < PATIENCE_AT_END {
+            std::thread::sleep(LOOK_EVERY);
+            self.look(metrics, PATIENCE_AT_END);
+        }
+    }
+
+    fn tell_of_a_backlog(&self) -> bool {
+        let place = ASKED.iter().position(|(name, _)| *name == BACKLOG);
+        let last = self.looks.last().zip(place);
+        last.and_then(|(look, place)| look.server[place]) > Some(0.0)
     }
 
     fn add(&mut self, look: Look) {
@@ -294,6 +311,16 @@ mod tests {
             [up_to(Some(4.0), 20), up_to(None, 0)]
         );
         assert!(!told.contains_key("settle_batch_records"));
+    }
+
+    #[test]
+    fn a_look_at_a_backlog_is_not_the_last_one() {
+        let (_, mut looks) = looks(1);
+        looks.processes.clear();
+        assert!(looks.tell_of_a_backlog());
+        looks.look_at_the_end(None);
+        assert!(!looks.tell_of_a_backlog());
+        assert_eq!(looks.looks.len(), 2);
     }
 
     #[test]

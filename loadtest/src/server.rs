@@ -95,7 +95,11 @@ impl OwnServer {
     /// missing.
     pub async fn start(own: &Own, say: impl Fn(&str)) -> anyhow::Result<Self> {
         let program = program(&say)?;
-        let name = format!("red-envelope-loadtest-{}", std::process::id());
+        let name = format!(
+            "red-envelope-loadtest-{}-{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        );
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;

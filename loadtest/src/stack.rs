@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
+use rand::RngExt as _;
 
 use crate::process::Process;
 
@@ -23,6 +24,9 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a Redis may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Where free ports are looked for: below those that the kernel gives to outgoing connections, which would
+/// take one before its store listens.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
 /// Where Debian puts the programs of each release of PostgreSQL.
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// The oldest release that the server takes.
@@ -386,8 +390,13 @@ fn is_process(port: u16, pid: u32) -> bool {
 }
 
 fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("loopback has no free port")?;
-    Ok(listener.local_addr()?.port())
+    for _ in 0..PORTS.len() {
+        let port = rand::rng().random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free on loopback")
 }
 
 /// The programs of the newest release under `all` that the server takes.

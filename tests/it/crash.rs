@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use red_envelope_history::Rule;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
@@ -9,6 +10,7 @@ use red_envelope_proto::v1::{EnvelopeState, GrabOutcome};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinSet;
 
+use crate::harness::fleet::a_moment;
 use crate::harness::power::Loss;
 use crate::harness::world::{channel, grab_of};
 use crate::harness::{Hot, Start, World, cny, lucky, on_both_stores};
@@ -25,12 +27,14 @@ pub const SHARES: u32 = 20_000;
 const CALLERS: usize = 32;
 /// Acknowledged grabs after which a burst is cut.
 pub const GRABS_BEFORE_THE_END: usize = 150;
+/// The longest that it takes to come to so many.
+const BURST_MAX: Duration = Duration::from_secs(120);
 
 /// Share number and amount, by grabber: what the callers were promised.
 pub type Promises = BTreeMap<String, (u32, i64)>;
 
-/// Callers grab under new names until the connection breaks. Answers what was acknowledged.
-pub async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSet<Promises> {
+/// Callers grab under new names until there was enough and the connection breaks. Answers what was acknowledged.
+async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSet<Promises> {
     let promised = Arc::new(Mutex::new(0_usize));
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
@@ -42,6 +46,11 @@ pub async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> Jo
             for n in 0.. {
                 let grabber = format!("life-{life}-caller-{caller}-{n}");
                 let Ok(reply) = record.grab(&mut client, grab_of(&id, &grabber)).await else {
+                    // Before the end a busy machine may have given no answer.
+                    if *promised.lock().await < GRABS_BEFORE_THE_END {
+                        a_moment().await;
+                        continue;
+                    }
                     break;
                 };
                 assert_eq!(reply.outcome(), GrabOutcome::Won);
@@ -68,7 +77,8 @@ pub async fn a_life(
 ) -> Promises {
     let end = Arc::new(Notify::new());
     let callers = burst(world, id, life, Arc::clone(&end)).await;
-    end.notified().await;
+    let enough = tokio::time::timeout(BURST_MAX, end.notified()).await;
+    enough.expect("the burst comes to its end");
     strike(world);
     callers.join_all().await.into_iter().flatten().collect()
 }

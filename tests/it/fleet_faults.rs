@@ -376,9 +376,11 @@ async fn poison_is_set_aside_by_whoever_is_left_and_stands_in_the_way_until_an_o
     process.audit_when_quiet().await;
 }
 
-/// How long a process holds its first batch between reading and posting it: long enough for it to be
-/// stopped meanwhile.
-const HOLD: &str = "settle::before_post=1*sleep(3000)";
+/// How long a process holds its first batch between reading and posting it: long enough for everybody to grab
+/// and for it to be stopped meanwhile.
+const HOLD: &str = "settle::before_post=1*sleep(10000)";
+/// Moments in which it has certainly read one: a few of so many.
+const MOMENTS: usize = 5;
 /// Envelopes that both processes settle, and grabbers of each.
 const SETTLED: usize = 16;
 const WINNERS: usize = 5;
@@ -405,7 +407,9 @@ async fn a_process_that_is_stopped_past_its_lease_pays_nothing_again_when_it_goe
         }
     }
     // The other one has the first records of its partitions in its hands.
-    a_moment().await;
+    for _ in 0..MOMENTS {
+        a_moment().await;
+    }
     fleet.processes[1].server.pause();
     let each = i64::try_from(SETTLED).unwrap() * SHARE;
     for number in 0..WINNERS {

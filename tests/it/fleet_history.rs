@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::OnceLock;
 
 use red_envelope_proto::v1::audience::{Audience as Rule, Group};
 use red_envelope_proto::v1::{
@@ -233,9 +234,13 @@ async fn of_an_envelope(
     }
 }
 
+/// The year of the first question, for all others too: they are to have the same answers.
 fn this_year() -> i16 {
-    let now = jiff::Timestamp::now();
-    jiff::tz::Offset::UTC.to_datetime(now).year()
+    static YEAR: OnceLock<i16> = OnceLock::new();
+    *YEAR.get_or_init(|| {
+        let now = jiff::Timestamp::now();
+        jiff::tz::Offset::UTC.to_datetime(now).year()
+    })
 }
 
 async fn of_a_person(process: &mut World, ids: &[String], person: &str, seen: &mut Seen) {

@@ -96,6 +96,13 @@ async fn made_good(process: &mut World) -> i64 {
     report.totals.iter().map(|t| t.made_good_minor).sum()
 }
 
+/// A process counts so many of these, a moment after the books have them, and no more.
+async fn counts(process: &World, metric: &str, count: f64) {
+    let counted = async || process.server.counted(metric).await >= count;
+    until(metric, counted).await;
+    assert_eq!(process.server.counted(metric).await, count, "{metric}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_grabs_whose_shares_went_to_others_are_paid_by_the_reserve() {
     const CAP: &str = "CNY=1000000";
@@ -119,11 +126,7 @@ async fn lost_grabs_whose_shares_went_to_others_are_paid_by_the_reserve() {
         reserve += minor(share);
     }
     assert_eq!(made_good(&mut fleet.processes[1]).await, reserve);
-    let counted = fleet.processes[0]
-        .server
-        .counted("red_envelope_made_good_total")
-        .await;
-    assert_eq!(counted, 5.0);
+    counts(&fleet.processes[0], "red_envelope_made_good_total", 5.0).await;
     // Who was made good sees why; the share is the other's.
     let told = entries(&mut fleet.processes[1], "lost-0").await;
     assert_eq!(told.len(), 1);
@@ -177,11 +180,12 @@ async fn beyond_the_cap_lost_grabs_wait_for_an_operator() {
     })
     .await;
     assert!(letters.iter().all(|l| l.reason == "make_good_capped"));
-    let counted = async |metric: &str| fleet.processes[0].server.counted(metric).await;
-    assert_eq!(counted("red_envelope_made_good_total").await, 2.0);
-    assert_eq!(counted("red_envelope_make_good_capped_total").await, 3.0);
-    let log = fleet.processes[0].server.log();
-    assert!(log.contains("the cap of what is made good is reached"));
+    let first = &fleet.processes[0];
+    counts(first, "red_envelope_made_good_total", 2.0).await;
+    counts(first, "red_envelope_make_good_capped_total", 3.0).await;
+    let reached = "the cap of what is made good is reached";
+    let said = async || first.server.log().contains(reached);
+    until("it is said that the cap is reached", said).await;
     let lost = |number| format!("lost-{number}");
     let mut has = 0;
     for number in 0..LOST {

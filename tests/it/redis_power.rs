@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer, ask};
-use redis::Value;
+use redis::{RedisError, Value};
 use tokio::task::JoinSet;
 
 use crate::harness::power::{self, Loss};
@@ -12,15 +12,15 @@ use crate::harness::power::{self, Loss};
 const CLIENTS: usize = 4;
 /// Acknowledged writes of a client before the power goes.
 const WRITES_BEFORE_THE_CUT: usize = 300;
-/// The longest that a client waits for its last answer, which never comes.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The longest that a client waits for an answer: the disk may be busy with something else.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// Writes until the connection breaks, on a thread that may block. Answers the keys that were
-/// acknowledged.
+/// Writes until the connection breaks, on a thread that may block, and tells when there was enough for a cut, or
+/// why there was not. Answers the keys that were acknowledged.
 fn write_until_dead(
     server: &RedisServer,
     client: usize,
-    told: std::sync::mpsc::Sender<()>,
+    told: std::sync::mpsc::Sender<Result<(), RedisError>>,
 ) -> JoinSet<Vec<String>> {
     let mut connection = server.connection().unwrap();
     connection.set_read_timeout(Some(ANSWER_MAX)).unwrap();
@@ -32,10 +32,15 @@ fn write_until_dead(
             match ask(&mut connection, &[b"SET", key.as_bytes(), b"x"]) {
                 Ok(Value::Okay) => acknowledged.push(key),
                 Ok(other) => panic!("{other:?}"),
-                Err(_) => break,
+                Err(error) => {
+                    if number <= WRITES_BEFORE_THE_CUT {
+                        told.send(Err(error)).unwrap();
+                    }
+                    break;
+                }
             }
             if number == WRITES_BEFORE_THE_CUT {
-                told.send(()).unwrap();
+                told.send(Ok(())).unwrap();
             }
         }
         acknowledged
@@ -54,8 +59,10 @@ async fn cut_under_writes(flavour: Flavour, appendfsync: &str) -> (usize, usize,
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| write_until_dead(&server, client, tell.clone()))
         .collect();
+    // Whoever ends without having told anything is noticed.
+    drop(tell);
     for _ in 0..CLIENTS {
-        told.recv().unwrap();
+        told.recv().unwrap().unwrap();
     }
     server.kill();
     let mut acknowledged = Vec::new();

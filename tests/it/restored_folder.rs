@@ -3,12 +3,19 @@
 use std::path::Path;
 use std::process::Command;
 
+use red_envelope::domain::id::EnvelopeId;
 use red_envelope_proto::v1::Envelope;
 use serde_json::json;
 
 use crate::harness::record::Record;
 use crate::harness::{Start, World, cny, equal, lucky};
 use crate::restored::{grants, ids, proof, recall, told, verifies, won};
+
+/// The id without its first two bytes, the day: midnight may lie between two envelopes.
+fn unguessable(envelope: &Envelope) -> Vec<u8> {
+    let id: EnvelopeId = envelope.envelope_id.parse().unwrap();
+    id.to_bytes()[2..].to_vec()
+}
 
 fn leaf_of(envelope: &Envelope) -> u64 {
     envelope.fairness.as_ref().unwrap().leaf_number
@@ -98,13 +105,13 @@ async fn sent_twice(with_the_act: bool) -> (Envelope, Envelope) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_folder_begins_new_leaves() {
     let (first, second) = sent_twice(true).await;
-    assert_ne!(first.envelope_id, second.envelope_id);
+    assert_ne!(unguessable(&first), unguessable(&second));
     assert!(leaf_of(&second) > leaf_of(&first) + 1_000_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_folder_that_does_not_begin_anew_uses_a_revealed_seed_again() {
     let (first, second) = sent_twice(false).await;
-    assert_eq!(first.envelope_id, second.envelope_id);
+    assert_eq!(unguessable(&first), unguessable(&second));
     assert_eq!(leaf_of(&second), leaf_of(&first));
 }

@@ -29,8 +29,8 @@ use red_envelope::domain::id::{EnvelopeId, PartitionCount};
 use red_envelope::domain::money::Money;
 use red_envelope::hot::HotStore;
 use red_envelope::hot::gate::{Gate, Gated};
+use red_envelope::hot::redis::RedisStore;
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
-use red_envelope::hot::redis::{RedisStore, Timing};
 use red_envelope::ledger::postgres::PostgresLedger;
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 use red_envelope::ledger::{Fund, Ledger, LedgerError, Transfer};
@@ -38,7 +38,7 @@ use red_envelope::publish::{Amounts, Publisher, Registrar};
 use red_envelope::settle::{Drain, Settlement};
 use tokio::runtime::Runtime;
 
-use crate::world::{EXPIRES_IN_MS, NOON_MS, cny, equal, lucky, person, tenant};
+use crate::world::{EXPIRES_IN_MS, NOON_MS, cny, equal, lucky, patient, person, tenant};
 
 /// Histories of one run.
 const HISTORIES: u64 = 2_000;
@@ -128,7 +128,7 @@ impl Stack {
             &servers.redis.url(),
             Some(AckLevel::Memory),
             PartitionCount::new(PARTITIONS).unwrap(),
-            Timing::default(),
+            patient(),
             clock,
             ledger.identity().to_owned(),
         );

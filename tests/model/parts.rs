@@ -12,15 +12,15 @@ use red_envelope::domain::fairness::{SealKey, SealKeys};
 use red_envelope::domain::id::{EnvelopeId, Partition, PartitionCount};
 use red_envelope::domain::money::Money;
 use red_envelope::hot::HotStore;
+use red_envelope::hot::redis::RedisStore;
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
-use red_envelope::hot::redis::{RedisStore, Timing};
 use red_envelope::ledger::postgres::PostgresLedger;
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 use red_envelope::ledger::{Fund, Ledger, Transfer};
 use red_envelope::publish::{Amounts, Publisher, Registrar};
 use red_envelope::settle::{CLOSED_KEPT_MS, SettleError, Settlement};
 
-use crate::world::{NOON_MS, cny, equal, person, tenant};
+use crate::world::{NOON_MS, cny, equal, patient, person, tenant};
 
 /// Partitions of the Redis.
 const PARTITIONS: u16 = 8;
@@ -72,7 +72,7 @@ impl Servers {
             &self.redis.url(),
             Some(AckLevel::Memory),
             PartitionCount::new(PARTITIONS).unwrap(),
-            Timing::default(),
+            patient(),
             clock,
             ledger.identity().to_owned(),
         );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -16,6 +17,7 @@ use red_envelope::domain::id::{EnvelopeId, Partition, PersonId, TenantId};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
 use red_envelope::hot::embedded::{EmbeddedStore, Limits};
+use red_envelope::hot::redis::Timing;
 use red_envelope::hot::{DeclineReply, HotStore, Mark};
 use red_envelope::ledger::sqlite::SqliteLedger;
 use red_envelope::ledger::{AdminAct, EnvelopeRow, Fund, Ledger, Transfer};
@@ -46,6 +48,15 @@ struct Stores {
     ledger: Arc<dyn Ledger>,
     publisher: Arc<Publisher>,
     settlement: Settlement,
+}
+
+/// How long what is in front of a Redis waits for it: longer than usual, for a machine that does much beside the
+/// tests.
+pub fn patient() -> Timing {
+    Timing {
+        response: Duration::from_secs(10),
+        ..Timing::default()
+    }
 }
 
 pub fn tenant() -> TenantId {

@@ -44,6 +44,10 @@ const PORTS_TRIED_MAX: u32 = 20;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How long a connection may take, and an answer to a command.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Where files are in memory.
+const MEMORY: &str = "/dev/shm";
+/// Free bytes that it takes: the files of some servers at once.
+const MEMORY_BYTES_MIN: u64 = 1 << 30;
 /// Lines of a server's log that a failed test prints.
 const LOG_LINES_MAX: usize = 40;
 
@@ -110,11 +114,23 @@ pub struct RedisServer {
 impl RedisServer {
     /// A new server with an empty folder; `options` are lines of redis.conf and stand above the
     /// defaults.
+    ///
+    /// # Panics
+    /// It does not start.
     pub fn start(flavour: Flavour, options: &[(&str, &str)]) -> Self {
+        Self::start_in(&in_memory(), flavour, options, |_| Variables::new())
+    }
+
+    /// The same with its files on a disk: what is measured waits for it.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_on_disk(flavour: Flavour, options: &[(&str, &str)]) -> Self {
         Self::start_under(flavour, options, |_| Variables::new())
     }
 
-    /// The same in an environment that may name places in [`RedisServer::folder`].
+    /// The same in an environment that may name places in [`RedisServer::folder`], also programs: these
+    /// run from a disk, and from memory only where the system lets them.
     ///
     /// # Panics
     /// It does not start.
@@ -123,7 +139,16 @@ impl RedisServer {
         options: &[(&str, &str)],
         variables: impl FnOnce(&Path) -> Variables,
     ) -> Self {
-        let folder = OwnFolder::make();
+        Self::start_in(&std::env::temp_dir(), flavour, options, variables)
+    }
+
+    fn start_in(
+        parent: &Path,
+        flavour: Flavour,
+        options: &[(&str, &str)],
+        variables: impl FnOnce(&Path) -> Variables,
+    ) -> Self {
+        let folder = OwnFolder::make(parent);
         let variables = variables(&folder.0);
         let password = options.iter().find(|(name, _)| *name == "requirepass");
         let password = password.map(|(_, password)| (*password).to_owned());
@@ -306,11 +331,27 @@ fn connect(url: &str) -> Result<Connection, RedisError> {
     Ok(connection)
 }
 
+/// Where a sync costs nothing, if there is room: tests of what survives kill -9 prove nothing of disks, and
+/// one that stalls fails those of anything else.
+pub(super) fn in_memory() -> PathBuf {
+    let asked = Command::new("df")
+        .args(["--output=avail", "-B1", MEMORY])
+        .output();
+    let told = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned());
+    let free = told
+        .ok()
+        .and_then(|told| told.lines().last()?.trim().parse::<u64>().ok());
+    match free {
+        Some(free) if free >= MEMORY_BYTES_MIN => PathBuf::from(MEMORY),
+        _ => std::env::temp_dir(),
+    }
+}
+
 /// A folder that is deleted with its owner.
 struct OwnFolder(PathBuf);
 
 impl OwnFolder {
-    fn make() -> Self {
+    fn make(parent: &Path) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!(
@@ -318,7 +359,7 @@ impl OwnFolder {
             std::process::id(),
             rand::random::<u32>()
         );
-        let path = std::env::temp_dir().join(name);
+        let path = parent.join(name);
         std::fs::create_dir_all(path.join("data")).expect("a folder can be made");
         Self(path)
     }
@@ -433,63 +474,4 @@ fn tail(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn get(server: &RedisServer, key: &[u8]) -> Value {
-        server.command(&[b"GET", key])
-    }
-
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn what_was_synced_is_there_after_a_kill_on_every_flavour() {
-        for flavour in Flavour::ALL {
-            let mut server = RedisServer::start(flavour, &[]);
-            let (port, pid) = (server.port(), server.pid());
-            assert_eq!(server.command(&[b"SET", b"k", b"v"]), Value::Okay);
-            server.kill();
-            assert!(server.try_command(&[b"PING"]).is_err());
-            server.restart();
-            assert_eq!(get(&server, b"k"), bulk("v"), "{flavour:?}");
-            assert_eq!(server.port(), port);
-            assert_ne!(server.pid(), pid);
-            server.restart_empty();
-            assert_eq!(get(&server, b"k"), Value::Nil, "{flavour:?}");
-        }
-    }
-
-    #[test]
-    fn options_of_a_test_stand_above_the_defaults() {
-        let options = [("appendfsync", "no"), ("requirepass", "letter-box")];
-        let server = RedisServer::start(Flavour::Debian, &options);
-        assert!(server.url().contains(":letter-box@"));
-        let told = server.command(&[b"CONFIG", b"GET", b"appendfsync"]);
-        let pair = [bulk("appendfsync"), bulk("no")].to_vec();
-        assert_eq!(told, Value::Array(pair));
-    }
-
-    #[test]
-    fn a_paused_server_answers_when_it_goes_on() {
-        let server = RedisServer::start(Flavour::Debian, &[]);
-        let mut connection = server.connection().unwrap();
-        server.pause();
-        let brief = Duration::from_millis(50);
-        connection.set_read_timeout(Some(brief)).unwrap();
-        assert!(ask(&mut connection, &[b"PING"]).is_err());
-        server.resume();
-        let pong = Value::SimpleString("PONG".to_owned());
-        assert_eq!(server.command(&[b"PING"]), pong);
-    }
-
-    #[test]
-    fn an_error_reply_is_a_value() {
-        let server = RedisServer::start(Flavour::Debian, &[]);
-        let Value::ServerError(error) = server.command(&[b"DANCE"]) else {
-            panic!("it dances");
-        };
-        assert_eq!(error.code(), "ERR");
-    }
-}
+mod tests;

@@ -1,21 +1,24 @@
 //! A real PostgreSQL for tests: its own folder, a free port on loopback, gone with the test process.
 //!
 //! # Shape
-//! `initdb` once a server, with the files of a folder of its own; a database a test. PostgreSQL refuses
-//! to run as root, so where root tests, the server runs as the user `nobody`, who owns its folder.
+//! `initdb` once a server, with the files of a folder of its own (`place`); a database a test. PostgreSQL
+//! refuses to run as root, so where root tests, the server runs as the user `nobody`, who owns its folder.
 //!
 //! # Bounds
-//! [`POLLS_MAX`] looks until it answers.
+//! [`POLLS_MAX`] looks until it answers, and [`PORTS_TRIED_MAX`] ports.
+
+mod place;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::config::Environment;
+
+use place::{free_port, in_reach, make_folder};
 
 /// Where Debian's package puts the programs.
 const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
@@ -76,7 +79,7 @@ impl PostgresServer {
     /// # Panics
     /// It does not start.
     pub fn start(release: Release, options: &[&str]) -> Self {
-        Self::start_in(&place(), release, options)
+        Self::start_in(&place::in_memory(), release, options)
     }
 
     /// The same with its files on a disk: what is measured waits for it.
@@ -342,12 +345,12 @@ impl PostgresServer {
         panic!("PostgreSQL did not come back: {}", log_of(&self.folder));
     }
 
+    /// Whether this server answers, and not another one that took its port meanwhile.
     fn answers(&mut self) -> bool {
+        let ours = self.folder.join("data").display().to_string();
         for _ in 0..POLLS_MAX {
-            if self
-                .try_sql("postgres", "-- ledger.server_answers\nSELECT 1")
-                .is_ok()
-            {
+            let told = self.try_sql("postgres", "-- ledger.server_answers\nSHOW data_directory");
+            if told.is_ok_and(|folder| folder == ours) {
                 return true;
             }
             if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
@@ -375,68 +378,6 @@ fn done(command: &mut Command) {
         .expect("PostgreSQL's programs can be started");
     let told = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.success(), "{command:?}: {told}");
-}
-
-/// Where a sync costs nothing, if there is room: tests of what survives kill -9 prove nothing of disks.
-const MEMORY: &str = "/dev/shm";
-/// Free bytes that it takes: a server's files and its log.
-const MEMORY_BYTES_MIN: u64 = 4 << 30;
-
-fn place() -> PathBuf {
-    let asked = Command::new("df")
-        .args(["--output=avail", "-B1", MEMORY])
-        .output();
-    let told = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned());
-    let free = told
-        .ok()
-        .and_then(|told| told.lines().last()?.trim().parse::<u64>().ok());
-    match free {
-        Some(free) if free >= MEMORY_BYTES_MIN => PathBuf::from(MEMORY),
-        _ => std::env::temp_dir(),
-    }
-}
-
-fn make_folder(parent: &Path) -> PathBuf {
-    static MADE: AtomicU32 = AtomicU32::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let name = format!("red-envelope-pg-{}-{number}", std::process::id());
-    let folder = parent.join(name);
-    std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
-    if is_root() {
-        let owned = Command::new("chown").arg("nobody").arg(&folder).status();
-        assert!(owned.is_ok_and(|status| status.success()), "chown nobody");
-    }
-    folder
-}
-
-/// The programs, where the user that runs them may read them: else a copy of their release. A wheel keeps
-/// its libraries in a folder two above the release, and so does the copy.
-fn in_reach(programs: PathBuf, folder: &Path) -> PathBuf {
-    let mut words = as_nobody(Path::new("test"));
-    words.extend(["-x".into(), programs.join("initdb").into()]);
-    let reached = Command::new(&words[0]).args(&words[1..]).status();
-    if reached.is_ok_and(|status| status.success()) {
-        return programs;
-    }
-    let (wheels, copies) = (programs.join("../../.."), folder.join("wheels"));
-    let release = copies.join("wheel/release");
-    std::fs::create_dir_all(&release).expect("its folder is this test's");
-    copy(&programs.join(".."), &release);
-    for entry in std::fs::read_dir(&wheels).expect("the tests read what they start") {
-        let library = entry.expect("a folder can be listed").path();
-        if library.extension().is_some_and(|end| end == "libs") {
-            let name = library.file_name().expect("it was listed by its name");
-            copy(&library, &copies.join(name));
-        }
-    }
-    release.join("bin")
-}
-
-/// Copies what is in a folder.
-fn copy(from: &Path, to: &Path) {
-    let from = from.join(".");
-    let copied = Command::new("cp").arg("-r").arg(from).arg(to).status();
-    assert!(copied.is_ok_and(|status| status.success()), "cp -r");
 }
 
 fn is_root() -> bool {
@@ -486,11 +427,6 @@ fn spawn(programs: &Path, folder: &Path, port: u16, options: &[String]) -> Child
         .stderr(log)
         .spawn()
         .expect("PostgreSQL can be started")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it has an address").port()
 }
 
 fn log_of(folder: &Path) -> String {

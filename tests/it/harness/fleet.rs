@@ -20,6 +20,8 @@ use super::world::{World, grab_of};
 
 /// How long a client goes on repeating a call: the bound that the promises name.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a process says when it hears how many settle.
+const DIVIDED: &str = "settlement is divided anew";
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(10);
@@ -156,6 +158,8 @@ impl Fleet {
         };
         let mut start = Start {
             hot: Hot::Redis,
+            // On a wire that swallows replies there is no use in waiting for them.
+            usual_timing: start.usual_timing || self.wired == Some(Store::Redis),
             ..start
         }
         .reaching_at(&redis);
@@ -172,9 +176,25 @@ impl Fleet {
     /// Waits until the partitions are divided among these processes.
     pub async fn until_divided(&self) {
         for process in &self.processes {
-            let divided = async || process.server.log().contains("settlement is divided anew");
+            let divided = async || process.server.log().contains(DIVIDED);
             until("the partitions were divided", divided).await;
         }
+    }
+
+    /// Waits until the first process knows that so many settle: those whose leases run.
+    pub async fn until_divided_by(&self, count: u64) {
+        let process = &self.processes[0];
+        let knows = async || {
+            let log = process.server.log();
+            let divided = log.lines().rfind(|line| line.contains(DIVIDED));
+            // Before it is told anything else, a process takes itself to be alone.
+            let of = divided.map_or(Some(1), |line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                line["of"].as_u64()
+            });
+            of == Some(count)
+        };
+        until("the first one knows how many settle", knows).await;
     }
 
     /// What the books answer to a statement.

@@ -23,6 +23,9 @@ const POLLS_MAX: u32 = 3_000;
 /// Partitions of a Redis: enough that envelopes lie in different ones.
 pub const REDIS_PARTITIONS: u16 = 8;
 
+/// How long an answer of Redis may take in a test that is not about that.
+const REDIS_ANSWERS_WITHIN_MS: &str = "10000";
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_red-envelope");
 
@@ -47,6 +50,9 @@ pub struct Start {
     pub no_sync: bool,
     /// The crash point at which it dies, such as `publish::before_open`.
     pub abort_at: Option<String>,
+    /// Redis has the time that servers usually give it; else more, for a machine that does much beside the test.
+    /// For tests in which it gives no answer.
+    pub usual_timing: bool,
     /// What it does at other points, such as `settle::before_post=1*sleep(1000)`.
     pub points: Option<String>,
     /// More flags.
@@ -75,6 +81,10 @@ impl Start {
         let partitions = REDIS_PARTITIONS.to_string();
         let told = ["--hot", redis, "--hot-partitions", &partitions];
         self.flags.extend(told.map(str::to_owned));
+        if !self.usual_timing {
+            let told = ["--redis-response-timeout-ms", REDIS_ANSWERS_WITHIN_MS];
+            self.flags.extend(told.map(str::to_owned));
+        }
         self
     }
 }

@@ -326,8 +326,8 @@ async fn aof_that_was_switched_on_counts_only_when_it_is_there() {
     for key in ["a", "b", "c"] {
         server.command(&[b"SET", key.as_bytes(), b"x"]);
     }
-    // A rewrite that takes a third of a second a key.
-    set(&server, "rdb-key-save-delay", "300000");
+    // A rewrite that takes a second a key.
+    set(&server, "rdb-key-save-delay", "1000000");
     set(&server, "appendonly", "yes");
     let mut connection = connected(&server.url()).await;
     let facts = gather(&mut connection).await.unwrap();

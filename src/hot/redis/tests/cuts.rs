@@ -23,7 +23,7 @@ use std::time::Duration;
 use redis::{Client, Connection, Value};
 
 use super::scene::{Dump, Scene, Words, code_of, codes_of_grabs, dump_of, functions};
-use super::{Flavour, folder_in_memory};
+use super::{Flavour, in_memory};
 use crate::domain::id::Partition;
 use crate::hot::conformance::stage::Cast;
 use crate::hot::redis::reply::Reply;
@@ -215,7 +215,7 @@ impl Loader {
             (name, std::fs::read(file.path()).unwrap())
         });
         let files = files.collect();
-        let folder = tempfile::tempdir_in(folder_in_memory()).unwrap();
+        let folder = tempfile::tempdir_in(in_memory()).unwrap();
         std::fs::create_dir(folder.path().join("appendonlydir")).unwrap();
         Self { folder, files }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::{Flavour, RedisServer, folder_in_memory, timing};
+use super::{Flavour, RedisServer, in_memory, timing};
 use crate::clock::ManualClock;
 use crate::domain::ack::AckLevel;
 use crate::domain::id::{Epoch, PartitionCount};
@@ -105,7 +105,7 @@ fn play(server: &RedisServer, seed: u64, lists: u32) {
         },
         TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
     );
-    let (files, compared) = (folder_in_memory(), Cell::new(0));
+    let (files, compared) = (in_memory(), Cell::new(0));
     let played = runner.run(&ops(false, STEPS_MAX), |list: Vec<Op>| {
         let mut process = process.borrow_mut();
         runtime.block_on(World::new(&mut *process).play_all(&list, LOOK_EVERY));

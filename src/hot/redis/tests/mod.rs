@@ -15,32 +15,19 @@ mod rights;
 mod scene;
 mod written;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use redis::Value;
 
 use super::layout::{Meta, Reader};
-use super::server_under_test::{Flavour, RedisServer};
+use super::server_under_test::{Flavour, RedisServer, in_memory};
 use super::{RedisStore, Timing};
 use crate::clock::ManualClock;
 use crate::domain::envelope::HotState;
 use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 use crate::hot::{HotStore, Repair};
-
-/// Where files lie in memory on Linux.
-const IN_MEMORY: &str = "/dev/shm";
-
-/// Where files of tests lie that ask no disk anything.
-fn folder_in_memory() -> PathBuf {
-    let in_memory = PathBuf::from(IN_MEMORY);
-    match in_memory.is_dir() {
-        true => in_memory,
-        false => std::env::temp_dir(),
-    }
-}
 
 /// What a crash of the stage ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
