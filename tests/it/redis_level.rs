@@ -203,9 +203,17 @@ async fn all_is_well_again(world: &mut World, grab: GrabRequest) {
     assert_eq!(answer.outcome(), GrabOutcome::Won);
 }
 
+/// As it is by default: how soon a Redis that answers nobody is noticed hangs on how long it is waited for.
+fn usual() -> Start {
+    Start {
+        usual_timing: true,
+        ..Start::on(Hot::Redis)
+    }
+}
+
 /// A world with an envelope from which nobody has grabbed.
 async fn with_an_envelope() -> (World, String) {
-    let mut world = World::on(Hot::Redis).await;
+    let mut world = World::start(usual()).await;
     world.fund("alice", cny(1_000)).await;
     let id = world.send(lucky("alice", cny(1_000), 10)).await.envelope_id;
     assert_eq!(level(&world).await, AckLevel::Fsync);
@@ -244,7 +252,7 @@ async fn a_server_that_is_started_on_a_wrong_redis_waits_until_it_is_right() {
         let heard = world.server.log().len();
         world.server.kill();
         let replica = wrong.begins(&world).await;
-        world = world.restarted(Start::on(Hot::Redis)).await;
+        world = world.restarted(usual()).await;
         nothing_is_acknowledged(&mut world, (sentences, reason), heard, grab.clone()).await;
         wrong.ends(&world, replica);
         all_is_well_again(&mut world, grab).await;
