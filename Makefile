@@ -59,7 +59,7 @@ simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SE
 .PHONY: bench
 bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench ledger --bench redis --bench embedded
-	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle
+	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst
 
 .PHONY: crosscheck
 crosscheck: crosscheck-tools ## An independent generator (h2load) and loadtest agree on rate and p50, on a machine that does nothing else

@@ -15,9 +15,11 @@
 //!
 //! **Bounds**: [`ROUNDS`] rounds; the longest has 256,000 grabs.
 
+#[path = "burst/summary.rs"]
+mod summary;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,28 +76,12 @@ async fn main() -> anyhow::Result<()> {
         println!("{name:>32} {median:>9.2}{goal}");
         summary.insert((*name).to_owned(), median.into());
     }
-    write(summary)
+    summary::write(summary)
 }
 
 fn told(met: bool, goal: f64) -> String {
     let verdict = if met { "met" } else { "MISSED" };
     format!("   goal ≤ {goal}: {verdict}")
-}
-
-/// Beside the figures of the other benchmarks.
-fn write(figures: serde_json::Map<String, serde_json::Value>) -> anyhow::Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("cargo's target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("summary.json");
-    let mut all: serde_json::Map<_, _> = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(_) => serde_json::Map::new(),
-    };
-    all.extend(figures);
-    std::fs::write(&path, serde_json::to_vec_pretty(&all)?)?;
-    println!("figures for programs: {}", path.display());
-    Ok(())
 }
 
 type Figures = BTreeMap<&'static str, f64>;

@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 /// Workers of the runtime: one for each of the two cores of the machine on which T was defined.
-const WORKERS: usize = 2;
+pub const WORKERS: usize = 2;
 /// Connections between client and server.
 pub const CONNECTIONS: usize = 4;
 /// Calls in flight on each connection.
@@ -38,7 +38,7 @@ pub const SERVE: &str = "--null-echo";
 /// The argument, with a port, that makes this program the null echo's client.
 pub const CALL: &str = "--null-call";
 /// What runs before the clock does: connections open, caches fill.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Nothing, as a message.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -1,5 +1,6 @@
 //! The real server as a child process: started on free ports, watched, audited, stopped by its id.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ const TICKS_PER_S: f64 = 100.0;
 /// What the server announces in its data folder.
 #[derive(Clone, Copy, Deserialize)]
 pub struct Ports {
-    /// Clients.
-    pub grpc: u16,
+    /// Clients; none where they are not served.
+    grpc: Option<u16>,
     /// Operators.
     pub admin: u16,
     /// Probes and metrics.
@@ -84,7 +85,7 @@ impl ServerProcess {
             child,
             folder: folder.to_path_buf(),
             ports: Ports {
-                grpc: 0,
+                grpc: None,
                 admin: 0,
                 http: 0,
             },
@@ -110,9 +111,24 @@ impl ServerProcess {
         std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default()
     }
 
-    /// A new connection to the public listener.
+    /// The public listener.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        let port = self.ports.grpc.context("it serves no clients")?;
+        Ok(([127, 0, 0, 1], port).into())
+    }
+
+    /// A new connection to it.
     pub async fn connect(&self) -> anyhow::Result<Channel> {
-        connect(self.ports.grpc).await
+        connect(self.address()?).await
+    }
+
+    /// As many new connections.
+    pub async fn connect_all(&self, count: usize) -> anyhow::Result<Vec<Channel>> {
+        let mut channels = Vec::with_capacity(count);
+        for _ in 0..count {
+            channels.push(self.connect().await?);
+        }
+        Ok(channels)
     }
 
     /// Its number, for profilers.
@@ -125,14 +141,15 @@ impl ServerProcess {
         cpu_seconds(self.child.id())
     }
 
-    /// Commits of the grab log, from `/metrics`.
+    /// Grabs that it has brought into the books since it started, from `/metrics`.
+    pub async fn settled(&self) -> anyhow::Result<f64> {
+        read(&self.metrics().await?, "red_envelope_settled_records_total")
+    }
+
+    /// Commits of the grab log, or calls of Redis, from `/metrics`.
     pub async fn commits(&self) -> anyhow::Result<Commits> {
         let page = self.metrics().await?;
-        let read = |name: &str| -> anyhow::Result<f64> {
-            page.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-                .with_context(|| format!("/metrics has no {name}"))
-        };
+        let read = |name: &str| read(&page, name);
         // Before the first commit the histogram does not exist yet.
         if !page.contains("red_envelope_hot_commit_grabs_count") {
             return Ok(Commits {
@@ -163,15 +180,16 @@ impl ServerProcess {
 
     /// The money audit: an error unless every unit is where it belongs and nothing is in flight.
     pub async fn audit(&self) -> anyhow::Result<v1::AuditResponse> {
-        let found = AdminServiceClient::new(connect(self.ports.admin).await?)
-            .audit(v1::AuditRequest {
-                operator: "bench".to_owned(),
-                reason: "the end of a measurement".to_owned(),
-                ..v1::AuditRequest::default()
-            })
-            .await
-            .context("Audit failed")?
-            .into_inner();
+        let found =
+            AdminServiceClient::new(connect(([127, 0, 0, 1], self.ports.admin).into()).await?)
+                .audit(v1::AuditRequest {
+                    operator: "bench".to_owned(),
+                    reason: "the end of a measurement".to_owned(),
+                    ..v1::AuditRequest::default()
+                })
+                .await
+                .context("Audit failed")?
+                .into_inner();
         ensure!(
             found.clean && found.quiet,
             "the audit is not clean and quiet: {found:#?}"
@@ -205,12 +223,20 @@ impl Drop for ServerProcess {
     }
 }
 
-async fn connect(port: u16) -> anyhow::Result<Channel> {
-    Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
+/// A figure without labels.
+fn read(page: &str, name: &str) -> anyhow::Result<f64> {
+    page.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        .with_context(|| format!("/metrics has no {name}"))
+}
+
+/// A new connection.
+pub async fn connect(address: SocketAddr) -> anyhow::Result<Channel> {
+    Endpoint::from_shared(format!("http://{address}"))?
         .tcp_nodelay(true)
         .connect()
         .await
-        .with_context(|| format!("nothing answers at port {port}"))
+        .with_context(|| format!("nothing answers at {address}"))
 }
 
 /// Processor time that process `pid` has used, in seconds.

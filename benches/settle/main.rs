@@ -28,12 +28,13 @@ mod peers;
 #[expect(dead_code, reason = "the other benchmark asks more of it")]
 mod server;
 mod stage;
+#[path = "../burst/summary.rs"]
+mod summary;
 mod whole;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use stage::{Crowd, Stage};
 
 /// Rounds; medians are told.
@@ -95,7 +96,7 @@ async fn main() -> anyhow::Result<()> {
         println!("{name:>32} {median:>12.2}{}", verdict(name, median));
         summary.insert((*name).to_owned(), median.into());
     }
-    write(summary)
+    summary::write(summary)
 }
 
 fn is_a_figure(name: &str) -> bool {
@@ -186,20 +187,4 @@ fn compare(figures: &mut Figures) {
             figures.insert(ratio, over);
         }
     }
-}
-
-/// Beside the figures of the other benchmarks.
-fn write(figures: serde_json::Map<String, serde_json::Value>) -> anyhow::Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("cargo's target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("summary.json");
-    let mut all: serde_json::Map<_, _> = match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(_) => serde_json::Map::new(),
-    };
-    all.extend(figures);
-    std::fs::write(&path, serde_json::to_vec_pretty(&all)?)?;
-    println!("figures for programs: {}", path.display());
-    Ok(())
 }
