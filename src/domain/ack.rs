@@ -7,7 +7,8 @@ use std::fmt;
 pub enum AckLevel {
     /// One process and its own disk: synced before the answer.
     Embedded,
-    /// In the memory of Redis: up to about two seconds of answers may be lost.
+    /// In the memory of Redis: a crash forgets about two seconds of answers, and without AOF all that is not in
+    /// the books yet.
     Memory,
     /// Synced to the disk of one Redis before the answer.
     Fsync,

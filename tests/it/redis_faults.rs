@@ -257,8 +257,13 @@ async fn a_poisoned_record_is_set_aside_and_the_others_are_paid() {
     until_counted(&world, "red_envelope_dead_letters_total", 2.0).await;
     until_counted(&world, "red_envelope_make_good_capped_total", 1.0).await;
     until_counted(&world, "red_envelope_superseded_records_total", 1.0).await;
-    // The forger moved the stream's ids ahead: nothing was granted while his entries were there.
-    world.win(&id, "bob").await;
+    // The forger moved the stream's ids ahead: nothing was granted while his entries were there. Of this envelope
+    // and of another one of the partition is paid what is won behind them, while they wait for an operator.
+    for (envelope, grabber) in [(&id, "bob"), (&other, "carol")] {
+        let share = world.win(envelope, grabber).await;
+        let amount = share.amount.unwrap().minor_units;
+        world.until_available(grabber, amount).await;
+    }
     recall(&mut world, &id).await.unwrap();
     for (grabber, (_, amount)) in &held {
         assert_eq!(world.available(grabber).await, *amount);

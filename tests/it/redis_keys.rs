@@ -158,6 +158,32 @@ async fn each_key_of_an_envelope_may_become_another_thing() {
     }
 }
 
+/// The key has lost a part of what it holds: a field, or all behind its first third.
+fn the_key_loses_a_part(world: &mut World, (letter, field): (&str, &[u8]), id: &str) {
+    let key = keys_like(world, &format!("re1:*:{letter}:{id}")).remove(0);
+    let redis = world.redis();
+    if letter == "g" {
+        assert_eq!(redis.command(&[b"HDEL", &key, field]), Value::Int(1));
+        return;
+    }
+    let Value::BulkString(whole) = redis.command(&[b"GET", &key]) else {
+        panic!("{letter} is a text");
+    };
+    let part = &whole[..whole.len() / 3];
+    assert_eq!(redis.command(&[b"SET", &key, part]), Value::Okay);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_key_of_an_envelope_may_lose_a_part() {
+    // Somebody's share, the meta, the shares that are left.
+    for lost in [("g", &b"early-3"[..]), ("g", b""), ("s", b"")] {
+        let (mut world, id, held) = with_twenty_winners().await;
+        world.audit_when_quiet().await;
+        the_key_loses_a_part(&mut world, lost, &id);
+        nothing_is_granted_twice(&mut world, &id, &held).await;
+    }
+}
+
 /// Ten more have a share; the books don't know of them before what this answers is dropped.
 async fn with_ten_who_are_owed() -> (World, String, Held, rusqlite::Connection) {
     let (mut world, id, mut held) = with_twenty_winners().await;

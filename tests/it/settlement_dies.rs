@@ -104,6 +104,7 @@ async fn settlement_that_dies_at_any_point_pays_each_grab_once() {
             .await;
         world.until_ready().await;
         world.audit_when_quiet().await;
+        assert!(Instant::now() <= latest, "{point}: not quiet in time");
         assert_eq!(paid(&world), GRABBERS, "{point}");
         let mut shares = BTreeSet::new();
         for number in 0..GRABBERS {

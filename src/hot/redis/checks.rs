@@ -418,7 +418,8 @@ fn not_synced(found: &str, by_name: bool) -> String {
     format!(
         "{asked}this Redis has {found}, so a crash may lose acknowledged grabs: CONFIG SET appendonly \
          yes and CONFIG SET appendfsync always, and the same in redis.conf; or start with --ack \
-         memory, which accepts the loss of about 2 s of acknowledged grabs; or with --hot embedded"
+         ledger; or with --ack memory, which accepts that a crash forgets about 2 s of acknowledged grabs \
+         (without AOF, all that is not in the books yet); or with --hot embedded"
     )
 }
 

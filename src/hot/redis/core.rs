@@ -294,7 +294,7 @@ impl Core {
                 Err(self.other_epoch(partition, epoch))
             }
             Reply::Fault => Err(HotError::Unavailable(
-                "the outbox in Redis does not take what is owed: see the log of Redis".into(),
+                "the outbox in Redis does not take what is owed".into(),
             )),
             code => Ok((code, items)),
         }
