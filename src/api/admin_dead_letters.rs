@@ -5,7 +5,8 @@
 //! A replay reads the letter, re-derives from the envelope's seed what the share is worth, and has
 //! the ledger try again with that amount in the transaction that records the act. A dismissal does the
 //! same, and asks the hot store before whether it has granted what the letter says: then somebody was
-//! told, whatever the seed says. Who was granted the share with another amount is paid by the reconciler
+//! told, whatever the seed says. (It is not asked of a share that the terms refuse, or that is another's by a
+//! claim.) Who was granted the share with another amount is paid by the reconciler
 //! once the letter is out of its way, and the close waits for that.
 //!
 //! Where the hot store has granted what the letter says and only the amount is not the seed's, no other

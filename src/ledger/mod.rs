@@ -398,9 +398,10 @@ pub trait Ledger: Send + Sync + 'static {
     }
 
     /// Lets go of a dead letter, if nothing can ever be owed by it as it is written: the envelope's seed
-    /// says another amount of the share, or the terms give it to somebody else. Its envelope closes without
-    /// it. Where the row that is answered is not dismissed, nothing was done or recorded. A record that
-    /// comes again before the close opens its letter again.
+    /// says another amount of the share, or the terms give it to somebody else; or if no envelope owes it: it is
+    /// the reserve's, or its envelope is closed. Its envelope closes without it. Where the row that is answered is
+    /// not dismissed, nothing was done or recorded. A record that comes again before the close opens its letter
+    /// again, where an envelope may owe it.
     async fn dismiss_dead_letter(
         &self,
         row: i64,

@@ -343,7 +343,7 @@ impl Settlement {
         let now = self.ledger.now();
         let by_store = hot.now.unwrap_or(now);
         self.vitals.clocks(now.0 - by_store.0);
-        self.vitals.backlog(waiting, oldest, by_store);
+        self.vitals.backlog(waiting, oldest, now);
         metrics::outbox_waiting(waiting, self.vitals.seen().oldest_age_ms);
         metrics::hot_holds(hot.envelopes, hot.queued_grabs);
         Ok(())

@@ -52,7 +52,7 @@ impl Settlement {
         let Some((last, _)) = lost.last() else {
             return Ok(0);
         };
-        let next = Some(*last);
+        let next = Some(*last).filter(|_| lost.len() >= PROMISED_ENVELOPES_MAX);
         let mut posted = 0;
         for (id, held) in lost {
             match self.keep_promises_of(id, held).await {

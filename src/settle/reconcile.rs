@@ -182,7 +182,15 @@ impl Reconcile {
         }
         match row.set_aside_count {
             0 => Ok(true),
-            _ => Ok(view.taken_count > known + self.set_aside(row).await?),
+            _ => match self.set_aside(row).await {
+                Ok(set_aside) => Ok(view.taken_count > known + set_aside),
+                Err(SettleError::Stopped(why)) => Err(SettleError::Stopped(why)),
+                // The others must be compared, and this one is met again.
+                Err(error) => {
+                    tracing::warn!(envelope = %row.id, %error, "grabs can't be compared yet");
+                    Ok(false)
+                }
+            },
         }
     }
 
@@ -198,11 +206,9 @@ impl Reconcile {
         }
         let mut grants = found.parked_count;
         for letter in &found.letters {
-            let page = self
-                .hot
-                .grants(row.id, letter.record.grant.share, 1)
-                .await?;
-            let granted = page.iter().flatten().any(|held| letter.record.is_of(held));
+            let whose = letter.record.grabber.clone();
+            let held = self.hot.held(whose, vec![row.id]).await?;
+            let granted = held.iter().flatten().any(|held| letter.record.is_of(held));
             grants += u32::from(granted);
         }
         Ok(grants)

@@ -18,15 +18,19 @@ pub struct Seen {
     pub oldest_unsettled_at: Option<UnixMs>,
     /// How long it had been waiting when it was seen.
     pub oldest_age_ms: i64,
+    /// By how much this process's clock was ahead of the one that dated it.
+    pub clock_ahead_ms: i64,
     /// Why the last round failed; `None` if it did not.
     pub last_error: Option<String>,
 }
 
 impl Seen {
-    /// How long the oldest acknowledged grab has been waiting for its money; 0: none waits.
+    /// How long the oldest acknowledged grab has been waiting for its money, by this process's clock; 0: none
+    /// waits.
     pub fn oldest_unsettled_age_ms(&self, now: UnixMs) -> i64 {
+        let by_store = now.0.saturating_sub(self.clock_ahead_ms);
         self.oldest_unsettled_at
-            .map_or(0, |at| now.0.saturating_sub(at.0).max(0))
+            .map_or(0, |at| by_store.saturating_sub(at.0).max(0))
     }
 }
 
@@ -71,6 +75,7 @@ impl Vitals {
     /// By how much this process's clock is ahead of the hot store's. Envelopes open and end by the latter.
     pub(super) fn clocks(&self, ahead_ms: i64) {
         metrics::clock_ahead(ahead_ms);
+        self.seen.lock().seen.clock_ahead_ms = ahead_ms;
         if ahead_ms.abs() > CLOCKS_APART_MS_MAX
             && let Some(unsaid) = self.clocks_said.say(timer_now())
         {

@@ -8,7 +8,7 @@
 //! | the entry is deleted by `settled` | it leaves |
 //! | a look at a partition finds that all before a moment is settled, by whichever process | what is older leaves |
 //! | a partition goes to a new epoch | what is kept of older ones is orphaned: the store that held it may be gone |
-//! | a reply of an older epoch is read after that | its wins are orphans at once |
+//! | a partition goes to a new epoch between the reading of a reply and this | its wins are orphans at once |
 //! | an envelope is repaired | its orphans join what the books and the store still know of it; those in the books leave |
 //! | an orphan's share is another's in the books | it is posted (`settle::promises`), made good, and leaves |
 //! | an envelope is forgotten | its orphans leave |

@@ -309,8 +309,10 @@ impl Packed {
             let read = read_reply(&mut reader).ok_or_else(|| reply::nonsense(value))?;
             let error = match read {
                 Read::Reply(reply) => {
-                    self.note(place, &reply, &mut won);
-                    self.asks[*ask].1[*at] = self.still(core, place, reply);
+                    // What is not told is not promised.
+                    let told = self.still(core, place, reply);
+                    self.note(place, &told, &mut won);
+                    self.asks[*ask].1[*at] = told;
                     continue;
                 }
                 Read::Epoch(epoch) => core.other_epoch(self.places[place].0, epoch),

@@ -305,7 +305,7 @@ impl Core {
         match u64::try_from(epoch) {
             Ok(epoch) if epoch > 0 => {
                 if self.learn(partition, Epoch(epoch)) {
-                    // Another process registered it, which looked at its settings for itself.
+                    // Another process may have registered it, which looked at the settings for itself.
                     self.not_checked();
                     self.lost();
                 }

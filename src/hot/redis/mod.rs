@@ -341,6 +341,10 @@ impl HotStore for RedisStore {
         self.check().await;
         let registered = self.core.register(&standing, &epochs).await;
         self.core.heard(&registered);
+        if registered.is_ok() && !self.holds() {
+            // A call that heard of the epoch meanwhile did away with what the look found.
+            self.check().await;
+        }
         registered
     }
 

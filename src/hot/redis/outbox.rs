@@ -99,8 +99,11 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, HotError> {
         let mut from = after.map_or_else(|| "-".to_owned(), |after| format!("({}", id_of(after)));
+        let mut sets_aside = true;
         for _ in 0..UNREADABLE_PAGES_MAX {
-            let (entries, last) = self.readable(partition, from, limit).await?;
+            let (entries, last) = self
+                .readable(partition, (from, limit), &mut sets_aside)
+                .await?;
             match last {
                 // What nobody can read, and nobody can set aside, hides nothing that is behind it.
                 Some(last) if entries.is_empty() => from = format!("({last}"),
@@ -110,12 +113,13 @@ impl Core {
         Ok(Vec::new())
     }
 
-    /// A page of the outbox without what nobody can read, and the id of its last entry.
+    /// A page of the outbox without what nobody can read, and the id of its last entry. `sets_aside`: until the
+    /// first that can't be.
     async fn readable(
         &self,
         partition: Partition,
-        from: String,
-        limit: usize,
+        (from, limit): (String, usize),
+        sets_aside: &mut bool,
     ) -> Result<(Vec<OutboxEntry>, Option<String>), HotError> {
         let call = Call::reading(self, "outbox_1", partition)
             .key(self.keys.outbox(partition))
@@ -131,14 +135,16 @@ impl Core {
             let id = std::str::from_utf8(reply::bytes(id)?).unwrap_or_default();
             match entry_of(id, reply::bytes(bytes)?) {
                 Some(entry) => entries.push(entry),
-                None => self.set_aside(partition, id).await?,
+                None if *sets_aside => *sets_aside = self.set_aside(partition, id).await?,
+                None => {}
             }
             last = Some(id.to_owned());
         }
         Ok((entries, last))
     }
 
-    async fn set_aside(&self, partition: Partition, id: &str) -> Result<(), HotError> {
+    /// Answers whether it could be.
+    async fn set_aside(&self, partition: Partition, id: &str) -> Result<bool, HotError> {
         let call = Call::writing(self, "set_aside_1", partition)
             .key(self.keys.outbox(partition))
             .key(self.keys.poison(partition))
@@ -156,7 +162,7 @@ impl Core {
                      writes to the key: remove it"
                 );
             }
-            return Ok(());
+            return Ok(false);
         }
         let so_far = items.first().map_or(Ok(0), reply::number)?;
         tracing::error!(
@@ -166,7 +172,7 @@ impl Core {
             "an outbox entry that nobody can read was set aside"
         );
         crate::telemetry::metrics::outbox_unreadable();
-        Ok(())
+        Ok(true)
     }
 
     /// Deletes entries by (id, nonce). Answers the watermark.

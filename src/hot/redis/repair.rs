@@ -76,7 +76,8 @@ impl Core {
         let orphans = self.acked.orphans_of(id);
         let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
         // 3. stamp
-        let sound = before.is_some_and(|meta| may_stand(&meta, &plan) && in_turn(&meta, &plan));
+        let is_sound = |meta: &Meta| may_stand(meta, &plan) && in_turn(meta, &plan);
+        let sound = before.as_ref().is_some_and(is_sound);
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
             let own = self.keys.envelope(id);
             let call = Call::writing(self, "stamp_1", partition)
@@ -105,8 +106,13 @@ impl Core {
         };
         self.sums.remove(&id);
         self.acked.adopted(id, &repair.claims);
-        tracing::warn!(envelope = %id, claims = repair.claims.len(), "an envelope was rebuilt from the books");
-        crate::telemetry::metrics::envelope_repaired();
+        // One that its Create did not come to load has lost nothing.
+        let is_new = before.is_none() && plan.taken.is_empty() && repair.over.is_none();
+        if !is_new {
+            let claims = repair.claims.len();
+            tracing::warn!(envelope = %id, claims, "an envelope was rebuilt from the books");
+            crate::telemetry::metrics::envelope_repaired();
+        }
         Ok(state)
     }
 

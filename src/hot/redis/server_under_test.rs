@@ -266,7 +266,8 @@ impl RedisServer {
     /// # Panics
     /// It does not answer.
     pub fn command(&self, words: &[&[u8]]) -> Value {
-        match self.try_command(words) {
+        let answer = self.connection().and_then(|mut open| ask(&mut open, words));
+        match answer {
             Ok(value) => value,
             Err(error) => panic!("{error}:\n{}", tail(&self.log())),
         }
@@ -277,7 +278,7 @@ impl RedisServer {
     /// # Errors
     /// It can't be reached, or does not answer.
     pub fn try_command(&self, words: &[&[u8]]) -> Result<Value, RedisError> {
-        ask(&mut connect(&self.url())?, words)
+        ask(&mut connect(&self.url(), Some(ANSWER_MAX))?, words)
     }
 
     /// A connection for many commands, blocking.
@@ -285,7 +286,7 @@ impl RedisServer {
     /// # Errors
     /// It can't be reached.
     pub fn connection(&self) -> Result<Connection, RedisError> {
-        connect(&self.url())
+        connect(&self.url(), None)
     }
 }
 
@@ -324,10 +325,12 @@ fn url(port: u16, password: Option<&str>) -> String {
     }
 }
 
-fn connect(url: &str) -> Result<Connection, RedisError> {
+/// With a limit a signal to another part of the process (a child that has ended) interrupts what waits for an
+/// answer; without one the kernel goes on.
+fn connect(url: &str, limit: Option<Duration>) -> Result<Connection, RedisError> {
     let connection = Client::open(url)?.get_connection_with_timeout(ANSWER_MAX)?;
-    connection.set_read_timeout(Some(ANSWER_MAX))?;
-    connection.set_write_timeout(Some(ANSWER_MAX))?;
+    connection.set_read_timeout(limit)?;
+    connection.set_write_timeout(limit)?;
     Ok(connection)
 }
 
@@ -442,7 +445,7 @@ fn spawn(
 
 /// Whether this process answers, and has loaded what it had.
 fn answers(url: &str, pid: u32) -> bool {
-    let Ok(mut connection) = connect(url) else {
+    let Ok(mut connection) = connect(url, Some(ANSWER_MAX)) else {
         return false;
     };
     match ask(&mut connection, &[b"PING"]) {

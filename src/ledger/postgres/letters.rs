@@ -203,7 +203,7 @@ async fn try_again(
     }
 }
 
-/// Lets go of an open letter by which nothing can ever be owed.
+/// Lets go of an open letter, if an operator may.
 async fn dismiss(
     tx: &Transaction<'_>,
     desk: &Desk,

@@ -309,7 +309,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// In the order of their names, in which every transaction locks them.
+/// In the order of their names. Two transactions that take back between claims may still meet in another order:
+/// PostgreSQL ends one of them, and it is tried again.
 const ADD_TO_RESERVES: &str = "-- ledger.add_to_reserves
     INSERT INTO account AS a (tenant, kind, owner, currency, available_minor)
     SELECT u.tenant, 'reserve', '', u.currency, u.minor

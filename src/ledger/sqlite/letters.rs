@@ -174,7 +174,7 @@ fn try_again(
     }
 }
 
-/// Lets go of an open letter by which nothing can ever be owed.
+/// Lets go of an open letter, if an operator may.
 fn dismiss(
     books: &Books<'_>,
     letter: &DeadLetterRow,

@@ -95,3 +95,5 @@ CREATE TRIGGER envelope_stays_closed
 ALTER FUNCTION refuse_claims() SECURITY DEFINER SET search_path = red_envelope, pg_temp;
 ALTER FUNCTION refuse_made_good() SECURITY DEFINER SET search_path = red_envelope, pg_temp;
 ALTER FUNCTION refuse_claims_of_made_good() SECURITY DEFINER SET search_path = red_envelope, pg_temp;
+-- Nobody else makes a trigger of them: on a table of his own, with casts of his own, they would run his code.
+REVOKE EXECUTE ON FUNCTION refuse_claims(), refuse_made_good(), refuse_claims_of_made_good() FROM PUBLIC;

@@ -35,3 +35,8 @@ CREATE TABLE of_mine (row bigint);
 
 -- ledger.right: editing what was made good
 UPDATE made_good SET amount_minor = 1;
+
+-- ledger.right: making a trigger of a function that runs as the books' owner
+CREATE TEMP TABLE of_mine (envelope_row bigint, share integer);
+CREATE TRIGGER of_mine AFTER INSERT ON of_mine REFERENCING NEW TABLE AS made
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_claims();
