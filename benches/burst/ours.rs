@@ -69,7 +69,7 @@ impl Ours {
             "memory" => &[("appendonly", "no")],
             _ => &[("appendonly", "yes"), ("appendfsync", "always")],
         };
-        let redis = RedisServer::start(Flavour::Debian, options);
+        let redis = RedisServer::start_on_disk(Flavour::Debian, options);
         let (hot, ledger) = (redis.url(), books.database());
         let flags = ["--hot", &hot, "--ledger", &ledger, "--ack", level];
         let serves: Vec<_> = flags.into_iter().chain(["--role", "api"]).collect();
