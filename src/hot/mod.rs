@@ -354,6 +354,11 @@ pub trait HotStore: Send + Sync + 'static {
     /// can read is none where the store has every grant of the envelope.
     async fn owes(&self, envelope: EnvelopeId) -> Result<bool, HotError>;
 
+    /// Whether this process has told somebody of a share of this envelope that the store may have lost.
+    fn has_promised(&self, _envelope: EnvelopeId) -> bool {
+        false
+    }
+
     /// What this process acknowledged in older epochs, of at most `limit` envelopes with ids above `after`,
     /// ascending, as far as nobody has said by [`HotStore::answered`] what became of it. A store that loses
     /// nothing has none.

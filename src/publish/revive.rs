@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | holds it in this epoch | | it stands |
 //! | not asked, or missing in the epoch from before its hold | Funding, new ([`Look::of_new`]), nothing claimed | load |
-//! | missing | Funding or Live | what it still owes is settled first; then load where the store is in its first epoch (the embedded one), it was never Live and nobody has a claim, else repair |
+//! | missing | Funding or Live | what it still owes is settled first; then load where it was never Live, nobody has a claim and this process has told nobody of a share, else repair |
 //! | missing | Closing | what it still owes is settled first; then repair, over as the books say |
 //! | stale: it holds it in an older epoch | Funding or Live | repair |
 //! | stale | Closing | repair, over as the books say: nobody wins, and who had won is told |
@@ -161,10 +161,9 @@ impl Publisher {
         let letters = self.letters(id).await?;
         let claims = self.claims(id).await?;
         let untold = letters.is_empty() && claims.is_empty();
-        // The embedded store keeps its first epoch, which nothing replaces: nobody was told of a share that it
-        // lost. A Redis may have been replaced.
-        let first = look.epoch == Epoch::FIRST;
-        if missing && untold && first && look.row.state == BookState::Funding {
+        // A large one is opened before the books say that it is live: somebody may have been told of a share.
+        let untold = untold && !self.hot.has_promised(id);
+        if missing && untold && look.row.state == BookState::Funding {
             return self.load_and_open(look).await;
         }
         let amounts_minor = self.amounts.of(id, &look.row.terms).await?;

@@ -364,6 +364,10 @@ impl HotStore for RedisStore {
         self.core.acked.orphans(after, limit)
     }
 
+    fn has_promised(&self, envelope: EnvelopeId) -> bool {
+        !self.core.acked.orphans_of(envelope).is_empty()
+    }
+
     fn answered(&self, envelope: EnvelopeId, held: &[HeldShare]) {
         self.core.acked.adopted(envelope, held);
     }

@@ -45,6 +45,7 @@ struct Said {
     stands: Epoch,
     view: Option<(HotState, bool)>,
     owes: bool,
+    promised: bool,
     grants: Vec<HeldShare>,
     standing: Option<Standing>,
     /// How often it was asked who stands there.
@@ -70,6 +71,7 @@ impl Scripted {
                 stands: Epoch::FIRST,
                 view: None,
                 owes: false,
+                promised: false,
                 grants: Vec::new(),
                 standing: None,
                 looks: 0,
@@ -256,6 +258,10 @@ impl HotStore for Scripted {
 
     async fn unregistered(&self) {
         self.unregistered.notified().await;
+    }
+
+    fn has_promised(&self, _envelope: EnvelopeId) -> bool {
+        self.said.lock().promised
     }
 
     async fn owes(&self, _: EnvelopeId) -> Result<bool, HotError> {

@@ -146,6 +146,16 @@ async fn a_missing_envelope_that_nobody_has_a_claim_on_is_loaded_once_it_owes_no
 }
 
 #[tokio::test]
+async fn a_missing_envelope_of_which_somebody_was_told_before_the_books_called_it_live_is_repaired()
+{
+    let scene = scene();
+    let id = scene.funded().await.id;
+    scene.hot.said.lock().promised = true;
+    scene.publisher.publish(id).await.unwrap();
+    assert_eq!(scene.hot.calls(), ["view", "owes", "repair"]);
+}
+
+#[tokio::test]
 async fn a_missing_envelope_with_claims_is_repaired_with_all_of_them() {
     let scene = scene();
     let id = scene.claimed().await;
