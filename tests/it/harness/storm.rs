@@ -48,6 +48,9 @@ const TRIES_OF_A_CALL_MAX: usize = 500;
 const TRY_MAX: Duration = Duration::from_secs(30);
 /// Between two tries of a call.
 const REST: Duration = Duration::from_millis(5);
+/// Between two rounds of a caller once enough has arrived and only losses are wanted: these come with the
+/// gusts, by the clock, and a fast machine would use all tries up before there are enough.
+const REST_OF_ROUND: Duration = Duration::from_millis(100);
 /// Shares of an envelope, of which one is grabbed; in every other one another is declined.
 const SHARES: u32 = 3;
 /// Why a Create is turned away until settlement has caught up: asking at once is of no use.
@@ -240,6 +243,9 @@ impl Caller {
                 break;
             }
             assert!(tries < TRIES_MAX, "{answers} answers, {lost} were lost");
+            if answers >= ARRIVED_MIN {
+                tokio::time::sleep(REST_OF_ROUND).await;
+            }
             let id = self.sends(round, &mut done).await;
             self.grabs(&id, &mut done).await;
             if round % 2 == 1 {
