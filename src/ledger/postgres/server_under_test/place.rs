@@ -70,6 +70,12 @@ pub(super) fn in_reach(programs: PathBuf, folder: &Path) -> PathBuf {
             copy(&library, &copies.join(name));
         }
     }
+    // They were installed under the umask of whoever installed them.
+    let opened = Command::new("chmod")
+        .args(["-R", "a+rX"])
+        .arg(&copies)
+        .status();
+    assert!(opened.is_ok_and(|status| status.success()), "chmod -R");
     release.join("bin")
 }
 
