@@ -9,7 +9,7 @@ use crate::domain::books::{DiscrepancyKind, EnvelopeBooks, IN_FLIGHT_MS_MAX};
 use crate::domain::envelope::{BookState, HotState};
 use crate::domain::fairness::leaf_hash;
 use crate::domain::id::Epoch;
-use crate::hot::{HotStore, HotView};
+use crate::hot::{GrantWalk, HotStore, HotView};
 use crate::ledger::{AuditRow, EnvelopeRow, Ledger, LedgerError};
 use crate::publish;
 
@@ -40,6 +40,7 @@ pub(super) async fn check(
         amounts: &amounts,
         hot_holds: view.is_some(),
         hot_whole: view.is_some_and(|view| !view.stale),
+        grants: GrantWalk::default(),
         sums: ShareSums::default(),
     };
     match shares.walk(findings).await {

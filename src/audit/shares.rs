@@ -1,6 +1,7 @@
 //! Every share of one envelope: what the seed, the ledger and the hot store say of it.
 //!
-//! *Bounds.* A page of claims and a page of grants at a time, however many shares there are.
+//! *Bounds.* A page of claims and a page of grants at a time, however many shares there are; all grants of an
+//! envelope that the hot store can't page.
 //!
 //! *Ordering.* For each range of share numbers: claims first, grants after them. See `audit`.
 
@@ -11,7 +12,7 @@ use super::report::Findings;
 use crate::domain::books::{DiscrepancyKind, ShareFacts, ShareVerdict};
 use crate::domain::envelope::BookState;
 use crate::domain::grab::HeldShare;
-use crate::hot::{GRANTS_PER_PAGE_MAX, HotStore};
+use crate::hot::{GRANTS_PER_PAGE_MAX, GrantWalk, HotStore};
 use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX};
 
 /// What the shares of one envelope add up to.
@@ -45,6 +46,8 @@ pub(super) struct Shares<'a> {
     pub(super) hot_holds: bool,
     /// The hot store has it in this epoch: it knows every grant that the books have.
     pub(super) hot_whole: bool,
+    /// What the hot store has read of it.
+    pub(super) grants: GrantWalk,
     pub(super) sums: ShareSums,
 }
 
@@ -83,7 +86,7 @@ impl Shares<'_> {
         while let Some(first) = from {
             let page = self
                 .hot
-                .grants(self.row.id, first, GRANTS_PER_PAGE_MAX)
+                .walk_grants(&mut self.grants, self.row.id, first, GRANTS_PER_PAGE_MAX)
                 .await?;
             let Some(page) = page else {
                 self.hot_holds = false;

@@ -6,7 +6,7 @@
 //! | `load`, `open` | publish | shares become grabbable; idempotent at offsets |
 //! | `grab` | the burst | K grabs in one atomic call; a win and its debt to the ledger are born together |
 //! | `decline` | EXCLUSIVE | a share goes to the outbox as the sender's |
-//! | `view`, `held`, `grants`, `pending` | reads | nothing that is not yet durable is shown |
+//! | `view`, `held`, `grants`, `walk_grants`, `pending` | reads | nothing that is not yet durable is shown |
 //! | `outbox`, `settled` | settle | what is owed to the ledger, until the ledger has it |
 //! | `close`, `freeze`, `unfreeze`, `marked`, `remove` | the end | no grab after it |
 //! | `standing`, `register` | a store process is new | it grants nothing before the ledger accepted it |
@@ -187,6 +187,16 @@ pub struct PendingShare {
     pub grant: Grant,
 }
 
+/// A walk over all grants of an envelope: what a store that can't page them by number has read as a
+/// whole, for as long as the walk lasts.
+#[derive(Debug, Default)]
+pub struct GrantWalk {
+    /// Which envelope, and the bytes by which the store knows how far it was.
+    of: Option<(EnvelopeId, Vec<u8>)>,
+    /// By share.
+    held: Vec<HeldShare>,
+}
+
 /// What operators watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HotVitals {
@@ -269,6 +279,18 @@ pub trait HotStore: Send + Sync + 'static {
         from: u32,
         limit: usize,
     ) -> Result<Option<Vec<HeldShare>>, HotError>;
+
+    /// A page of [`HotStore::grants`] for who asks for one behind another, in the same `walk` each time. It
+    /// has what was granted before it was asked for.
+    async fn walk_grants(
+        &self,
+        _walk: &mut GrantWalk,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+        self.grants(envelope, from, limit).await
+    }
 
     /// What somebody has won that is still in the outbox, declined shares aside.
     async fn pending(

@@ -42,7 +42,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, PersonId};
 use crate::domain::split::SHARE_COUNT_MAX;
-use crate::hot::{HotView, Repair};
+use crate::hot::{GrantWalk, HotView, Repair};
 use crate::ledger::{DeadLetterRow, EnvelopeRow, PAGE_ROWS_MAX};
 use crate::publish::PublishError;
 
@@ -222,6 +222,7 @@ impl Publisher {
         }
         let (id, terms) = (look.row.id, &*look.row.terms);
         let paid: HashSet<&PersonId> = claims.iter().map(|claim| &claim.grabber).collect();
+        let mut walk = GrantWalk::default();
         for letter in letters {
             let (share, grabber) = (letter.record.grant.share, &letter.record.grabber);
             let claimed = claims.binary_search_by_key(&share, |claim| claim.grant.share);
@@ -236,7 +237,7 @@ impl Publisher {
             if look.plan == Plan::Missing || !letter.is_corrigible(terms, amount_minor) {
                 continue;
             }
-            let grants = self.hot.grants(id, share, 1).await?;
+            let grants = self.hot.walk_grants(&mut walk, id, share, 1).await?;
             if grants.is_some_and(|page| page.iter().any(|held| letter.record.is_of(held))) {
                 return Ok(true);
             }

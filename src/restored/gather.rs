@@ -25,7 +25,8 @@ use crate::domain::envelope::{BookState, HotState};
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, PersonId};
 use crate::hot::{
-    GRANTS_PER_PAGE_MAX, HotStore, HotView, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX,
+    GRANTS_PER_PAGE_MAX, GrantWalk, HotStore, HotView, OUTBOX_RECORDS_PER_CALL_MAX,
+    VIEWS_PER_CALL_MAX,
 };
 use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX};
 
@@ -122,7 +123,7 @@ async fn disputed(
     if row.settled_count + row.declined_count == 0 {
         return Ok(());
     }
-    let mut from = Some(0);
+    let (mut from, mut walk) = (Some(0), GrantWalk::default());
     while let Some(first) = from {
         let claims = ledger.claims(row.id, first, PAGE_ROWS_MAX).await?;
         let Some(last) = claims.last().map(|held| held.grant.share) else {
@@ -133,7 +134,7 @@ async fn disputed(
             .into_iter()
             .map(|held| (held.grant.share, held.grabber))
             .collect();
-        let granted = granted(hot, row.id, first, last).await?;
+        let granted = granted(hot, &mut walk, (row.id, first, last)).await?;
         disputes.extend(granted.into_iter().filter_map(|told| {
             let paid = paid.get(&told.grant.share)?;
             (*paid != told.grabber).then(|| Dispute {
@@ -151,13 +152,14 @@ async fn disputed(
 /// Grants of the shares `first` to `last`; none where the envelope is not whole.
 async fn granted(
     hot: &dyn HotStore,
-    id: EnvelopeId,
-    first: u32,
-    last: u32,
+    walk: &mut GrantWalk,
+    (id, first, last): (EnvelopeId, u32, u32),
 ) -> Result<Vec<HeldShare>, RestoredError> {
     let (mut all, mut from) = (Vec::new(), Some(first));
     while let Some(first) = from.filter(|share| *share <= last) {
-        let page = hot.grants(id, first, GRANTS_PER_PAGE_MAX).await?;
+        let page = hot
+            .walk_grants(walk, id, first, GRANTS_PER_PAGE_MAX)
+            .await?;
         let page = page.unwrap_or_default();
         let full = page.len() >= GRANTS_PER_PAGE_MAX;
         let end = page.last().filter(|_| full);
@@ -178,9 +180,11 @@ async fn stranger(
         return Ok(stranger);
     };
     stranger.terms = Some(view.terms);
-    let mut from = Some(0);
+    let (mut from, mut walk) = (Some(0), GrantWalk::default());
     while let Some(first) = from {
-        let page = hot.grants(id, first, GRANTS_PER_PAGE_MAX).await?;
+        let page = hot
+            .walk_grants(&mut walk, id, first, GRANTS_PER_PAGE_MAX)
+            .await?;
         let page = page.unwrap_or_default();
         let full = page.len() >= GRANTS_PER_PAGE_MAX;
         let next = page.last().filter(|_| full);

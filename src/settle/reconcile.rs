@@ -37,7 +37,7 @@ use super::lease::Lease;
 use crate::domain::envelope::BookState;
 use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::hot::{GRANTS_PER_PAGE_MAX, HotStore, HotView, VIEWS_PER_CALL_MAX};
+use crate::hot::{GRANTS_PER_PAGE_MAX, GrantWalk, HotStore, HotView, VIEWS_PER_CALL_MAX};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
 use crate::telemetry::metrics;
 
@@ -256,7 +256,11 @@ pub async fn post_missing(
     let claimed = claimed(ledger, id).await?;
     let (mut from, mut posted) = (0, Drained::default());
     // Each page moves `from`, and an envelope has no more shares than a u32 counts.
-    while let Some(page) = hot.grants(id, from, GRANTS_PER_PAGE_MAX).await? {
+    let mut walk = GrantWalk::default();
+    while let Some(page) = hot
+        .walk_grants(&mut walk, id, from, GRANTS_PER_PAGE_MAX)
+        .await?
+    {
         let Some(last) = page.last() else { break };
         from = last.grant.share + 1;
         let missing = page

@@ -8,7 +8,7 @@ use super::stage::{
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GrabReply, Outcome};
 use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::hot::{CloseReply, HotStore, HotView, Mark};
+use crate::hot::{CloseReply, GrantWalk, HotStore, HotView, Mark};
 
 async fn close(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
     let terms = Arc::clone(&cast.terms);
@@ -323,6 +323,28 @@ pub async fn only_what_is_over_and_settled_is_removed(stage: &mut dyn Stage) {
         stage.crash().await;
     }
     assert_eq!(won(live.grab(&*stage.store(), "bob").await), (1, 7));
+}
+
+/// A walk pages as `grants` does, also while others grab.
+pub async fn a_walk_tells_what_was_granted_when_each_page_was_asked_for(stage: &mut dyn Stage) {
+    let cast = Cast::lucky(&[5, 7, 11, 13, 17]);
+    cast.publish(&*stage.store()).await;
+    let (mut walk, mut from, mut told) = (GrantWalk::default(), 0, Vec::new());
+    for name in ["ann", "bob", "cat", "dan", "eve"] {
+        won(cast.grab(&*stage.store(), name).await);
+        let store = stage.store();
+        let page = store.walk_grants(&mut walk, cast.id, from, 2).await;
+        let page = page.expect("the store serves").expect("it is there");
+        let alone = store.grants(cast.id, from, 2).await;
+        assert_eq!(Some(&page), alone.expect("the store serves").as_ref());
+        assert!(page.iter().any(|held| held.grabber == person(name)));
+        from = page.last().map_or(from, |held| held.grant.share + 1);
+        told.extend(page);
+    }
+    assert_eq!(told.len(), 5);
+    let nobody = Cast::lucky(&[5]).id;
+    let page = stage.store().walk_grants(&mut walk, nobody, 0, 2).await;
+    assert_eq!(page.expect("the store serves"), None);
 }
 
 /// Pending is what a balance must not forget: won, and not in the books yet.

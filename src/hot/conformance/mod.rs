@@ -43,6 +43,7 @@ macro_rules! hot_conformance {
             the_watermark_stops_before_the_first_unsettled_entry,
             only_what_is_over_and_settled_is_removed,
             what_somebody_won_is_pending_until_it_is_settled,
+            a_walk_tells_what_was_granted_when_each_page_was_asked_for,
             envelopes_are_listed_by_pages_in_order,
         }
     };

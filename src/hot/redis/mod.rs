@@ -9,7 +9,7 @@
 //! | `core` | what all parts share; how a function is called |
 //! | `batcher` | grabs on their own connection, many a call |
 //! | `acked` | what was acknowledged and is not in the books yet |
-//! | `lifecycle`, `reads`, `outbox`, `repair` | the other functions of the door |
+//! | `lifecycle`, `reads`, `walk`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
 //!
@@ -40,6 +40,7 @@ mod reply;
 #[cfg(any(test, feature = "test-hooks"))]
 pub mod server_under_test;
 mod sums;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -63,9 +64,9 @@ use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
-    CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
-    LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX,
-    Standing, VIEWS_PER_CALL_MAX,
+    CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, GrantWalk, HotError, HotStore, HotView,
+    HotVitals, LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair,
+    SETTLED_PER_CALL_MAX, Standing, VIEWS_PER_CALL_MAX,
 };
 
 /// Ids that one page of `envelopes` holds.
@@ -252,6 +253,17 @@ impl HotStore for RedisStore {
     ) -> Result<Option<Vec<HeldShare>>, HotError> {
         let limit = limit.min(GRANTS_PER_PAGE_MAX);
         self.core.grants(envelope, from, limit).await
+    }
+
+    async fn walk_grants(
+        &self,
+        walk: &mut GrantWalk,
+        envelope: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+        let limit = limit.min(GRANTS_PER_PAGE_MAX);
+        self.core.walk_grants(walk, envelope, from, limit).await
     }
 
     async fn pending(

@@ -241,7 +241,8 @@ impl Core {
         Ok(replies)
     }
 
-    /// Taken shares with numbers ≥ `from`, by number; `None` where the envelope is missing.
+    /// Taken shares with numbers ≥ `from`, by number; `None` where the envelope is missing. Who asks for
+    /// one page behind another walks (`walk`): where there is no list, each page reads the whole hash.
     pub async fn grants(
         &self,
         id: EnvelopeId,
@@ -260,7 +261,13 @@ impl Core {
         }
     }
 
-    async fn listed(&self, id: EnvelopeId, from: u32, limit: usize) -> Result<Listed, HotError> {
+    /// The page, if the library can tell it by number.
+    pub(super) async fn listed(
+        &self,
+        id: EnvelopeId,
+        from: u32,
+        limit: usize,
+    ) -> Result<Listed, HotError> {
         let partition = self.partition(id);
         let own = self.keys.envelope(id);
         let call = Call::reading(self, "grants_1", partition)
@@ -359,8 +366,11 @@ impl Core {
     }
 }
 
-enum Listed {
+/// A page of grants, if the library tells one.
+pub(super) enum Listed {
+    /// There is no such envelope.
     Missing,
+    /// By number.
     Page(Vec<HeldShare>),
     /// It has no list, or none that can be trusted.
     Not(Meta),

@@ -13,6 +13,7 @@ mod poison;
 mod repairs;
 mod rights;
 mod scene;
+mod walks;
 mod written;
 
 use std::sync::Arc;
