@@ -178,8 +178,30 @@ pub trait Ledger: Send + Sync + 'static {
     /// no portion: it only says that these books are served. Answers how many others run.
     async fn serving(&self, holder: String, for_ms: i64) -> Result<usize, LedgerError>;
 
-    /// Posts what was parked while an envelope was frozen. Answers how many records it settled.
-    async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError>;
+    /// Envelopes of which something is parked and that are not frozen any more, with rows above `after_row`,
+    /// by row.
+    async fn parked(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError>;
+
+    /// Rows of the records that are parked of the envelope in a row, above `after`, in the order in which they
+    /// were parked: ascending. At most [`SETTLE_BATCH_MAX`].
+    async fn parked_of(
+        &self,
+        envelope_row: i64,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<i64>, LedgerError>;
+
+    /// Posts these parked records in one transaction, or sets them `aside` with a reason: one verdict each, in
+    /// order. What has a verdict is parked no more. Nothing is done where the envelope is frozen again.
+    async fn settle_parked(
+        &self,
+        parked: Parked,
+        aside: Option<&'static str>,
+    ) -> Result<Vec<Settled>, LedgerError>;
 
     // ---- close ----
 

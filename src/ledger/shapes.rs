@@ -218,6 +218,31 @@ pub enum SettleItem {
     SetAside(OutboxRecord, &'static str),
 }
 
+/// Records that are parked of one envelope.
+#[derive(Clone, Copy, Debug)]
+pub struct Parked {
+    /// The envelope's row.
+    pub envelope_row: i64,
+    /// The row of the first record.
+    pub first: i64,
+    /// The row of the last one.
+    pub last: i64,
+    /// How many they were when somebody looked: what the call will cost.
+    pub records: usize,
+}
+
+impl Parked {
+    /// Those in these rows, which ascend.
+    pub fn of(envelope_row: i64, rows: &[i64]) -> Option<Self> {
+        Some(Self {
+            envelope_row,
+            first: *rows.first()?,
+            last: *rows.last()?,
+            records: rows.len(),
+        })
+    }
+}
+
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {

@@ -188,7 +188,7 @@ async fn a_grant_of_a_frozen_envelope_beside_an_unknown_one_is_parked() {
         .unfreeze(known, act("unfreeze", known))
         .await
         .unwrap();
-    assert_eq!(ours.ledger.settle_parked(10).await.unwrap(), 1);
+    assert_eq!(ours.unparked().await, 1);
     assert_eq!(ours.has("bob").await, (won[0], 0));
     ours.audit().await;
 }

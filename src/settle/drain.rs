@@ -100,8 +100,24 @@ impl Drained {
         self.more |= other.more;
     }
 
+    /// Adds what became of one record.
+    pub(super) fn count(&mut self, verdict: Settled) {
+        match verdict {
+            Settled::Paid => self.paid += 1,
+            Settled::Duplicate => self.duplicates += 1,
+            Settled::Superseded => self.superseded += 1,
+            Settled::MadeGood => self.made_good += 1,
+            Settled::Parked => self.parked += 1,
+            Settled::DeadLetter => self.dead_letters += 1,
+            Settled::Capped => {
+                self.dead_letters += 1;
+                self.capped += 1;
+            }
+        }
+    }
+
     /// For operators.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         metrics::settled(self.paid);
         metrics::superseded(self.superseded);
         metrics::set_aside(self.dead_letters);
@@ -423,18 +439,7 @@ impl Drain {
         if !tries.is_empty() {
             tries.remove(&key(record));
         }
-        match verdict {
-            Settled::Paid => drained.paid += 1,
-            Settled::Duplicate => drained.duplicates += 1,
-            Settled::Superseded => drained.superseded += 1,
-            Settled::MadeGood => drained.made_good += 1,
-            Settled::Parked => drained.parked += 1,
-            Settled::DeadLetter => drained.dead_letters += 1,
-            Settled::Capped => {
-                drained.dead_letters += 1;
-                drained.capped += 1;
-            }
-        }
+        drained.count(verdict);
     }
 
     fn refused(&self, item: &SettleItem, drained: &mut Drained, why: &LedgerError) {

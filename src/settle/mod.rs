@@ -20,7 +20,7 @@
 //! *Ordering.* None between the loops: every step finds its work in the stores, and each is
 //! idempotent.
 //!
-//! *If it crashes here.* See `drain`, `close` and `sweep`: between any two calls of a door.
+//! *If it crashes here.* See `drain`, `close`, `sweep` and `parked`: between any two calls of a door.
 //!
 //! *Not here.* Time, randomness, tasks: expiry is what the ledger says by its clock, the jitter
 //! comes in, and the one future of [`Settlement::run`] is spawned by its caller. Only the rests
@@ -31,6 +31,7 @@ mod drain;
 mod gate;
 mod lease;
 mod marks;
+mod parked;
 pub mod plan;
 mod promises;
 mod reconcile;
@@ -50,11 +51,12 @@ use tokio::sync::Notify;
 pub use drain::{Drain, Drained, REFUSALS_PER_BATCH_MAX};
 pub use lease::{LEASE_MS, LEASE_RENEW_MS};
 pub use marks::{MARK_PAGE_MAX, MARK_PAGES_MAX, Marked};
+pub use parked::{PARKED_CALLS_MAX, PARKED_CALLS_OF_ONE_MAX, PARKED_IN_FLIGHT_MAX};
 pub use promises::PROMISED_ENVELOPES_MAX;
 pub use reconcile::{RECONCILE_AFTER_MS, Reconcile, Reconciled, post_missing};
 pub use sweep::{
-    CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PARKED_BATCHES_MAX, PUBLISH_PATIENCE_MS,
-    SWEEP_PAGE_MAX, SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
+    CLOSED_KEPT_MS, CLOSES_IN_FLIGHT_MAX, FORGET_PAGE_MAX, PUBLISH_PATIENCE_MS, SWEEP_PAGE_MAX,
+    SWEEP_PAGES_MAX, Sweep, Swept, UNPUBLISHED_MAX,
 };
 pub use vitals::{Seen, Vitals};
 

@@ -6,7 +6,7 @@
 //! | found | what happens |
 //! |---|---|
 //! | a mark that one store has and the other has not | `marks` |
-//! | parked records of an unfrozen envelope | `ledger.settle_parked` |
+//! | parked records of an unfrozen envelope | `parked` |
 //! | `Due::Unpublished` | handed to `publish`, in a loop of its own: a large one takes seconds |
 //! | `Due::Expired`, `Due::Empty` | `close` |
 //! | `Due::Closing` | `close::go_on` |
@@ -32,10 +32,11 @@ use super::SettleError;
 use super::close::{self, Closed};
 use super::lease::Lease;
 use super::marks::{Marked, Marks};
+use super::parked::Unpark;
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
-use crate::ledger::{Due, Ledger, SETTLE_BATCH_MAX};
+use crate::ledger::{Due, Ledger};
 use crate::publish::Publisher;
 
 /// Envelopes of one page: a page is closed in about 0.1 s at 2,000 commits a second.
@@ -44,8 +45,6 @@ pub const SWEEP_PAGE_MAX: usize = 256;
 pub const SWEEP_PAGES_MAX: usize = 64;
 /// Envelopes that are closed at once: they share the ledger's group commits.
 pub const CLOSES_IN_FLIGHT_MAX: usize = 16;
-/// Batches of parked records that one tick posts.
-pub const PARKED_BATCHES_MAX: usize = 16;
 /// How long Create may take to publish before the sweeper does it.
 pub const PUBLISH_PATIENCE_MS: i64 = 5_000;
 /// Unpublished envelopes that a sweep hands on; the next one finds the others.
@@ -71,11 +70,12 @@ pub struct Swept {
     pub marked: Marked,
     /// To be published.
     pub unpublished: Vec<EnvelopeId>,
-    /// Envelopes that could not be closed for now, and batches of parked records that were refused.
+    /// Envelopes that could not be closed for now, or whose parked records could not be posted, and parked
+    /// records that the books refused.
     pub failed: usize,
     /// Why, of one of them.
     pub failure: Option<String>,
-    /// The walk did not come to its end.
+    /// A walk, over what is due or over what is parked, did not come to its end.
     pub more: bool,
 }
 
@@ -85,6 +85,7 @@ pub struct Sweep {
     ledger: Arc<dyn Ledger>,
     publisher: Arc<Publisher>,
     marks: Marks,
+    parked: Unpark,
     lease: Arc<Lease>,
     /// The ledger's row after which the next page begins.
     due_after: Mutex<i64>,
@@ -102,6 +103,7 @@ impl Sweep {
     ) -> Self {
         Self {
             marks: Marks::new(Arc::clone(&hot), Arc::clone(&ledger)),
+            parked: Unpark::new(Arc::clone(&ledger), Arc::clone(&lease)),
             hot,
             ledger,
             publisher,
@@ -123,24 +125,7 @@ impl Sweep {
         };
         swept.failed = swept.marked.failed;
         swept.failure.clone_from(&swept.marked.failure);
-        for _ in 0..PARKED_BATCHES_MAX {
-            if !self.lease.is_first() {
-                break;
-            }
-            let posted = match self.ledger.settle_parked(SETTLE_BATCH_MAX).await {
-                Ok(posted) => posted,
-                Err(error) => {
-                    // One record that the books refuse must not keep the others' refunds.
-                    swept.failed += 1;
-                    swept.failure.get_or_insert(error.to_string());
-                    break;
-                }
-            };
-            swept.unparked += posted;
-            if posted < SETTLE_BATCH_MAX {
-                break;
-            }
-        }
+        let parked_more = self.parked.once(&mut swept).await;
         swept.more = true;
         for _ in 0..SWEEP_PAGES_MAX {
             let after = *self.due_after.lock();
@@ -157,6 +142,7 @@ impl Sweep {
                 break;
             }
         }
+        swept.more |= parked_more;
         Ok(swept)
     }
 

@@ -6,6 +6,7 @@
 //! | `world` | both stores in a folder of their own, settlement between them, a clock that is moved |
 //! | `flows` | fund, publish, grab, settle, close; declined, recalled, frozen, poisoned |
 //! | `letters` | dead letters: dismissed, corrected, paid by the reconciler |
+//! | `parked` | what was parked and is refused, beside others |
 //! | `frozen` | marks in both stores: broken, crossed, half set, half lifted |
 //! | `crashes` | settlement and publish die at each crash point and go on |
 //! | `crossings` | steps that are crossed in the middle by others |
@@ -28,6 +29,7 @@ mod flows;
 mod frozen;
 mod letters;
 mod ops;
+mod parked;
 mod parts;
 mod random;
 mod world;

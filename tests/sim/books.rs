@@ -189,19 +189,30 @@ impl Books {
         items.into_iter().map(verdict).collect()
     }
 
-    pub fn settle_parked(&mut self) -> usize {
-        let ids: Vec<_> = self.pages.keys().copied().collect();
-        let mut posted = 0;
-        for id in ids {
-            let Some(page) = self.pages.get_mut(&id) else {
-                continue;
-            };
-            for held in page.sheet.settle_parked(&mut self.reserve) {
-                self.pay(id, &held);
-                posted += 1;
-            }
+    pub fn parked(&self, after: i64, limit: usize) -> Vec<(i64, EnvelopeId)> {
+        let parked = self.pages.iter();
+        let parked = parked.filter(|(_, page)| !page.sheet.frozen && !page.sheet.parked.is_empty());
+        page_of(parked.map(|(id, page)| (page.row, *id)), after, limit)
+    }
+
+    /// A parked record's row is its place among them.
+    pub fn parked_of(&self, row: i64, after: i64, limit: usize) -> Vec<i64> {
+        let page = self.pages.values().find(|page| page.row == row);
+        let parked = page.map_or(0, |page| i64::from(count(page.sheet.parked.len())));
+        (0..parked).filter(|at| *at > after).take(limit).collect()
+    }
+
+    /// All that is parked of the envelope.
+    pub fn settle_parked(&mut self, row: i64) -> Vec<Settled> {
+        let found = self.pages.iter_mut().find(|(_, page)| page.row == row);
+        let Some((id, page)) = found else {
+            return Vec::new();
+        };
+        let (id, paid) = (*id, page.sheet.settle_parked(&mut self.reserve));
+        for held in &paid {
+            self.pay(id, held);
         }
-        posted
+        vec![Settled::Paid; paid.len()]
     }
 
     pub fn begin_close(
@@ -290,11 +301,7 @@ impl Books {
 
     pub fn frozen(&self, after: i64, limit: usize) -> Vec<(i64, EnvelopeId)> {
         let frozen = self.pages.iter().filter(|(_, page)| page.sheet.frozen);
-        let mut rows: Vec<_> = frozen.map(|(id, page)| (page.row, *id)).collect();
-        rows.retain(|(row, _)| *row > after);
-        rows.sort_unstable();
-        rows.truncate(limit);
-        rows
+        page_of(frozen.map(|(id, page)| (page.row, *id)), after, limit)
     }
 
     /// Sets or lifts the mark; answers whether it was so before.
@@ -316,6 +323,18 @@ impl Books {
             of: narrow(self.leases.len()),
         })
     }
+}
+
+/// The first rows above another.
+fn page_of(
+    rows: impl Iterator<Item = (i64, EnvelopeId)>,
+    after: i64,
+    limit: usize,
+) -> Vec<(i64, EnvelopeId)> {
+    let mut rows: Vec<_> = rows.filter(|(row, _)| *row > after).collect();
+    rows.sort_unstable();
+    rows.truncate(limit);
+    rows
 }
 
 fn split(record: OutboxRecord) -> (EnvelopeId, HeldShare) {

@@ -11,8 +11,8 @@ use red_envelope::domain::money::Currency;
 use red_envelope::ledger::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, PartitionRow, Period, PeriodTotals, Portion, ReceivedRow,
-    SetAside, SettleItem, Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, MakeGood, Parked, PartitionRow, Period, PeriodTotals, Portion,
+    ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 
 use crate::net::{Net, To};
@@ -111,8 +111,31 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
-    async fn settle_parked(&self, _: usize) -> Result<usize, LedgerError> {
-        self.ask(|s| s.books.settle_parked()).await
+    async fn parked(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        self.ask(move |s| s.books.parked(after_row, limit)).await
+    }
+
+    async fn parked_of(
+        &self,
+        envelope_row: i64,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<i64>, LedgerError> {
+        self.ask(move |s| s.books.parked_of(envelope_row, after, limit))
+            .await
+    }
+
+    async fn settle_parked(
+        &self,
+        parked: Parked,
+        _: Option<&'static str>,
+    ) -> Result<Vec<Settled>, LedgerError> {
+        self.ask(move |s| s.books.settle_parked(parked.envelope_row))
+            .await
     }
 
     async fn begin_close(

@@ -272,11 +272,11 @@ pub async fn a_frozen_envelope_makes_nothing_good_until_it_is_unfrozen(world: &W
     let frozen = world.ledger.freeze(id, act("freeze", id)).await;
     assert!(!frozen.expect("is frozen"));
     assert_eq!(world.one(pay(id, 0, "carol", 40)).await, Settled::Parked);
-    assert_eq!(world.ledger.settle_parked(10).await.expect("runs"), 0);
+    assert_eq!(world.unparked().await, 0);
     assert_eq!(world.has("carol").await, (0, 0));
     let unfrozen = world.ledger.unfreeze(id, act("unfreeze", id)).await;
     assert!(!unfrozen.expect("is unfrozen"));
-    assert_eq!(world.ledger.settle_parked(10).await.expect("runs"), 1);
+    assert_eq!(world.unparked().await, 1);
     assert_eq!(world.has("carol").await, (40, 0));
     world.is_closed(id, 1).await;
 }

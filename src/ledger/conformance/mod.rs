@@ -31,8 +31,8 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
 use crate::ledger::{
-    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, SettleItem, Settled, Transfer,
-    Under,
+    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, PAGE_ROWS_MAX, Parked,
+    SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Under,
 };
 
 /// When a world begins: noon, UTC, on 2026-11-23.
@@ -180,6 +180,27 @@ impl World {
             .expect("the batch is posted")
     }
 
+    /// What is parked of an envelope.
+    pub async fn parked(&self, id: EnvelopeId) -> Option<Parked> {
+        let row = self.envelope(id).await.row;
+        let rows = self.ledger.parked_of(row, i64::MIN, SETTLE_BATCH_MAX).await;
+        Parked::of(row, &rows.expect("a list"))
+    }
+
+    /// Posts what is parked of envelopes that are not frozen. Answers how many records were paid or made good.
+    pub async fn unparked(&self) -> usize {
+        let envelopes = self.ledger.parked(i64::MIN, PAGE_ROWS_MAX).await;
+        let mut paid = 0;
+        for (_, id) in envelopes.expect("a list") {
+            let parked = self.parked(id).await.expect("something is parked");
+            let posted = self.ledger.settle_parked(parked, None).await;
+            let posted = posted.expect("the batch is posted");
+            let is_paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
+            paid += posted.iter().filter(is_paid).count();
+        }
+        paid
+    }
+
     /// What somebody has: (available, held).
     pub async fn has(&self, owner: &str) -> (i64, i64) {
         let asked = self.ledger.balances(tenant(), person(owner), Vec::new());
@@ -323,6 +344,8 @@ macro_rules! ledger_conformance {
             settle::a_grabber_of_many_envelopes_is_credited_with_all_of_them,
             settle::the_best_claim_is_the_largest_with_the_lowest_number,
             settle::a_frozen_envelope_parks_until_it_is_unfrozen,
+            settle::what_was_parked_is_posted_an_envelope_at_a_time_in_its_order,
+            settle::a_parked_record_may_be_set_aside_and_replayed,
             settle::a_batch_over_the_limit_is_not_begun,
             close::a_close_waits_until_claims_cover_what_was_granted,
             close::the_remainder_is_refunded_to_the_last_minor_unit,

@@ -242,7 +242,7 @@ impl Model {
             paid += moved.count() - before;
         }
         self.move_reserve();
-        assert_eq!(world.ledger.settle_parked(1_000).await.unwrap(), paid);
+        assert_eq!(world.unparked().await, paid);
     }
 
     async fn freeze(&mut self, world: &World, which: usize, frozen: bool) {

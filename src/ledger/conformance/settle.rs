@@ -3,7 +3,9 @@
 use super::{FIRST, World, act, decline, draft, pay, record, tenant};
 use crate::domain::id::EnvelopeId;
 use crate::domain::money::AMOUNT_MINOR_MAX;
-use crate::ledger::{LedgerError, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::ledger::{
+    LedgerError, Parked, REFUSED_BY_THE_BOOKS, SETTLE_BATCH_MAX, SettleItem, Settled,
+};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_batch_pays_each_grabber_once(world: &World) {
@@ -215,16 +217,114 @@ pub async fn a_frozen_envelope_parks_until_it_is_unfrozen(world: &World) {
     assert_eq!(world.settle(batch.clone()).await, verdicts);
     let repeated = world.settle(batch).await;
     assert_eq!(repeated[1], Settled::Parked);
-    assert_eq!(world.ledger.settle_parked(100).await.expect("runs"), 0);
+    assert_eq!(world.unparked().await, 0);
     assert_eq!(world.has("carol").await, (7, 0));
     world
         .ledger
         .unfreeze(id, act("unfreeze", id))
         .await
         .expect("is unfrozen");
-    assert_eq!(world.ledger.settle_parked(100).await.expect("runs"), 1);
-    assert_eq!(world.ledger.settle_parked(100).await.expect("runs"), 0);
+    assert_eq!(world.unparked().await, 1);
+    assert_eq!(world.unparked().await, 0);
     assert_eq!(world.has("carol").await, (17, 0));
+}
+
+async fn freeze(world: &World, id: EnvelopeId) {
+    let frozen = world.ledger.freeze(id, act("freeze", id)).await;
+    assert!(!frozen.expect("is frozen"));
+}
+
+async fn unfreeze(world: &World, id: EnvelopeId) {
+    let unfrozen = world.ledger.unfreeze(id, act("unfreeze", id)).await;
+    assert!(!unfrozen.expect("is unfrozen"));
+}
+
+/// Posts these parked records, or sets them aside.
+async fn post(world: &World, parked: Parked, aside: Option<&'static str>) -> Vec<Settled> {
+    let posted = world.ledger.settle_parked(parked, aside).await;
+    posted.expect("the batch is posted")
+}
+
+/// The first of them.
+fn first_of(parked: Parked) -> Parked {
+    Parked {
+        last: parked.first,
+        records: 1,
+        ..parked
+    }
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn what_was_parked_is_posted_an_envelope_at_a_time_in_its_order(world: &World) {
+    let first = world.live(100, 4, "e1").await;
+    let second = world.live(100, 4, "e2").await;
+    freeze(world, first).await;
+    freeze(world, second).await;
+    let batch = vec![
+        pay(first, 1, "carol", 10),
+        pay(second, 0, "bob", 7),
+        pay(first, 1, "dave", 10),
+        pay(second, 1, "erin", 8),
+    ];
+    assert_eq!(world.settle(batch).await, [Settled::Parked; 4]);
+    let listed = async |after| {
+        let listed = world.ledger.parked(after, 10).await;
+        listed.expect("a list")
+    };
+    assert_eq!(listed(i64::MIN).await, []);
+    let parked = world.parked(first).await.expect("it is parked");
+    assert_eq!(parked.records, 2);
+    assert_eq!(post(world, parked, None).await, []);
+
+    unfreeze(world, first).await;
+    assert_eq!(listed(i64::MIN).await, [(parked.envelope_row, first)]);
+    assert_eq!(listed(parked.envelope_row).await, []);
+    // Of two who were granted the same share the first has it, also where they are posted one by one.
+    assert_eq!(post(world, first_of(parked), None).await, [Settled::Paid]);
+    let rest = world.parked(first).await.expect("one is parked");
+    assert_eq!((rest.first, rest.records), (parked.last, 1));
+    assert_eq!(post(world, parked, None).await, [Settled::Capped]);
+    assert!(world.parked(first).await.is_none());
+    assert_eq!(listed(i64::MIN).await, []);
+    assert_eq!(world.has("carol").await, (10, 0));
+    assert_eq!(world.has("dave").await, (0, 0));
+
+    unfreeze(world, second).await;
+    let parked = world.parked(second).await.expect("it is parked");
+    freeze(world, second).await;
+    assert_eq!(post(world, parked, None).await, []);
+    assert_eq!(world.has("bob").await, (0, 0));
+    unfreeze(world, second).await;
+    assert_eq!(post(world, parked, None).await, [Settled::Paid; 2]);
+    assert_eq!(post(world, parked, None).await, []);
+    assert_eq!(world.has("bob").await, (7, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_parked_record_may_be_set_aside_and_replayed(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    freeze(world, id).await;
+    let batch = vec![pay(id, 0, "bob", 40), pay(id, 1, "carol", 10)];
+    assert_eq!(world.settle(batch).await, [Settled::Parked; 2]);
+    unfreeze(world, id).await;
+    let parked = world.parked(id).await.expect("it is parked");
+    let aside = post(world, first_of(parked), Some(REFUSED_BY_THE_BOOKS)).await;
+    assert_eq!(aside, [Settled::DeadLetter]);
+    assert_eq!(world.envelope(id).await.set_aside_count, 2);
+    assert_eq!(world.unparked().await, 1);
+    assert_eq!(world.has("carol").await, (10, 0));
+
+    let letters = world.ledger.dead_letters(None, 0, 10).await;
+    let letters = letters.expect("letters");
+    assert_eq!(letters[0].reason, REFUSED_BY_THE_BOOKS);
+    let act = act("replay_dead_letter", id);
+    let replayed = world
+        .ledger
+        .replay_dead_letter(letters[0].row, Some(40), act)
+        .await;
+    assert!(replayed.expect("it is tried").is_none());
+    assert_eq!(world.has("bob").await, (40, 0));
+    assert_eq!(world.envelope(id).await.set_aside_count, 0);
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

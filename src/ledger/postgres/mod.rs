@@ -3,7 +3,7 @@
 //! # Shape
 //! | part | what |
 //! |---|---|
-//! | `open` | connects, migrates, founds |
+//! | `handle`, `open` | connects, migrates, founds |
 //! | `books` | connections, transactions, tries |
 //! | `sql` | statements, and what their failures mean |
 //! | `post` | accounts, postings, entries |
@@ -30,6 +30,7 @@ mod audit;
 mod books;
 mod close;
 mod fund;
+mod handle;
 mod known;
 mod leaves;
 mod letters;
@@ -70,8 +71,9 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
-    ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow, Period, PeriodTotals,
+    Portion, ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred,
+    Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -88,58 +90,6 @@ pub struct PostgresLedger {
     marks: Together<MarkLive>,
     settlements: Settlements,
     identity: String,
-}
-
-impl PostgresLedger {
-    /// Opens or founds the books in the database at `url`, whose schema is brought up to date. `rng`
-    /// makes the secrets of seed leaves: it must be a cryptographic generator seeded by the operating
-    /// system.
-    ///
-    /// # Errors
-    /// The server is out of reach, too old or forgetful; the schema is of a later release; the books
-    /// are sealed with other keys.
-    pub async fn open(
-        url: &str,
-        clock: Arc<dyn Clock>,
-        keys: SealKeys,
-        rng: Entropy,
-    ) -> Result<Self, OpenError> {
-        let pool = open::pool(url)?;
-        let desk = Desk {
-            clock,
-            keys,
-            rng: Mutex::new(rng),
-            known: Known::new(),
-            secrets: Secrets::new(),
-            make_good: RwLock::default(),
-        };
-        let mut client = open::connect(&pool).await?;
-        open::migrate_on(&mut client).await?;
-        drop(client);
-        // A connection that has prepared nothing against the schema as it was.
-        let mut client = pool.get().await.map_err(Fault::from)?;
-        let identity = open::found(&mut client, &desk).await?;
-        drop(client);
-        let books = Arc::new(Books {
-            pool,
-            desk,
-            trouble: Mutex::default(),
-            forgetful: Mutex::default(),
-        });
-        Ok(Self {
-            funds: Together::start(Arc::clone(&books)),
-            marks: Together::start(Arc::clone(&books)),
-            settlements: Settlements::start(&books),
-            books,
-            identity,
-        })
-    }
-
-    /// Which books these are, as 32 hexadecimal digits: a copy or a backup has the same, books that
-    /// were founded anew have others.
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
 }
 
 #[async_trait]
@@ -244,10 +194,36 @@ impl Ledger for PostgresLedger {
         write!(self.books, |tx| partitions::serving(&tx, &holder, for_ms))
     }
 
-    async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
+    async fn parked(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        read!(self.books, |db| set_aside::parked(db, after_row, limit))
+    }
+
+    async fn parked_of(
+        &self,
+        envelope_row: i64,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<i64>, LedgerError> {
+        let page = (after, limit);
+        read!(self.books, |db| set_aside::parked_of(
+            db,
+            envelope_row,
+            page
+        ))
+    }
+
+    async fn settle_parked(
+        &self,
+        parked: Parked,
+        aside: Option<&'static str>,
+    ) -> Result<Vec<Settled>, LedgerError> {
         let care = settle::Care::careful();
-        let at = (&self.books.desk, &care);
-        write!(self.books, |tx| set_aside::settle_parked(&tx, at, limit))
+        let (at, what) = ((&self.books.desk, &care), (parked, aside));
+        write!(self.books, |tx| set_aside::settle_parked(&tx, at, what))
     }
 
     async fn begin_close(

@@ -14,16 +14,16 @@
 
 use std::collections::BTreeMap;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use hashbrown::HashSet;
 use tokio_postgres::Row;
 
 use crate::domain::grab::{Grant, OutboxRecord};
-use crate::domain::id::UnixMs;
-use crate::ledger::{DISMISSED, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::ledger::{DISMISSED, Parked, SETTLE_BATCH_MAX, SettleItem, Settled};
 
 use super::Desk;
-use super::rows::{at, envelope_id, long_count, person};
+use super::rows::{at, envelope_id, long_count, page, person};
 use super::settle::{Aside, Care, settle};
 use super::settle_post::{CountsOf, write_counts};
 use super::sql::{self, Fault};
@@ -330,30 +330,73 @@ fn letter_key(row: &Row) -> Result<Key, Fault> {
     ))
 }
 
-/// Posts what was parked of envelopes that are no longer frozen.
+/// Envelopes of which something is parked that may be posted.
+pub(super) async fn parked(
+    db: &impl GenericClient,
+    after_row: i64,
+    limit: usize,
+) -> Result<Vec<(i64, EnvelopeId)>, Fault> {
+    let found = sql::rows(
+        db,
+        "-- ledger.parked
+         SELECT row, id FROM envelope WHERE parked_count > 0 AND NOT frozen AND row > $1
+         ORDER BY row LIMIT $2",
+        &[&after_row, &page(limit)],
+    )
+    .await?;
+    let row = |row: &Row| Ok((row.try_get(0)?, envelope_id(row, 1)?));
+    found.iter().map(row).collect()
+}
+
+/// What is parked of one of them.
+pub(super) async fn parked_of(
+    db: &impl GenericClient,
+    envelope_row: i64,
+    (after, limit): (i64, usize),
+) -> Result<Vec<i64>, Fault> {
+    let found = sql::rows(
+        db,
+        "-- ledger.parked_of
+         SELECT row FROM parked WHERE envelope_row = $1 AND row > $2 ORDER BY row LIMIT $3",
+        &[&envelope_row, &after, &batch(limit)],
+    )
+    .await?;
+    let rows = found.iter().map(|row| Ok(row.try_get(0)?));
+    rows.collect()
+}
+
+/// Posts what was parked of an envelope that is no longer frozen, or sets it aside.
 pub(super) async fn settle_parked(
     tx: &Transaction<'_>,
     (desk, care): (&Desk, &Care),
-    limit: usize,
-) -> Result<usize, Fault> {
-    let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
+    (parked, aside): (Parked, Option<&'static str>),
+) -> Result<Vec<Settled>, Fault> {
     let found = sql::rows(
         tx,
         "-- ledger.unparked
          SELECT n.id, p.share, p.grabber, p.amount_minor, p.declined, p.granted_at, p.row
-         FROM envelope n JOIN parked p ON p.envelope_row = n.row
-         WHERE n.parked_count > 0 AND NOT n.frozen
-         ORDER BY p.row LIMIT $1",
-        &[&limit],
+         FROM parked p JOIN envelope n ON n.row = p.envelope_row
+         WHERE p.envelope_row = $1 AND p.row BETWEEN $2 AND $3 AND NOT n.frozen
+         ORDER BY p.row LIMIT $4",
+        &[
+            &parked.envelope_row,
+            &parked.first,
+            &parked.last,
+            &batch(SETTLE_BATCH_MAX),
+        ],
     )
     .await?;
     let (mut rows, mut items) = (Vec::new(), Vec::new());
     for row in found {
         rows.push(row.try_get::<_, i64>(6)?);
-        items.push(SettleItem::Pay(record(&row)?));
+        let record = record(&row)?;
+        items.push(match aside {
+            None => SettleItem::Pay(record),
+            Some(reason) => SettleItem::SetAside(record, reason),
+        });
     }
     if items.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let all: Vec<&SettleItem> = items.iter().collect();
     let verdicts = settle(tx, desk, &all, care).await?;
@@ -375,8 +418,12 @@ pub(super) async fn settle_parked(
         counts.entry(row.try_get(0)?).or_default().parked -= 1;
     }
     write_counts(tx, counts).await?;
-    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
-    Ok(verdicts.iter().filter(paid).count())
+    Ok(verdicts)
+}
+
+/// So many records as one call may post.
+fn batch(limit: usize) -> i64 {
+    i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small")
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.

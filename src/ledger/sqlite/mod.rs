@@ -65,8 +65,8 @@ use crate::domain::money::Currency;
 use super::{
     AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
     Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, PartitionRow, Period, PeriodTotals, Portion,
-    ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
+    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow, Period, PeriodTotals,
+    Portion, ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -195,9 +195,36 @@ impl Ledger for SqliteLedger {
         Ok(0)
     }
 
-    async fn settle_parked(&self, limit: usize) -> Result<usize, LedgerError> {
+    async fn parked(
+        &self,
+        after_row: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+        self.read(move |db| set_aside::parked(db, after_row, limit))
+            .await
+    }
+
+    async fn parked_of(
+        &self,
+        envelope_row: i64,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<i64>, LedgerError> {
+        self.read(move |db| set_aside::parked_of(db, envelope_row, (after, limit)))
+            .await
+    }
+
+    async fn settle_parked(
+        &self,
+        parked: Parked,
+        aside: Option<&'static str>,
+    ) -> Result<Vec<Settled>, LedgerError> {
         let cap = self.cap();
-        self.write(move |books| set_aside::settle_parked(books, &cap, limit))
+        let cost = u32::try_from(parked.records).unwrap_or(u32::MAX);
+        self.writer
+            .call(cost.max(CALL_COST), move |books| {
+                set_aside::settle_parked(books, &cap, parked, aside)
+            })
             .await
     }
 

@@ -15,10 +15,12 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::grab::{Grant, OutboxRecord};
-use crate::domain::id::UnixMs;
-use crate::ledger::{DISMISSED, LedgerError, MakeGood, SETTLE_BATCH_MAX, SettleItem, Settled};
+use crate::domain::id::{EnvelopeId, UnixMs};
+use crate::ledger::{
+    DISMISSED, LedgerError, MakeGood, Parked, SETTLE_BATCH_MAX, SettleItem, Settled,
+};
 
-use super::rows::{Sql, at, envelope_id, person};
+use super::rows::{Sql, at, envelope_id, page, person};
 use super::settle::settle;
 use super::writer::Books;
 
@@ -188,43 +190,94 @@ pub(super) fn count(
     Ok(())
 }
 
-/// Posts what was parked of envelopes that are no longer frozen.
+/// Envelopes of which something is parked that may be posted.
+pub(super) fn parked(
+    db: &Connection,
+    after_row: i64,
+    limit: usize,
+) -> Result<Vec<(i64, EnvelopeId)>, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.parked
+         SELECT row, id FROM envelope WHERE parked_count > 0 AND frozen = 0 AND row > ?1
+         ORDER BY row LIMIT ?2",
+    )
+    .and_then(|mut find| {
+        find.query_map((after_row, page(limit)), |row| {
+            Ok((row.get(0)?, envelope_id(row, 1)?))
+        })?
+        .collect()
+    })
+    .sql()
+}
+
+/// What is parked of one of them.
+pub(super) fn parked_of(
+    db: &Connection,
+    envelope_row: i64,
+    (after, limit): (i64, usize),
+) -> Result<Vec<i64>, LedgerError> {
+    db.prepare_cached(
+        "-- ledger.parked_of
+         SELECT row FROM parked WHERE envelope_row = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
+    )
+    .and_then(|mut find| {
+        find.query_map((envelope_row, after, batch(limit)), |row| row.get(0))?
+            .collect()
+    })
+    .sql()
+}
+
+/// Posts what was parked of an envelope that is no longer frozen, or sets it aside.
 pub(super) fn settle_parked(
     books: &Books<'_>,
     cap: &MakeGood,
-    limit: usize,
-) -> Result<usize, LedgerError> {
-    let limit = i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small");
-    let parked: Vec<(i64, i64, OutboxRecord)> = books
+    parked: Parked,
+    aside: Option<&'static str>,
+) -> Result<Vec<Settled>, LedgerError> {
+    let found: Vec<(i64, OutboxRecord)> = books
         .db
         .prepare_cached(
             "-- ledger.unparked
-             SELECT n.id, p.share, p.grabber, p.amount_minor, p.declined, p.granted_at,
-                    p.row, p.envelope_row
-             FROM envelope n JOIN parked p ON p.envelope_row = n.row
-             WHERE n.parked_count > 0 AND n.frozen = 0
-             ORDER BY p.row LIMIT ?1",
+             SELECT n.id, p.share, p.grabber, p.amount_minor, p.declined, p.granted_at, p.row
+             FROM parked p JOIN envelope n ON n.row = p.envelope_row
+             WHERE p.envelope_row = ?1 AND p.row BETWEEN ?2 AND ?3 AND n.frozen = 0
+             ORDER BY p.row LIMIT ?4",
         )
         .and_then(|mut find| {
-            find.query_map([limit], |row| Ok((row.get(6)?, row.get(7)?, record(row)?)))?
-                .collect()
+            let (first, last) = (parked.first, parked.last);
+            let limit = batch(SETTLE_BATCH_MAX);
+            find.query_map((parked.envelope_row, first, last, limit), |row| {
+                Ok((row.get(6)?, record(row)?))
+            })?
+            .collect()
         })
         .sql()?;
-    let items: Vec<SettleItem> = parked
-        .iter()
-        .map(|(_, _, record)| SettleItem::Pay(record.clone()))
-        .collect();
+    let (rows, records): (Vec<i64>, Vec<OutboxRecord>) = found.into_iter().unzip();
+    let item = |record| match aside {
+        None => SettleItem::Pay(record),
+        Some(reason) => SettleItem::SetAside(record, reason),
+    };
+    let items: Vec<SettleItem> = records.into_iter().map(item).collect();
     let verdicts = settle(books, cap, &items)?;
-    for (row, envelope_row, _) in &parked {
-        books
+    let mut deleted = 0;
+    for (row, verdict) in rows.iter().zip(&verdicts) {
+        if *verdict == Settled::Parked {
+            continue;
+        }
+        deleted += books
             .db
             .prepare_cached("-- ledger.unpark\nDELETE FROM parked WHERE row = ?1")
             .and_then(|mut delete| delete.execute([row]))
             .sql()?;
-        count(books.db, "parked", *envelope_row, -1)?;
     }
-    let paid = |verdict: &&Settled| matches!(verdict, Settled::Paid | Settled::MadeGood);
-    Ok(verdicts.iter().filter(paid).count())
+    let deleted = i64::try_from(deleted).unwrap_or(0);
+    count(books.db, "parked", parked.envelope_row, -deleted)?;
+    Ok(verdicts)
+}
+
+/// So many records as one call may post.
+fn batch(limit: usize) -> i64 {
+    i64::try_from(limit.min(SETTLE_BATCH_MAX)).expect("a batch is small")
 }
 
 /// Columns 0…5: envelope, share, grabber, amount, declined, granted at.

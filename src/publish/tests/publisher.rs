@@ -351,7 +351,7 @@ async fn nothing_comes_back_while_records_of_it_are_parked() {
         matches!(refused, Err(PublishError::Unavailable(_))),
         "{refused:?}"
     );
-    assert_eq!(ledger.settle_parked(10).await.unwrap(), 1);
+    assert_eq!(scene.world.unparked().await, 1);
     scene.publisher.publish(id).await.unwrap();
     assert_eq!(scene.hot.said.lock().repairs.len(), 1);
 }

@@ -5,6 +5,7 @@ mod attacks;
 mod edits;
 mod hosts;
 mod moved;
+mod parked;
 mod together;
 mod weeks;
 

@@ -1,0 +1,6 @@
+-- ledger.migrate_0006: what was parked is posted an envelope at a time, in the order in which it was parked.
+--
+-- Why: one record that the books refuse stopped those of all envelopes, and each batch sorted all of them.
+-- What the previous release sees meanwhile: it refuses this schema. The tables are as they were.
+
+CREATE INDEX parked_in_order ON parked (envelope_row, row);
