@@ -67,7 +67,7 @@ pub const BATCHES_MAX: usize = 4;
 /// Milliseconds of a grab that names no timeout.
 const TIMEOUT_MS_DEFAULT: u32 = 5_000;
 /// Milliseconds of a grab at the most.
-const TIMEOUT_MS_MAX: u32 = 60_000;
+pub const TIMEOUT_MS_MAX: u32 = 60_000;
 
 /// A grab of a batch that waits for its reply.
 struct Waiting {

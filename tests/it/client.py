@@ -106,7 +106,8 @@ def walk(grpc_port: str, admin_port: str) -> None:
     replies = envelopes.GrabStream(iter(outgoing.get, None), timeout=DEADLINE_S)
     for tag in range(40):
         one = service.GrabRequest(envelope_id=sent.envelope_id, grabber=f"friend-{tag}")
-        outgoing.put(service.GrabStreamRequest(tag=tag, grab=one))
+        message = service.GrabStreamRequest(tag=tag, timeout_ms=DEADLINE_S * 1_000, grab=one)
+        outgoing.put(message)
     outgoing.put(service.GrabStreamRequest(tag=99, grab=service.GrabRequest(grabber="nobody")))
     outgoing.put(None)
     answers = {reply.tag: reply for reply in replies}

@@ -27,6 +27,9 @@ pub const SHARES: u32 = 20_000;
 const CALLERS: usize = 32;
 /// Acknowledged grabs after which a burst is cut.
 pub const GRABS_BEFORE_THE_END: usize = 150;
+/// Acknowledged grabs of one life after which its callers rest: a strike that comes late must find shares that are
+/// left, also for the lives that follow.
+const GRABS_AT_FULL_SPEED: usize = 4 * GRABS_BEFORE_THE_END;
 /// The longest that it takes to come to so many.
 const BURST_MAX: Duration = Duration::from_secs(120);
 
@@ -56,10 +59,16 @@ async fn burst(world: &World, id: &str, life: usize, end: Arc<Notify>) -> JoinSe
                 assert_eq!(reply.outcome(), GrabOutcome::Won);
                 let share = reply.share.unwrap();
                 mine.insert(grabber, (share.number, share.amount.unwrap().minor_units));
-                let mut promised = promised.lock().await;
-                *promised += 1;
-                if *promised == GRABS_BEFORE_THE_END {
+                let promised = {
+                    let mut promised = promised.lock().await;
+                    *promised += 1;
+                    *promised
+                };
+                if promised == GRABS_BEFORE_THE_END {
                     end.notify_one();
+                }
+                if promised >= GRABS_AT_FULL_SPEED {
+                    a_moment().await;
                 }
             }
             mine

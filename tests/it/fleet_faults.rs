@@ -209,7 +209,7 @@ const REFUSE_MALLORY: &str = "
             IF (SELECT count(*) FROM fresh) = 1 THEN
                 PERFORM nextval('red_envelope.tried_alone');
             END IF;
-            PERFORM pg_sleep(0.2);
+            PERFORM pg_sleep(0.5);
             RAISE check_violation USING CONSTRAINT = 'nothing_for_mallory';
         END IF;
         RETURN NULL;
@@ -378,7 +378,7 @@ async fn poison_is_set_aside_by_whoever_is_left_and_stands_in_the_way_until_an_o
 
 /// How long a process holds its first batch between reading and posting it: long enough for everybody to grab
 /// and for it to be stopped meanwhile.
-const HOLD: &str = "settle::before_post=1*sleep(10000)";
+const HOLD: &str = "settle::before_post=1*sleep(30000)";
 /// Moments in which it has certainly read one: a few of so many.
 const MOMENTS: usize = 5;
 /// Envelopes that both processes settle, and grabbers of each.

@@ -30,6 +30,13 @@ fn try_to_send(process: &World) -> JoinHandle<Result<(), Status>> {
     tokio::spawn(async move { client.create_envelope(request).await.map(drop) })
 }
 
+/// Whether nobody knows what came of it: the answer came too late for its sender.
+fn is_unsure(sent: &Result<(), Status>) -> bool {
+    let unsure = [Code::DeadlineExceeded, Code::Cancelled];
+    sent.as_ref()
+        .is_err_and(|status| unsure.contains(&status.code()))
+}
+
 fn is_shed(sent: &Result<(), Status>) -> bool {
     sent.as_ref().is_err_and(|status| {
         let details = status.get_error_details();
@@ -73,19 +80,21 @@ async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
     }
     fleet.postgres.resume();
     let outage = began.elapsed();
-    let (mut early, mut late) = (0, 0);
+    let (mut early, mut late, mut unsure) = (0, 0, 0);
     for (at, create) in creates {
         let sent = create.await.unwrap();
         if at > CREATES_SHED_AFTER && at < OUTAGE - CREATE_WAIT {
-            assert!(is_shed(&sent), "after {at:?}: {sent:?}");
-            late += 1;
+            // A busy machine may have told some of them too late.
+            assert!(is_shed(&sent) || is_unsure(&sent), "after {at:?}: {sent:?}");
+            late += u32::from(is_shed(&sent));
+            unsure += u32::from(is_unsure(&sent));
         } else if is_shed(&sent) {
             assert!(at > Duration::from_secs(25), "shed after {at:?} already");
         } else {
             early += 1;
         }
     }
-    assert!(early > 0 && late > 0, "{early} and {late}");
+    assert!(early > 0 && late > unsure, "{early}, {late} and {unsure}");
 
     // Drained within twice the outage, and nobody is missing.
     let last = format!("grabber-{}", number - 1);

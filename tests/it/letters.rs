@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 
 use crate::harness::World;
 use crate::redis_faults::{
-    forged, keys_like, recall, the_outbox_of, until_set_aside, with_twenty_winners,
+    ALL_OF_IT, forged, keys_like, recall, the_outbox_of, until_set_aside, with_twenty_winners,
 };
 
 /// How long a test polls before it gives up: 60 s.
@@ -63,7 +63,7 @@ async fn with_a_forged_letter() -> (World, String, String, i64) {
     let (mut world, id, held) = with_twenty_winners().await;
     world.audit_when_quiet().await;
     let outbox = the_outbox_of(world.redis(), &id);
-    let entry = forged(&id, 59, 7, "mallory");
+    let entry = forged(&id, 59, ALL_OF_IT, "mallory");
     world
         .redis()
         .command(&[b"XADD", &outbox, b"9-*", b"r", &entry]);

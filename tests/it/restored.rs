@@ -14,9 +14,9 @@ use red_envelope_proto::v1::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::fleet::{Fleet, a_moment};
+use crate::harness::fleet::{Fleet, a_moment, seen_by};
 use crate::harness::server::PROGRAM;
-use crate::harness::world::grab_of;
+use crate::harness::world::{grab_of, in_time, unless_unavailable};
 use crate::harness::{Start, World, cny, equal, lucky};
 
 /// After a close the hot store forgets an envelope: ten minutes, and a second.
@@ -61,7 +61,11 @@ pub async fn recall(world: &mut World, envelope: &Envelope) {
         ..RecallEnvelopeRequest::default()
     };
     let record = world.record.clone();
-    record.recall(&mut world.envelopes, request).await.unwrap();
+    seen_by(in_time(), "it is recalled", async || {
+        let recalled = record.recall(&mut world.envelopes, request.clone()).await;
+        unless_unavailable(recalled)
+    })
+    .await;
     let (id, sender) = (&envelope.envelope_id, &envelope.sender);
     world.until(id, sender, EnvelopeState::Closed).await;
 }
@@ -72,8 +76,10 @@ pub async fn proof(world: &mut World, envelope: &Envelope) -> GetFairnessProofRe
         viewer: envelope.sender.clone(),
         ..GetFairnessProofRequest::default()
     };
-    let proof = world.envelopes.get_fairness_proof(request).await;
-    proof.unwrap().into_inner()
+    let proof = seen_by(in_time(), "a proof", async || {
+        unless_unavailable(world.envelopes.get_fairness_proof(request.clone()).await)
+    });
+    proof.await.into_inner()
 }
 
 /// Whether the program of anybody believes a proof.

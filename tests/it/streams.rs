@@ -19,10 +19,13 @@ on_both_stores! {
     a_client_that_does_not_read_stops_its_own_stream_only,
 }
 
+/// How long a message waits for its answer: as long as it may.
+const ANSWER_MS_MAX: u32 = 60_000;
+
 fn message(tag: u64, grab: GrabRequest) -> GrabStreamRequest {
     GrabStreamRequest {
         tag,
-        timeout_ms: 0,
+        timeout_ms: ANSWER_MS_MAX,
         grab: Some(grab),
     }
 }

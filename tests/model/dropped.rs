@@ -23,7 +23,6 @@ use red_envelope::audit::{self, AuditOptions};
 use red_envelope::clock::{Clock, ManualClock};
 use red_envelope::domain::ack::AckLevel;
 use red_envelope::domain::envelope::{BookState, CloseReason, Draft};
-use red_envelope::domain::fairness::{SealKey, SealKeys};
 use red_envelope::domain::grab::{Grab, GrabReply, Grant, Outcome};
 use red_envelope::domain::id::{EnvelopeId, PartitionCount};
 use red_envelope::domain::money::Money;
@@ -31,14 +30,13 @@ use red_envelope::hot::HotStore;
 use red_envelope::hot::gate::{Gate, Gated};
 use red_envelope::hot::redis::RedisStore;
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
-use red_envelope::ledger::postgres::PostgresLedger;
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 use red_envelope::ledger::{Fund, Ledger, LedgerError, Transfer};
 use red_envelope::publish::{Amounts, Publisher, Registrar};
 use red_envelope::settle::{Drain, Settlement};
 use tokio::runtime::Runtime;
 
-use crate::world::{EXPIRES_IN_MS, NOON_MS, cny, equal, lucky, patient, person, tenant};
+use crate::world::{EXPIRES_IN_MS, NOON_MS, books_at, cny, equal, lucky, patient, person, tenant};
 
 /// Histories of one run.
 const HISTORIES: u64 = 2_000;
@@ -120,10 +118,7 @@ impl History {
 impl Stack {
     async fn start(servers: &Servers, history: &History, life: u64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(history.clock.clone());
-        let keys = SealKeys::new(vec![SealKey::new(1, [7; 32])]).unwrap();
-        let rng = Box::new(StdRng::seed_from_u64(history.number * 2 + life));
-        let ledger = PostgresLedger::open(&servers.books, Arc::clone(&clock), keys, rng).await;
-        let ledger = ledger.unwrap();
+        let ledger = books_at(&servers.books, &clock, history.number * 2 + life).await;
         let hot = RedisStore::new(
             &servers.redis.url(),
             Some(AckLevel::Memory),
@@ -382,6 +377,7 @@ fn what_was_told_comes_true_once_wherever_the_runtime_is_dropped() {
     });
     // Most first lives did not come to their end, and some did.
     let ended: u64 = ended.iter().sum();
+    println!("{ended} of {HISTORIES} first lives came to their end");
     assert!(
         ended > 0 && ended < HISTORIES / 2,
         "{ended} of {HISTORIES} ended"

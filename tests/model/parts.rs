@@ -3,24 +3,20 @@
 
 use std::sync::Arc;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use red_envelope::clock::{Clock, ManualClock};
 use red_envelope::domain::ack::AckLevel;
 use red_envelope::domain::envelope::{BookState, CloseReason};
-use red_envelope::domain::fairness::{SealKey, SealKeys};
 use red_envelope::domain::id::{EnvelopeId, Partition, PartitionCount};
 use red_envelope::domain::money::Money;
 use red_envelope::hot::HotStore;
 use red_envelope::hot::redis::RedisStore;
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
-use red_envelope::ledger::postgres::PostgresLedger;
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 use red_envelope::ledger::{Fund, Ledger, Transfer};
 use red_envelope::publish::{Amounts, Publisher, Registrar};
 use red_envelope::settle::{CLOSED_KEPT_MS, SettleError, Settlement};
 
-use crate::world::{NOON_MS, cny, equal, patient, person, tenant};
+use crate::world::{NOON_MS, books_at, cny, equal, patient, person, tenant};
 
 /// Partitions of the Redis.
 const PARTITIONS: u16 = 8;
@@ -64,10 +60,7 @@ impl Servers {
 
     async fn process(&self, name: &str) -> Process {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
-        let keys = SealKeys::new(vec![SealKey::new(1, [7; 32])]).unwrap();
-        let rng = Box::new(StdRng::seed_from_u64(5));
-        let ledger = PostgresLedger::open(&self.books, Arc::clone(&clock), keys, rng).await;
-        let ledger = ledger.unwrap();
+        let ledger = books_at(&self.books, &clock, 5).await;
         let hot = RedisStore::new(
             &self.redis.url(),
             Some(AckLevel::Memory),

@@ -19,8 +19,9 @@ use red_envelope::domain::split::Split;
 use red_envelope::hot::embedded::{EmbeddedStore, Limits};
 use red_envelope::hot::redis::Timing;
 use red_envelope::hot::{DeclineReply, HotStore, Mark};
+use red_envelope::ledger::postgres::{OpenError, PostgresLedger};
 use red_envelope::ledger::sqlite::SqliteLedger;
-use red_envelope::ledger::{AdminAct, EnvelopeRow, Fund, Ledger, Transfer};
+use red_envelope::ledger::{AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, Transfer};
 use red_envelope::publish::{Amounts, Publisher, marks};
 use red_envelope::settle::{Drained, Settlement, Swept};
 
@@ -55,8 +56,25 @@ struct Stores {
 pub fn patient() -> Timing {
     Timing {
         response: Duration::from_secs(10),
+        connect: Duration::from_secs(10),
         ..Timing::default()
     }
+}
+
+/// Tries to open books: each has two seconds for a connection, which a busy machine may need for something else.
+const OPENS_MAX: usize = 10;
+
+/// Books in a PostgreSQL that is there.
+pub async fn books_at(url: &str, clock: &Arc<dyn Clock>, seed: u64) -> PostgresLedger {
+    for _ in 0..OPENS_MAX {
+        let keys = SealKeys::new(vec![SealKey::new(1, [7; 32])]).unwrap();
+        let rng = Box::new(StdRng::seed_from_u64(seed));
+        match PostgresLedger::open(url, Arc::clone(clock), keys, rng).await {
+            Err(OpenError::Ledger(LedgerError::Unavailable(_))) => {}
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the books were never in reach");
 }
 
 pub fn tenant() -> TenantId {

@@ -7,6 +7,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use super::*;
 use crate::api::MESSAGE_BYTES_MAX;
+use crate::api::grab_stream::TIMEOUT_MS_MAX;
 
 /// Sends bytes as they are, and reads answers of a stream.
 #[derive(Clone, Copy, Default)]
@@ -64,7 +65,7 @@ async fn refused_by(world: &World, method: &str, bytes: Vec<u8>) -> Status {
 fn grab(tag: u64, id: &str, grabber: &str) -> Vec<u8> {
     let request = v1::GrabStreamRequest {
         tag,
-        timeout_ms: 0,
+        timeout_ms: TIMEOUT_MS_MAX,
         grab: Some(v1::GrabRequest {
             envelope_id: id.into(),
             grabber: grabber.into(),

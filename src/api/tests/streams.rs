@@ -9,7 +9,7 @@ use tonic::Streaming;
 
 use super::*;
 use crate::api::facts::UNKNOWN_FOR;
-use crate::api::grab_stream::IN_FLIGHT_MAX;
+use crate::api::grab_stream::{IN_FLIGHT_MAX, TIMEOUT_MS_MAX};
 use crate::clock::timer_now;
 use crate::hot::VIEWS_PER_CALL_MAX;
 
@@ -28,7 +28,7 @@ async fn open(world: &World, queue: usize) -> (Sending, Streaming<v1::GrabStream
 fn message(tag: u64, id: &str, grabber: &str) -> v1::GrabStreamRequest {
     v1::GrabStreamRequest {
         tag,
-        timeout_ms: 0,
+        timeout_ms: TIMEOUT_MS_MAX,
         grab: Some(v1::GrabRequest {
             envelope_id: id.into(),
             grabber: grabber.into(),
@@ -79,7 +79,7 @@ async fn a_bad_message_is_answered_with_a_status_and_the_stream_goes_on() {
     let unknown = EnvelopeId::from_parts(20_000, [1; 14]).to_string();
     let (sending, answers) = open(&world, 10).await;
     let bad_timeout = v1::GrabStreamRequest {
-        timeout_ms: 60_001,
+        timeout_ms: TIMEOUT_MS_MAX + 1,
         ..message(4, &id, "bob")
     };
     let no_grab = v1::GrabStreamRequest {

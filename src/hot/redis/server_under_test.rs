@@ -43,7 +43,7 @@ const PORTS_TRIED_MAX: u32 = 20;
 /// that a port stays ours while the server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How long a connection may take, and an answer to a command.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Where files are in memory.
 const MEMORY: &str = "/dev/shm";
 /// Free bytes that it takes: the files of some servers at once.

@@ -314,6 +314,10 @@ impl PostgresServer {
         let noted = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
         let noted = noted.expect("a server that runs notes its process");
         let first = noted.lines().next().unwrap_or_default().to_owned();
+        if signal != "-CONT" {
+            // From now on it makes no further children, of which the list below would not know.
+            send("-STOP", std::slice::from_ref(&first));
+        }
         let children = Command::new("ps")
             .args(["-o", "pid=", "--ppid", &first])
             .output();
@@ -321,12 +325,7 @@ impl PostgresServer {
         let mut victims = vec![first];
         let of_it = String::from_utf8_lossy(&children.stdout).into_owned();
         victims.extend(of_it.split_whitespace().map(str::to_owned));
-        // Some of them end by themselves when the first one has.
-        let _gone = Command::new("kill")
-            .arg(signal)
-            .args(&victims)
-            .stderr(Stdio::null())
-            .status();
+        send(signal, &victims);
     }
 
     /// Starts it on the same folder and port.
@@ -370,6 +369,15 @@ impl Drop for PostgresServer {
             let _left = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Sends a signal to these processes. Some of them end by themselves when the first one has.
+fn send(signal: &str, victims: &[String]) {
+    let _gone = Command::new("kill")
+        .arg(signal)
+        .args(victims)
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn done(command: &mut Command) {

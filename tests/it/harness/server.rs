@@ -23,7 +23,7 @@ const POLLS_MAX: u32 = 3_000;
 /// Partitions of a Redis: enough that envelopes lie in different ones.
 pub const REDIS_PARTITIONS: u16 = 8;
 
-/// How long an answer of Redis may take in a test that is not about that.
+/// How long a connection to Redis, and an answer of it, may take in a test that is not about that.
 const REDIS_ANSWERS_WITHIN_MS: &str = "10000";
 
 /// The program under test.
@@ -82,8 +82,10 @@ impl Start {
         let told = ["--hot", redis, "--hot-partitions", &partitions];
         self.flags.extend(told.map(str::to_owned));
         if !self.usual_timing {
-            let told = ["--redis-response-timeout-ms", REDIS_ANSWERS_WITHIN_MS];
-            self.flags.extend(told.map(str::to_owned));
+            for wait in ["--redis-connect-timeout-ms", "--redis-response-timeout-ms"] {
+                let told = [wait, REDIS_ANSWERS_WITHIN_MS];
+                self.flags.extend(told.map(str::to_owned));
+            }
         }
         self
     }
@@ -167,16 +169,23 @@ impl Server {
 
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
-        for _ in 0..POLLS_MAX {
+        if let Some(status) = self.ended_within(POLLS_MAX).await {
+            return status;
+        }
+        self.kill();
+        panic!("the server did not end:\n{}", self.log());
+    }
+
+    async fn ended_within(&mut self, polls_max: u32) -> Option<ExitStatus> {
+        for _ in 0..polls_max {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
+                return Some(status);
             }
             tokio::time::interval_at(tokio::time::Instant::now() + POLL, POLL)
                 .tick()
                 .await;
         }
-        self.kill();
-        panic!("the server did not end:\n{}", self.log());
+        None
     }
 
     /// Another process on its folder, which dies at a crash point, maybe before it listens.
@@ -189,6 +198,11 @@ impl Server {
     /// Whether it died of a signal (a crash point aborts the process).
     pub async fn crashed(&mut self) -> bool {
         self.ended().await.signal().is_some()
+    }
+
+    /// Waits ten seconds at the most until it ends. Answers whether it did.
+    pub async fn ended_soon(&mut self) -> bool {
+        self.ended_within(POLLS_MAX / 3).await.is_some()
     }
 
     /// Runs `red-envelope restored` on its folder, as an operator does.

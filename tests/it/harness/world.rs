@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// Brings money in.
+    /// Brings money in, once, however often the books had no time for it.
     pub async fn fund(&mut self, owner: &str, amount: Money) {
         let request = DepositRequest {
             owner: owner.to_owned(),
@@ -170,12 +170,20 @@ impl World {
             amount: Some(amount),
             ..DepositRequest::default()
         };
-        self.accounts.deposit(request).await.unwrap();
+        seen_by(in_time(), "money is brought in", async || {
+            let brought = self.accounts.deposit(request.clone()).await;
+            unless_unavailable(brought)
+        })
+        .await;
     }
 
-    /// Sends an envelope and answers it, Live.
+    /// Sends an envelope, once, and answers it, Live.
     pub async fn send(&mut self, request: CreateEnvelopeRequest) -> Envelope {
-        let reply = self.envelopes.create_envelope(request).await.unwrap();
+        let reply = seen_by(in_time(), "an envelope is sent", async || {
+            let sent = self.envelopes.create_envelope(request.clone()).await;
+            unless_unavailable(sent)
+        })
+        .await;
         let envelope = reply.into_inner().envelope.unwrap();
         assert_eq!(envelope.state(), EnvelopeState::Live);
         self.record.begin(&envelope);
@@ -242,7 +250,10 @@ impl World {
             currency_code: "CNY".to_owned(),
             ..GetBalanceRequest::default()
         };
-        let reply = self.accounts.get_balance(request).await.unwrap();
+        let reply = seen_by(in_time(), "a balance", async || {
+            unless_unavailable(self.accounts.get_balance(request.clone()).await)
+        })
+        .await;
         let balance = reply
             .into_inner()
             .balances
@@ -289,8 +300,10 @@ impl World {
             reason: "a test".to_owned(),
             ..AuditRequest::default()
         };
-        let reply = self.admin.audit(request).await.unwrap();
-        reply.into_inner()
+        let reply = seen_by(in_time(), "an audit", async || {
+            unless_unavailable(self.admin.audit(request.clone()).await)
+        });
+        reply.await.into_inner()
     }
 
     /// What was set aside, and why.
@@ -300,8 +313,10 @@ impl World {
             reason: "a test".to_owned(),
             ..ListDeadLettersRequest::default()
         };
-        let reply = self.admin.list_dead_letters(request).await.unwrap();
-        reply.into_inner().dead_letters
+        let reply = seen_by(in_time(), "the dead letters", async || {
+            unless_unavailable(self.admin.list_dead_letters(request.clone()).await)
+        });
+        reply.await.into_inner().dead_letters
     }
 
     /// Waits until nothing is in flight; then the books must be clean, and the answers such as
@@ -367,7 +382,7 @@ impl World {
 }
 
 /// An answer, unless it is that the server can't give one yet.
-fn unless_unavailable<Answer>(answer: Result<Answer, Status>) -> Option<Answer> {
+pub fn unless_unavailable<Answer>(answer: Result<Answer, Status>) -> Option<Answer> {
     if let Err(status) = &answer {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Value};
+use redis::{AsyncConnectionConfig, Client, Value};
 
 use super::gather::gather;
 use super::*;
@@ -14,6 +14,9 @@ use crate::hot::redis::server_under_test::{Flavour, RedisServer, ask};
 const POLL: Duration = Duration::from_millis(20);
 /// Questions before a fact counts as never seen: 20 s.
 const POLLS_MAX: u32 = 1_000;
+/// How long a server is waited for that is not silent: longer than usual, for a machine that does much beside the
+/// tests.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A Redis on which `fsync` holds.
 fn sound() -> ServerFacts {
@@ -242,7 +245,11 @@ fn every_command_that_the_library_calls_is_among_the_rights() {
 
 async fn connected(url: &str) -> MultiplexedConnection {
     let client = Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_MAX))
+        .set_response_timeout(Some(ANSWER_MAX));
+    let connected = client.get_multiplexed_async_connection_with_config(&patient);
+    connected.await.unwrap()
 }
 
 fn set(server: &RedisServer, name: &str, value: &str) {

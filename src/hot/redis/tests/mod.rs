@@ -52,6 +52,7 @@ pub(super) struct OnRedis {
 fn timing() -> Timing {
     Timing {
         response: std::time::Duration::from_secs(10),
+        connect: std::time::Duration::from_secs(10),
         ..Timing::default()
     }
 }

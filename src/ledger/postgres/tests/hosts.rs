@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use super::{open_at, shared};
+use super::{shared, try_to_open};
 use crate::clock::ManualClock;
 use crate::ledger::conformance::NOON_MS;
 use crate::ledger::postgres::server_under_test::Release;
@@ -21,7 +21,7 @@ async fn of_several_hosts_one_that_hangs_keeps_nobody_from_the_other() {
     let hung = format!("@127.0.0.1:{},", hangs.local_addr().unwrap().port());
     let both = url.replace('@', &hung);
     for _ in 0..TRIES_MAX {
-        if open_at(&both, &ManualClock::at(NOON_MS)).await.is_ok() {
+        if try_to_open(&both, &ManualClock::at(NOON_MS)).await.is_ok() {
             return;
         }
     }

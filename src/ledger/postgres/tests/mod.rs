@@ -18,6 +18,7 @@ use super::server_under_test::{PostgresServer, Release};
 use super::{OpenError, PostgresLedger, has_books};
 use crate::clock::ManualClock;
 use crate::domain::fairness::{SealKey, SealKeys};
+use crate::ledger::LedgerError;
 use crate::ledger::conformance::{NOON_MS, World, ledger_conformance};
 
 /// One server of each release for the tests that run at once; the last one to end takes it with it.
@@ -41,7 +42,22 @@ pub(super) fn keys(byte: u8) -> SealKeys {
     SealKeys::new(vec![SealKey::new(1, [byte; 32])]).unwrap()
 }
 
+/// Tries to open books: each has two seconds for a connection, which a busy machine may need for something else.
+const OPENS_MAX: usize = 10;
+
+/// Books that are there and can be reached, or why they can't be opened.
 pub(super) async fn open_at(url: &str, clock: &ManualClock) -> Result<PostgresLedger, OpenError> {
+    let mut opened = try_to_open(url, clock).await;
+    for _ in 1..OPENS_MAX {
+        let Err(OpenError::Ledger(LedgerError::Unavailable(_))) = &opened else {
+            break;
+        };
+        opened = try_to_open(url, clock).await;
+    }
+    opened
+}
+
+async fn try_to_open(url: &str, clock: &ManualClock) -> Result<PostgresLedger, OpenError> {
     let rng = Box::new(StdRng::seed_from_u64(2_026));
     PostgresLedger::open(url, Arc::new(clock.clone()), keys(7), rng).await
 }
