@@ -9,6 +9,7 @@
 //! | send | one `grab_1` for all partitions of the server, on a connection that nothing else uses |
 //! | full | where memory is, who has a share hears it again (`repeats`), the others that it is full |
 //! | answer | each caller in its own order |
+//! | hear | of envelopes that were found empty (`emptied`) |
 //!
 //! # Bounds
 //! [`QUEUED_GRABS_MAX`] wait; [`CALLS_IN_FLIGHT_MAX`] calls are on their way.
@@ -27,11 +28,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand::RngExt;
 use redis::{Cmd, Value};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::core::Core;
+use super::emptied::Emptied;
 use super::layout::Reader;
 use super::link::{Failure, Link};
 use super::reply::{self, Reply};
+use crate::clock::timer_now;
 use crate::domain::grab::{
     GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
 };
@@ -159,7 +163,7 @@ impl Sender {
             let packed = Packed::of(&self.core, asks);
             let (core, link) = (Arc::clone(&self.core), Arc::clone(&self.link));
             tokio::spawn(async move {
-                let watch = Stopwatch::start();
+                let (watch, asked) = (Stopwatch::start(), timer_now());
                 let sent = match packed.order.is_empty() {
                     true => Ok(Value::Nil),
                     false if core.is_full() => Err(Failure::Full),
@@ -175,7 +179,7 @@ impl Sender {
                     metrics::batch_committed(packed.order.len(), watch.seconds());
                 }
                 drop(permit);
-                packed.answer(&core, sent);
+                packed.answer(&core, sent, asked);
             });
         }
     }
@@ -256,9 +260,12 @@ impl Packed {
         }
     }
 
-    fn answer(mut self, core: &Core, sent: Result<Value, HotError>) {
+    fn answer(mut self, core: &Arc<Core>, sent: Result<Value, HotError>, asked: Instant) {
         let mut failed: BTreeMap<usize, HotError> = BTreeMap::new();
         let outcome = sent.and_then(|value| self.read(core, &value, &mut failed));
+        if outcome.is_ok() {
+            self.hear(core, asked);
+        }
         for (ask, (answer, replies)) in self.asks.into_iter().enumerate() {
             let failure = outcome.as_ref().err().or(failed.get(&ask));
             // A caller who went away repeats.
@@ -330,6 +337,27 @@ impl Packed {
             core.acked.keep((partition, epoch), nonce, wins);
         }
         Ok(())
+    }
+
+    /// Who asks for an empty envelope next may be answered without Redis.
+    fn hear(&self, core: &Arc<Core>, asked: Instant) {
+        let mut order = self.order.iter();
+        let by_envelope = self
+            .grabs
+            .chunk_by(|a, b| of_one_envelope(a) == of_one_envelope(b));
+        for grabs in by_envelope {
+            let (mut empties, mut stays) = (0, true);
+            for (ask, at) in order.by_ref().take(grabs.len()) {
+                match self.asks[*ask].1[*at] {
+                    GrabReply::Outcome(Outcome::Empty) => empties += 1,
+                    GrabReply::Outcome(Outcome::AlreadyGrabbed(_)) => {}
+                    _ => stays = false,
+                }
+            }
+            if core.emptied.heard(&grabs[0], (empties, stays), asked) {
+                Emptied::read(core, &grabs[0]);
+            }
+        }
     }
 
     /// What is told of a win. One of an epoch that has ended since may be somebody else's by now: who

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::acked::Acked;
 use super::checks::{self, Reason};
+use super::emptied::Emptied;
 use super::keys::Keys;
 use super::link::{Failure, Link, refusal};
 use super::reply::{self, Reply};
@@ -51,6 +52,8 @@ pub struct Core {
     pub sums: Cache<EnvelopeId, Sums>,
     /// What was acknowledged and is not in the books yet.
     pub acked: Acked,
+    /// Empty envelopes that many still ask for.
+    pub emptied: Emptied,
     epochs: Vec<AtomicU64>,
     registered: watch::Sender<bool>,
     level: Mutex<Result<AckLevel, Vec<String>>>,
@@ -71,6 +74,7 @@ impl Core {
             terms: Cache::new(TERMS_KEPT_MAX),
             sums: Cache::new(SUMS_KEPT_MAX),
             acked: Acked::default(),
+            emptied: Emptied::default(),
             epochs,
             registered: watch::Sender::new(false),
             level: Mutex::new(Err(vec![NOT_CHECKED.into()])),

@@ -9,6 +9,7 @@
 //! | `core` | what all parts share; how a function is called |
 //! | `batcher` | grabs on their own connection, many a call |
 //! | `acked` | what was acknowledged and is not in the books yet |
+//! | `emptied` | who took the shares of empty envelopes that many still ask for |
 //! | `lifecycle`, `reads`, `walk`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
@@ -28,6 +29,7 @@ mod acked;
 mod batcher;
 pub mod checks;
 mod core;
+mod emptied;
 mod keys;
 mod layout;
 mod lifecycle;
@@ -220,7 +222,17 @@ impl HotStore for RedisStore {
         if !self.core.is_full() {
             self.core.may_acknowledge()?;
         }
-        self.batcher.grab(grabs).await
+        let Some(mut answers) = self.core.emptied.answers(&self.core, &grabs) else {
+            return self.batcher.grab(grabs).await;
+        };
+        let unknown = grabs.into_iter().zip(&answers);
+        let unknown = unknown.filter_map(|(grab, answer)| answer.is_none().then_some(grab));
+        let unknown: Vec<_> = unknown.collect();
+        let mut others = self.batcher.grab(unknown).await?.into_iter();
+        for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
+            *answer = others.next();
+        }
+        Ok(answers.into_iter().flatten().collect())
     }
 
     async fn decline(
@@ -286,7 +298,9 @@ impl HotStore for RedisStore {
 
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
         let mark = Some(Mark::Books);
-        self.core.mark(epoch, envelope, mark, Mark::Books).await
+        let marked = self.core.mark(epoch, envelope, mark, Mark::Books).await;
+        self.core.emptied.forget(envelope);
+        marked
     }
 
     async fn unfreeze(
@@ -334,7 +348,11 @@ impl HotStore for RedisStore {
     }
 
     async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
-        self.core.remove(epoch, envelopes).await
+        let removed = self.core.remove(epoch, envelopes.clone()).await;
+        for envelope in envelopes {
+            self.core.emptied.forget(envelope);
+        }
+        removed
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
@@ -385,7 +403,10 @@ impl HotStore for RedisStore {
     }
 
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
-        self.core.repair(epoch, repair).await
+        let envelope = repair.envelope;
+        let repaired = self.core.repair(epoch, repair).await;
+        self.core.emptied.forget(envelope);
+        repaired
     }
 
     async fn envelopes(

@@ -3,6 +3,7 @@
 mod backlog;
 mod cuts;
 mod damage;
+mod emptied;
 mod fence;
 mod full;
 mod histories;

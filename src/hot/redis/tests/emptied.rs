@@ -1,0 +1,237 @@
+//! Empty envelopes that are answered from memory: as Redis would, and no longer than that.
+//!
+//! # Not here
+//! Long lists of calls with this memory always on: `histories`.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::OnRedis;
+use super::mended::stage;
+use crate::domain::grab::{Grab, GrabReply, Outcome};
+use crate::domain::id::{Epoch, TenantId};
+use crate::hot::conformance::stage::{Cast, epoch, outcome};
+use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, STANDS_FOR};
+use crate::hot::{HotError, HotStore, Mark};
+
+/// Longer than any test.
+const FOR_GOOD: Duration = Duration::from_secs(3_600);
+/// Grabs after which the winners must have been read.
+const GRABS_MAX: usize = 10_000;
+const WINNERS: [&str; 3] = ["ann", "bob", "cat"];
+
+/// Three shares, and nothing left of them.
+async fn emptied(stage: &OnRedis) -> Cast {
+    let cast = Cast::lucky(&[5, 7, 11]);
+    cast.publish(&*stage.store).await;
+    for name in WINNERS {
+        let won = outcome(cast.grab(&*stage.store, name).await);
+        assert!(matches!(won, Outcome::Won(_)), "{won:?}");
+    }
+    cast
+}
+
+/// Grabs until Redis is not asked any more.
+async fn until_known(stage: &OnRedis, cast: &Cast) {
+    for _ in 0..GRABS_MAX {
+        let before = calls(stage);
+        let told = outcome(cast.grab(&*stage.store, "late").await);
+        assert_eq!(told, Outcome::Empty);
+        if calls(stage) == before {
+            return;
+        }
+    }
+    panic!("its winners are not read");
+}
+
+/// Calls of functions that write, which this server has answered.
+fn calls(stage: &OnRedis) -> u64 {
+    let Value::BulkString(text) = stage.server.command(&[b"INFO", b"commandstats"]) else {
+        panic!("INFO answers with text");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="));
+    line.unwrap().split(',').next().unwrap().parse().unwrap()
+}
+
+/// What each of them is told, and whether Redis was asked.
+async fn told(stage: &OnRedis, cast: &Cast, names: &[&str]) -> (Vec<Outcome>, bool) {
+    let before = calls(stage);
+    let grabs = names.iter().map(|name| cast.grab_in(&*stage.store, name));
+    let replies = stage.store.grab(grabs.collect()).await.unwrap();
+    let outcomes = replies.into_iter().map(outcome).collect();
+    (outcomes, calls(stage) > before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_an_empty_envelope_hears_from_memory_what_redis_would_say() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    let people = ["cat", "dan", "ann", "eve", "bob"];
+    let (by_redis, asked) = told(&stage, &cast, &people).await;
+    assert!(asked);
+    stage.store.core.emptied.set(EMPTIES_HEARD_MIN, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    let (by_memory, asked) = told(&stage, &cast, &people).await;
+    assert!(!asked);
+    assert_eq!(by_memory, by_redis);
+    assert!(matches!(by_memory[0], Outcome::AlreadyGrabbed(_)));
+    assert_eq!(by_memory[1], Outcome::Empty);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envelope_that_few_ask_for_is_asked_of_redis() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(EMPTIES_HEARD_MIN, FOR_GOOD);
+    for _ in 1..EMPTIES_HEARD_MIN {
+        let (_, asked) = told(&stage, &cast, &["late"]).await;
+        assert!(asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grabs_of_several_envelopes_are_told_from_both_in_their_order() {
+    let stage = stage().await;
+    let (empty, live) = (emptied(&stage).await, Cast::lucky(&[13, 17]));
+    live.publish(&*stage.store).await;
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &empty).await;
+    let store = &*stage.store;
+    let grabs: Vec<Grab> = vec![
+        empty.grab_in(store, "late"),
+        live.grab_in(store, "late"),
+        empty.grab_in(store, "bob"),
+        live.grab_in(store, "bob"),
+        live.grab_in(store, "nobody"),
+    ];
+    let replies = store.grab(grabs).await.unwrap();
+    let outcomes: Vec<_> = replies.into_iter().map(outcome).collect();
+    assert_eq!(outcomes[0], Outcome::Empty);
+    assert!(matches!(outcomes[1], Outcome::Won(grant) if grant.amount_minor == 13));
+    assert!(matches!(outcomes[2], Outcome::AlreadyGrabbed(grant) if grant.amount_minor == 7));
+    assert!(matches!(outcomes[3], Outcome::Won(grant) if grant.amount_minor == 17));
+    assert_eq!(outcomes[4], Outcome::Empty);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_said_stands_no_longer_than_it_may() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    assert!(
+        STANDS_FOR <= Duration::from_secs(1),
+        "others are heard soon"
+    );
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    // Another envelope's answer stands for no time at all.
+    let other = emptied(&stage).await;
+    stage.store.core.emptied.set(1, Duration::ZERO);
+    for _ in 0..100 {
+        let (outcomes, asked) = told(&stage, &other, &["late", "ann"]).await;
+        assert!(asked);
+        assert_eq!(outcomes[0], Outcome::Empty);
+        assert!(matches!(outcomes[1], Outcome::AlreadyGrabbed(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mark_a_removal_and_another_tenant_are_not_answered_from_memory() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    let store = &*stage.store;
+    let grab = || cast.grab_in(store, "ann");
+    let stranger = Grab {
+        tenant: TenantId::parse("other").unwrap(),
+        ..grab()
+    };
+    let replies = store.grab(vec![grab(), stranger, grab()]).await.unwrap();
+    assert_eq!(replies[1], GrabReply::Missing);
+    assert_eq!(replies[0], replies[2]);
+    let under = epoch(store, cast.id);
+    store.freeze(under, cast.id).await.unwrap();
+    assert_eq!(cast.grab(store, "ann").await, GrabReply::Frozen);
+    store.unfreeze(under, cast.id, Mark::Books).await.unwrap();
+    until_known(&stage, &cast).await;
+    cast.settle_all(store).await;
+    store.remove(under, vec![cast.id]).await.unwrap();
+    assert_eq!(cast.grab(store, "ann").await, GrabReply::Missing);
+    assert_eq!(cast.grab(store, "late").await, GrabReply::Missing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_known_of_an_epoch_ends_with_it() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    let (old, partition) = (
+        cast.grab_in(&*stage.store, "ann"),
+        stage.store.core.partition(cast.id),
+    );
+    let newer = Epoch(old.epoch.0 + 1);
+    assert!(stage.store.core.learn(partition, newer));
+    let replies = stage.store.grab(vec![old]).await.unwrap();
+    assert_eq!(replies, [GrabReply::Epoch(newer)]);
+    // And with the registration of the server.
+    let other = emptied_elsewhere(&stage, partition).await;
+    until_known(&stage, &other).await;
+    stage.store.core.lost();
+    let before = calls(&stage);
+    other.grab(&*stage.store, "ann").await;
+    assert!(calls(&stage) > before, "Redis is asked");
+}
+
+/// An envelope of another partition.
+async fn emptied_elsewhere(stage: &OnRedis, partition: crate::domain::id::Partition) -> Cast {
+    loop {
+        let cast = Cast::lucky(&[5, 7, 11]);
+        if stage.store.core.partition(cast.id) == partition {
+            continue;
+        }
+        cast.publish(&*stage.store).await;
+        for name in WINNERS {
+            cast.grab(&*stage.store, name).await;
+        }
+        return cast;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envelope_that_was_damaged_is_asked_of_redis_once_it_says_so() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(1, Duration::ZERO);
+    for _ in 0..100 {
+        cast.grab(&*stage.store, "late").await;
+    }
+    let own = stage.store.core.keys.envelope(cast.id);
+    stage
+        .server
+        .command(&[b"HDEL", own.grabs.as_bytes(), b"bob"]);
+    assert_eq!(cast.grab(&*stage.store, "late").await, GrabReply::Missing);
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    for _ in 0..100 {
+        assert_eq!(cast.grab(&*stage.store, "late").await, GrabReply::Missing);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_does_not_keep_the_level_is_not_made_up_for() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    stage
+        .server
+        .command(&[b"CONFIG", b"SET", b"appendfsync", b"no"]);
+    stage.store.check().await;
+    let grab = cast.grab_in(&*stage.store, "ann");
+    let refused = stage.store.grab(vec![grab]).await.unwrap_err();
+    assert!(matches!(refused, HotError::Unavailable(_)), "{refused:?}");
+}
