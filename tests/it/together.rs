@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, GrabResponse, RecallEnvelopeRequest};
+use tokio::time::Instant;
 
 use crate::harness::fleet::{Fleet, rush, shortly};
 use crate::harness::world::grab_of;
 use crate::harness::{Start, cny, equal, lucky};
+
+/// How long PostgreSQL is away at the most while people grab: half of what sheds their grabs.
+const AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// The winners and their shares; nobody has another one's.
 pub fn winners(answers: &[(String, GrabResponse)]) -> BTreeMap<String, (u32, i64)> {
@@ -317,7 +322,7 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
             .win(&id, &format!("first-{place}"))
             .await;
     }
-    let mut held = BTreeMap::new();
+    let (mut held, mut asked) = (BTreeMap::new(), 0);
     for life in 0..3 {
         let crowd: Vec<_> = (0..1_000)
             .map(|number| format!("g{life}-{number}"))
@@ -334,8 +339,12 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
         };
         let clients: Vec<_> = processes.iter().map(|p| p.envelopes.clone()).collect();
         let grabs = async {
-            let mut answers = Vec::new();
+            let (mut answers, began) = (Vec::new(), Instant::now());
             for (number, grabber) in crowd.into_iter().enumerate() {
+                // What waits for too long for its books is shed, and this is not about that.
+                if began.elapsed() > AWAY_MAX {
+                    break;
+                }
                 let mut client = clients[number % clients.len()].clone();
                 let answer = record.grab(&mut client, grab_of(&id, &grabber)).await;
                 answers.push((grabber, answer.unwrap()));
@@ -344,10 +353,11 @@ async fn a_postgresql_that_is_killed_under_load_loses_and_doubles_nothing() {
         };
         // Grabs don't wait for the books: they go on while PostgreSQL is down.
         let (answers, ()) = tokio::join!(grabs, strike);
+        asked += answers.len();
         held.extend(winners(&answers));
         tokio::task::block_in_place(|| fleet.postgres.start_again());
     }
-    assert_eq!(held.len(), 3_000);
+    assert_eq!(held.len(), asked);
     for process in &fleet.processes {
         process.until_ready().await;
     }
