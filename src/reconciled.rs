@@ -6,7 +6,8 @@
 //! | 1. open both stores, register the hot store | `Stores` |
 //! | 2. settle, close, publish until nothing is left that can be | `Settlement` |
 //! | 3. post what no outbox owes; where the books are behind, once more after they may not be | `Settlement` |
-//! | 4. compare everything | `audit` |
+//! | 4. where others settle beside it, all of it once more when the lease of one who died is over | `Settlement` |
+//! | 5. compare everything | `audit` |
 //!
 //! # Bounds
 //! [`ROUNDS_MAX`] rounds; whoever runs it bounds the time. The data folder is locked, so no server runs in it;
@@ -24,16 +25,20 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::audit::{self, AuditError, AuditOptions, AuditReport};
+use crate::clock::timer_now;
 use crate::config::Config;
 use crate::hot::HotStore;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, SETTLE_TRIES_MAX};
 use crate::publish::{Amounts, Publisher};
 use crate::restored::Order;
-use crate::settle::{RECONCILE_AFTER_MS, SettleError, Settlement};
+use crate::settle::{LEASE_MS, LEASE_RENEW_MS, RECONCILE_AFTER_MS, SettleError, Settlement};
 use crate::stores::{Place, Stores, StoresError};
 
 /// Rounds until nothing is left: each settles a batch of every partition, and closes a page of envelopes.
 pub const ROUNDS_MAX: u32 = 1_000_000;
+
+/// When the lease of one who died just before is over for certain.
+const LEASE_OVER_MS: u64 = LEASE_MS.unsigned_abs() + LEASE_RENEW_MS;
 
 /// What was put right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +124,7 @@ pub async fn reconcile(
     Ok((healed, report?))
 }
 
-/// Step 4.
+/// Step 5.
 async fn compare(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
@@ -135,24 +140,42 @@ async fn compare(
     Ok(report)
 }
 
-/// Steps 2 and 3.
+/// Steps 2 to 4.
 async fn heal(settlement: &Settlement) -> Result<Healed, ReconcileError> {
     settlement.lease_once().await?;
+    let is_alone = settlement.is_alone();
     let mut healed = Healed::default();
-    settle_all(settlement, &mut healed).await?;
-    if walk(settlement, &mut healed).await? > 0 {
-        // What is behind now may be on its way; what is so then is not.
-        let rest = u64::try_from(RECONCILE_AFTER_MS).unwrap_or(0);
-        tokio::time::sleep(Duration::from_millis(rest)).await;
-        settlement.lease_once().await?;
-        walk(settlement, &mut healed).await?;
-        settle_all(settlement, &mut healed).await?;
+    heal_our_part(settlement, &mut healed).await?;
+    if !is_alone {
+        // Who lives renews his lease and does his part; the part of who died is ours then.
+        let until = timer_now() + Duration::from_millis(LEASE_OVER_MS);
+        while timer_now() < until {
+            tokio::time::sleep(Duration::from_millis(LEASE_RENEW_MS)).await;
+            settlement.lease_once().await?;
+        }
+        heal_our_part(settlement, &mut healed).await?;
     }
     Ok(healed)
 }
 
-/// Settles, closes and publishes until a round finds nothing to do.
+/// Steps 2 and 3, of the partitions that the lease gives.
+async fn heal_our_part(settlement: &Settlement, healed: &mut Healed) -> Result<(), ReconcileError> {
+    settle_all(settlement, healed).await?;
+    if walk(settlement, healed).await? > 0 {
+        // What is behind now may be on its way; what is so then is not.
+        let rest = u64::try_from(RECONCILE_AFTER_MS).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(rest)).await;
+        settlement.lease_once().await?;
+        walk(settlement, healed).await?;
+        settle_all(settlement, healed).await?;
+    }
+    Ok(())
+}
+
+/// Settles, closes and publishes until a round finds nothing to do; what the books refuse is tried until it
+/// is set aside.
 async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), ReconcileError> {
+    let mut in_vain = 0;
     for _ in 0..ROUNDS_MAX {
         settlement.lease_once().await?;
         let drained = settlement.drain_once().await?;
@@ -166,7 +189,14 @@ async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), 
         healed.published += published;
         let taken_out = drained.paid + drained.duplicates + drained.superseded;
         let done = taken_out + drained.made_good + drained.dead_letters + drained.parked;
-        if done + swept.closed + swept.unparked + published == 0 && !swept.more {
+        if done + swept.closed + swept.unparked + published > 0 || swept.more {
+            in_vain = 0;
+            continue;
+        }
+        // A record that the books refuse is set aside after so many tries.
+        in_vain += 1;
+        let refused = drained.refused + swept.failed;
+        if refused == 0 || in_vain > SETTLE_TRIES_MAX {
             return Ok(());
         }
     }

@@ -268,6 +268,11 @@ impl Settlement {
         }
     }
 
+    /// Whether nobody else settles, as far as the last [`Settlement::lease_once`] found.
+    pub fn is_alone(&self) -> bool {
+        self.lease.is_alone()
+    }
+
     /// Leaves its partitions to the other processes.
     ///
     /// # Errors

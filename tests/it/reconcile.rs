@@ -4,9 +4,12 @@ use std::process::Output;
 
 use serde_json::Value;
 
+use crate::harness::fleet::Fleet;
 use crate::harness::{Hot, Start, World, cny, equal};
 
 const GRABBERS: [&str; 4] = ["ann", "bob", "cem", "dan"];
+/// Envelopes of the fleet: each of its processes has some of their partitions.
+const SENT: usize = 24;
 
 /// What it said, and the code with which it ended.
 fn told(output: &Output) -> (Value, Option<i32>) {
@@ -109,4 +112,40 @@ async fn what_no_outbox_owes_is_paid_without_a_server() {
         (&0.into(), &4.into()),
         "{report:#}"
     );
+}
+
+/// Two processes are killed with grabs in their hands. Their leases run on for seconds, and whoever asks at
+/// once must not take them for living.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_fleet_left_is_settled_also_while_its_leases_run() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.until_divided().await;
+    let first = &mut fleet.processes[0];
+    first.fund("alice", cny(10_000)).await;
+    let mut ids = Vec::new();
+    for _ in 0..SENT {
+        let sent = first.send(equal("alice", cny(10), 5)).await;
+        ids.push(sent.envelope_id);
+    }
+    fleet.postgres.pause();
+    for id in &ids {
+        for name in GRABBERS {
+            fleet.processes[0].win(id, name).await;
+        }
+    }
+    for process in &mut fleet.processes {
+        process.server.kill();
+    }
+    fleet.postgres.resume();
+    let flags = fleet.flags();
+    let last = &fleet.processes[1].server;
+    let (report, code) = tokio::task::block_in_place(|| told(&last.reconcile(&flags)));
+    assert_eq!(
+        (&report["clean"], &report["quiet"], code),
+        (&true.into(), &true.into(), Some(0)),
+        "{report:#}"
+    );
+    let all = SENT * GRABBERS.len();
+    assert_eq!(report["claim_count"], all, "{report:#}");
+    assert_eq!(report["grant_count"], all, "{report:#}");
 }
