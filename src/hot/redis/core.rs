@@ -284,8 +284,10 @@ impl Core {
 
     /// Notes what a failure says about the server.
     pub fn fault(&self, failure: Failure) -> HotError {
-        if let Failure::NoLibrary = failure {
-            self.lost();
+        match failure {
+            Failure::NoLibrary => self.lost(),
+            Failure::Unreachable(_) => self.emptied.void(),
+            Failure::Full | Failure::Refused(_) => {}
         }
         failure.into()
     }

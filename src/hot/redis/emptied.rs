@@ -6,12 +6,13 @@
 //! | Redis says EMPTY | it is counted; after [`EMPTIES_HEARD_MIN`] of one envelope its winners are read, once |
 //! | a grab of it | a winner hears his share again, anybody else that nothing is left |
 //! | [`STANDS_FOR`] after Redis said EMPTY last | grabs go to Redis; its next EMPTY counts for as long again |
-//! | Redis says anything else of it; this process marks, repairs or removes it | it is forgotten |
+//! | Redis says anything else of it; this process marks, repairs or removes it | it is forgotten, also while its winners are read |
+//! | a call of Redis fails | what was heard before answers nobody: Redis may come back with less |
 //! | the partition goes to a new epoch, or the server is lost | what is of the one before answers nobody |
 //!
 //! # Bounds
-//! [`GRANTS_KEPT_MAX`] winners in all, [`GRANTS_OF_ONE_MAX`] of one envelope, [`READS_AT_ONCE_MAX`] envelopes read
-//! at once; who finds no place asks Redis, as before.
+//! [`WEIGHT_MAX`] in all, [`GRANTS_OF_ONE_MAX`] winners of one envelope, [`READS_AT_ONCE_MAX`] envelopes read at
+//! once; who finds no place asks Redis, as before.
 //!
 //! # Ordering
 //! Within an epoch an empty envelope stays as it is: nobody takes, and only named shares are declined, which
@@ -31,9 +32,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
 use super::core::{Call, Core};
@@ -49,23 +49,29 @@ use crate::hot::HotError;
 pub const EMPTIES_HEARD_MIN: u32 = 32;
 /// How long an EMPTY of Redis stands for all who ask.
 pub const STANDS_FOR: Duration = Duration::from_secs(1);
-/// Winners that are kept: 120 bytes each, 60 MB.
-pub const GRANTS_KEPT_MAX: u64 = 500_000;
+/// Winners that are kept, and [`WEIGHT_OF_ONE`] an envelope: about 120 bytes each, 60 MB.
+pub const WEIGHT_MAX: u64 = 500_000;
+/// What an envelope weighs beside its winners.
+const WEIGHT_OF_ONE: u64 = 4;
+/// Parts of the cache, however many cores there are: the largest envelope fits into one.
+const PARTS: usize = 4;
 /// Winners of one envelope: reading them is a hundred commands.
 pub const GRANTS_OF_ONE_MAX: u32 = 100_000;
 /// Envelopes whose winners are read at once.
 pub const READS_AT_ONCE_MAX: usize = 4;
-/// Envelopes that are looked after: half of them have winners, the others are counted.
-const ENVELOPES_MAX: usize = 20_000;
+/// Envelopes for which there is room at first.
+const ENVELOPES_GUESS: usize = 20_000;
 
 /// See the module.
 pub struct Emptied {
     kept: Cache<EnvelopeId, Entry, Weight>,
     /// Whether winners were ever kept: until then no grab looks for them.
     knows_any: AtomicBool,
-    reads: Arc<Semaphore>,
-    /// Times at which something was forgotten: who was reading then keeps nothing.
-    forgotten: Mutex<u64>,
+    /// Envelopes whose winners are being read, and whether they were forgotten meanwhile. At most
+    /// [`READS_AT_ONCE_MAX`].
+    reading: Mutex<HashMap<EnvelopeId, bool>>,
+    /// What was heard before this instant answers nobody, in milliseconds after `began`.
+    void_before: AtomicU64,
     began: Instant,
     policy: Mutex<Policy>,
 }
@@ -89,7 +95,9 @@ struct Winners {
     epoch: Epoch,
     tenant: TenantId,
     shares: HashMap<PersonId, Grant>,
-    /// Milliseconds after `began`.
+    /// When Redis was asked last that said EMPTY, in milliseconds after `began`.
+    heard_at: AtomicU64,
+    /// How long that stands.
     good_until: AtomicU64,
 }
 
@@ -99,19 +107,32 @@ struct Weight;
 impl Weighter<EnvelopeId, Entry> for Weight {
     fn weight(&self, _id: &EnvelopeId, entry: &Entry) -> u64 {
         match entry {
-            Entry::Counted(_) => 1,
-            Entry::Known(winners) => 1 + u64::try_from(winners.shares.len()).unwrap_or(u64::MAX),
+            Entry::Counted(_) => WEIGHT_OF_ONE,
+            Entry::Known(winners) => {
+                let shares = u64::try_from(winners.shares.len()).unwrap_or(u64::MAX);
+                shares.saturating_add(WEIGHT_OF_ONE)
+            }
         }
     }
 }
 
 impl Default for Emptied {
     fn default() -> Self {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(ENVELOPES_GUESS)
+            .weight_capacity(WEIGHT_MAX)
+            .shards(PARTS)
+            .build();
         Self {
-            kept: Cache::with_weighter(ENVELOPES_MAX, GRANTS_KEPT_MAX, Weight),
+            kept: Cache::with_options(
+                options.expect("all that is needed is named"),
+                Weight,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
             knows_any: AtomicBool::new(false),
-            reads: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
-            forgotten: Mutex::default(),
+            reading: Mutex::default(),
+            void_before: AtomicU64::new(0),
             began: timer_now(),
             policy: Mutex::new(Policy {
                 heard_min: EMPTIES_HEARD_MIN,
@@ -131,6 +152,31 @@ impl Emptied {
         };
     }
 
+    /// For tests: whether so many winners of an envelope have a place.
+    #[cfg(test)]
+    pub fn is_kept(&self, id: EnvelopeId, count: u32) -> bool {
+        let name = |number: u32| PersonId::parse(&format!("p{number}")).expect("a name");
+        let at = crate::domain::id::UnixMs(0);
+        let grant = |share| Grant {
+            share,
+            amount_minor: 1,
+            at,
+        };
+        let winners = Winners {
+            epoch: Epoch(1),
+            tenant: TenantId::parse("default").expect("a name"),
+            shares: (0..count)
+                .map(|number| (name(number), grant(number)))
+                .collect(),
+            heard_at: AtomicU64::new(0),
+            good_until: AtomicU64::new(0),
+        };
+        self.reading.lock().insert(id, false);
+        self.keep(id, winners);
+        self.reading.lock().remove(&id);
+        matches!(self.kept.get(&id), Some(Entry::Known(_)))
+    }
+
     /// What is known here of each grab, where Redis need not be asked; `None`: of none of them.
     pub fn answers(&self, core: &Core, grabs: &[Grab]) -> Option<Vec<Option<GrabReply>>> {
         if !self.knows_any.load(Ordering::Relaxed) || !core.is_registered() {
@@ -147,7 +193,9 @@ impl Emptied {
         let Entry::Known(winners) = self.kept.get(&grab.envelope)? else {
             return None;
         };
-        let stands = now < winners.good_until.load(Ordering::Relaxed);
+        let heard_at = winners.heard_at.load(Ordering::Relaxed);
+        let stands = now < winners.good_until.load(Ordering::Relaxed)
+            && heard_at >= self.void_before.load(Ordering::Acquire);
         let epoch = core.epoch(core.partition(grab.envelope));
         let is_its = winners.epoch == grab.epoch && winners.epoch == epoch;
         if !stands || !is_its || winners.tenant != grab.tenant {
@@ -163,6 +211,9 @@ impl Emptied {
     /// Redis has answered grabs of one envelope, asked at `asked`, so often with EMPTY; `stays`: and the others
     /// as who has a share of it. Answers whether its winners shall be read.
     pub fn heard(&self, grab: &Grab, (empties, stays): (u32, bool), asked: Instant) -> bool {
+        if !stays {
+            self.mark_void(grab.envelope);
+        }
         if empties == 0 && !self.knows_any.load(Ordering::Relaxed) {
             return false;
         }
@@ -174,6 +225,8 @@ impl Emptied {
                 } else if empties > 0 {
                     let until = self.millis(asked + self.policy.lock().stands_for);
                     winners.good_until.fetch_max(until, Ordering::Relaxed);
+                    let heard_at = self.millis(asked);
+                    winners.heard_at.fetch_max(heard_at, Ordering::Relaxed);
                 }
                 false
             }
@@ -196,30 +249,45 @@ impl Emptied {
 
     /// What is known of an envelope stands no longer.
     pub fn forget(&self, envelope: EnvelopeId) {
-        let mut forgotten = self.forgotten.lock();
-        *forgotten += 1;
+        self.mark_void(envelope);
         self.kept.remove(&envelope);
+    }
+
+    /// Nor does what is being read of it now.
+    fn mark_void(&self, envelope: EnvelopeId) {
+        if let Some(void) = self.reading.lock().get_mut(&envelope) {
+            *void = true;
+        }
+    }
+
+    /// What was heard so far answers nobody: a call failed, and Redis may come back with less.
+    pub fn void(&self) {
+        let now = self.millis(timer_now()).saturating_add(1);
+        self.void_before.fetch_max(now, Ordering::AcqRel);
     }
 
     /// Reads the winners of an envelope, beside whoever waits for an answer.
     pub fn read(core: &Arc<Core>, grab: &Grab) {
-        let Ok(permit) = Arc::clone(&core.emptied.reads).try_acquire_owned() else {
-            return;
-        };
-        let (core, id, epoch) = (Arc::clone(core), grab.envelope, grab.epoch);
+        let (id, epoch) = (grab.envelope, grab.epoch);
+        {
+            let mut reading = core.emptied.reading.lock();
+            if reading.len() >= READS_AT_ONCE_MAX || reading.contains_key(&id) {
+                return;
+            }
+            reading.insert(id, false);
+        }
+        let read = Read(Arc::clone(core), id);
         tokio::spawn(async move {
-            let _permit = permit;
-            let before = *core.emptied.forgotten.lock();
             // Who finds nothing here asks Redis, so a failure costs nobody anything.
-            if let Ok(Some(winners)) = core.winners(id, epoch).await {
-                core.emptied.keep(id, winners, before);
+            if let Ok(Some(winners)) = read.0.winners(id, epoch).await {
+                read.0.emptied.keep(id, winners);
             }
         });
     }
 
-    fn keep(&self, id: EnvelopeId, winners: Winners, before: u64) {
-        let forgotten = self.forgotten.lock();
-        if *forgotten == before {
+    fn keep(&self, id: EnvelopeId, winners: Winners) {
+        let reading = self.reading.lock();
+        if reading.get(&id) == Some(&false) {
             self.kept.insert(id, Entry::Known(Arc::new(winners)));
             self.knows_any.store(true, Ordering::Relaxed);
         }
@@ -228,6 +296,15 @@ impl Emptied {
     fn millis(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.began).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX)
+    }
+}
+
+/// An envelope whose winners are being read, until that has ended.
+struct Read(Arc<Core>, EnvelopeId);
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.0.emptied.reading.lock().remove(&self.1);
     }
 }
 
@@ -253,6 +330,7 @@ impl Core {
             epoch,
             tenant: before.tenant,
             shares,
+            heard_at: AtomicU64::new(self.emptied.millis(asked)),
             good_until: AtomicU64::new(until),
         }))
     }

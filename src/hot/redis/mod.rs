@@ -145,6 +145,17 @@ impl RedisStore {
     }
 }
 
+/// Whoever changes an envelope here forgets what was known of it, also where nobody waits for the end.
+struct Forgets<'a>(&'a Core, &'a [EnvelopeId]);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        for envelope in self.1 {
+            self.0.emptied.forget(*envelope);
+        }
+    }
+}
+
 /// The pool's words are about itself, so a time that ran out is told as one.
 fn unreachable(error: &PoolError) -> String {
     const DO: &str =
@@ -298,9 +309,8 @@ impl HotStore for RedisStore {
 
     async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
         let mark = Some(Mark::Books);
-        let marked = self.core.mark(epoch, envelope, mark, Mark::Books).await;
-        self.core.emptied.forget(envelope);
-        marked
+        let _forgets = Forgets(&self.core, std::slice::from_ref(&envelope));
+        self.core.mark(epoch, envelope, mark, Mark::Books).await
     }
 
     async fn unfreeze(
@@ -348,11 +358,8 @@ impl HotStore for RedisStore {
     }
 
     async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
-        let removed = self.core.remove(epoch, envelopes.clone()).await;
-        for envelope in envelopes {
-            self.core.emptied.forget(envelope);
-        }
-        removed
+        let _forgets = Forgets(&self.core, &envelopes);
+        self.core.remove(epoch, envelopes.clone()).await
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
@@ -404,9 +411,8 @@ impl HotStore for RedisStore {
 
     async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
         let envelope = repair.envelope;
-        let repaired = self.core.repair(epoch, repair).await;
-        self.core.emptied.forget(envelope);
-        repaired
+        let _forgets = Forgets(&self.core, std::slice::from_ref(&envelope));
+        self.core.repair(epoch, repair).await
     }
 
     async fn envelopes(

@@ -12,7 +12,8 @@ use super::mended::stage;
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{Epoch, TenantId};
 use crate::hot::conformance::stage::{Cast, epoch, outcome};
-use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, STANDS_FOR};
+use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, Emptied, GRANTS_OF_ONE_MAX, STANDS_FOR};
+use crate::hot::redis::link::Failure;
 use crate::hot::{HotError, HotStore, Mark};
 
 /// Longer than any test.
@@ -219,6 +220,29 @@ async fn an_envelope_that_was_damaged_is_asked_of_redis_once_it_says_so() {
     for _ in 0..100 {
         assert_eq!(cast.grab(&*stage.store, "late").await, GrabReply::Missing);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_call_that_failed_redis_is_asked_again() {
+    let stage = stage().await;
+    let cast = emptied(&stage).await;
+    stage.store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &cast).await;
+    let lost = HotError::Unavailable("the reply was lost".into());
+    let _told = stage.store.core.fault(Failure::Unreachable(lost));
+    let (outcomes, asked) = told(&stage, &cast, &["ann", "late"]).await;
+    assert!(asked);
+    assert!(matches!(outcomes[0], Outcome::AlreadyGrabbed(_)));
+    // What Redis says from then on counts again.
+    until_known(&stage, &cast).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_envelope_that_is_read_is_kept() {
+    let emptied = Emptied::default();
+    emptied.set(1, FOR_GOOD);
+    let cast = Cast::lucky(&[5]);
+    assert!(emptied.is_kept(cast.id, GRANTS_OF_ONE_MAX));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,7 +66,7 @@ async fn start(url: &str, clock: &ManualClock) -> Arc<RedisStore> {
     let epochs = count.all().map(|partition| (partition, Epoch(2)));
     let registered = store.register(standing, epochs.collect()).await;
     registered.unwrap();
-    // Every empty envelope is answered from memory as soon as that can be.
+    // Empty envelopes are answered from memory as soon as their winners are read.
     store.core.emptied.set(1, Duration::from_secs(60));
     Arc::new(store)
 }
