@@ -37,13 +37,15 @@ use crate::stores::{Place, Stores, StoresError};
 /// Rounds until nothing is left: each settles a batch of every partition, and closes a page of envelopes.
 pub const ROUNDS_MAX: u32 = 1_000_000;
 
+/// Rounds in a row that do nothing and have not come to the end of a walk.
+const IN_VAIN_MAX: u32 = 10_000;
 /// When the lease of one who died just before is over for certain.
 const LEASE_OVER_MS: u64 = LEASE_MS.unsigned_abs() + LEASE_RENEW_MS;
 
 /// What was put right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Healed {
-    /// Grabs that the outboxes owed and that are in the books now.
+    /// Grabs that the outboxes owed, or that were parked, and that are in the books now.
     pub settled: usize,
     /// Grabs that no outbox owed any more and that are in the books now.
     pub unowed: usize,
@@ -175,7 +177,7 @@ async fn heal_our_part(settlement: &Settlement, healed: &mut Healed) -> Result<(
 /// Settles, closes and publishes until a round finds nothing to do; what the books refuse is tried until it
 /// is set aside.
 async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), ReconcileError> {
-    let mut in_vain = 0;
+    let (mut in_vain, mut refusals) = (0, 0);
     for _ in 0..ROUNDS_MAX {
         settlement.lease_once().await?;
         let drained = settlement.drain_once().await?;
@@ -185,18 +187,25 @@ async fn settle_all(settlement: &Settlement, healed: &mut Healed) -> Result<(), 
         healed.set_aside += drained.dead_letters;
         let swept = settlement.sweep_once().await?;
         healed.closed += swept.closed;
+        healed.settled += swept.unparked;
+        healed.set_aside += swept.set_aside;
         let published = settlement.publish_once().await?;
         healed.published += published;
         let taken_out = drained.paid + drained.duplicates + drained.superseded;
         let done = taken_out + drained.made_good + drained.dead_letters + drained.parked;
-        if done + swept.closed + swept.unparked + published > 0 || swept.more {
-            in_vain = 0;
+        let swept_up = swept.closed + swept.unparked + swept.set_aside;
+        if done + swept_up + published > 0 {
+            (in_vain, refusals) = (0, 0);
+            continue;
+        }
+        in_vain += 1;
+        if swept.more && in_vain < IN_VAIN_MAX {
             continue;
         }
         // A record that the books refuse is set aside after so many tries.
-        in_vain += 1;
+        refusals += 1;
         let refused = drained.refused + swept.failed;
-        if refused == 0 || in_vain > SETTLE_TRIES_MAX {
+        if refused == 0 || refusals > SETTLE_TRIES_MAX {
             return Ok(());
         }
     }

@@ -14,7 +14,8 @@
 //! behind the last envelope and begins again at the end, so one whose records are refused takes nobody
 //! else's turn.
 //!
-//! *Ordering.* Of two records of an envelope that contradict each other the one that was parked first is paid.
+//! *Ordering.* Of two records of an envelope that contradict each other the one that was parked first is paid,
+//! unless the books refuse it.
 //! There is no order between envelopes.
 //!
 //! *Poison.* As in `drain`: a batch that the books refuse is halved until the refused record stands alone, and
@@ -245,6 +246,7 @@ fn note(posted: Posted, swept: &mut Swept) {
         drained, failure, ..
     } = posted;
     swept.unparked += drained.paid + drained.made_good;
+    swept.set_aside += drained.dead_letters;
     swept.failed += drained.refused + usize::from(failure.is_some());
     let why = drained.refusal.or(failure.map(|why| why.to_string()));
     swept.failure = swept.failure.take().or(why);

@@ -66,6 +66,8 @@ pub struct Swept {
     pub waiting: usize,
     /// Parked records that were posted.
     pub unparked: usize,
+    /// Parked records that can't be paid: dead letters now.
+    pub set_aside: usize,
     /// What was done about marks that were not alike.
     pub marked: Marked,
     /// To be published.
