@@ -324,15 +324,18 @@ const OPEN: &str = "-- ledger.open_payees
     SELECT $1, 'owner', u.owner, $2 FROM unnest($3::text[]) u (owner)
     ON CONFLICT ON CONSTRAINT account_is_one DO NOTHING";
 
-const ADD: &str = "-- ledger.add_to_payees
+// The names are compared so that no index can serve it: the planner would take the one of all names, which is the
+// largest, over the rows' own.
+pub(super) const ADD: &str = "-- ledger.add_to_payees
     WITH moved AS (
         UPDATE account a SET available_minor = a.available_minor + u.added
         FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[]) u (row, owner, added, bounded)
-        WHERE a.row = u.row AND a.owner = u.owner AND a.tenant = $6 AND a.currency = $7 AND a.kind = 'owner'
+        WHERE a.row = u.row AND a.owner IS NOT DISTINCT FROM u.owner
+            AND a.tenant = $6 AND a.currency = $7 AND a.kind = 'owner'
         RETURNING u.bounded AND a.available_minor > $5 AS is_too_much)
     SELECT count(*), count(*) FILTER (WHERE is_too_much) FROM moved";
 
-const COUNT: &str = "-- ledger.count_payees
+pub(super) const COUNT: &str = "-- ledger.count_payees
     SELECT count(*) FROM unnest($1::bigint[], $2::text[]) u (row, owner)
-        JOIN account a ON a.row = u.row AND a.owner = u.owner
+        JOIN account a ON a.row = u.row AND a.owner IS NOT DISTINCT FROM u.owner
             AND a.tenant = $3 AND a.currency = $4 AND a.kind = 'owner'";

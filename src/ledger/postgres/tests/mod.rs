@@ -6,6 +6,7 @@ mod edits;
 mod hosts;
 mod moved;
 mod parked;
+mod plans;
 mod together;
 mod weeks;
 
