@@ -250,13 +250,16 @@ const SENDERS: &str = "-- ledger.audit_senders
             ON d.envelope_row = n.row
         LEFT JOIN (SELECT envelope_row, count(*) AS parked FROM parked GROUP BY envelope_row) k
             ON k.envelope_row = n.row
-    WHERE ($2::text IS NULL OR n.tenant = $2) AND (
-        n.dead_letter_count <> coalesce(d.letters, 0) OR n.parked_count <> coalesce(k.parked, 0)
-        OR EXISTS (
-            SELECT FROM posting p JOIN entry e ON e.posting_row = p.row
-                JOIN account a ON a.row = e.account_row
-            WHERE p.envelope_row = n.row AND p.kind IN ('fund', 'refund')
-                AND (a.kind <> 'owner' OR a.owner <> n.sender)))
+        LEFT JOIN (SELECT DISTINCT p.envelope_row
+                   FROM posting p JOIN entry e ON e.posting_row = p.row
+                       JOIN account a ON a.row = e.account_row
+                       JOIN envelope o ON o.row = p.envelope_row
+                   WHERE p.kind IN ('fund', 'refund')
+                       AND (a.kind <> 'owner' OR a.owner <> o.sender)) s
+            ON s.envelope_row = n.row
+    WHERE ($2::text IS NULL OR n.tenant = $2)
+        AND (n.dead_letter_count <> coalesce(d.letters, 0)
+            OR n.parked_count <> coalesce(k.parked, 0) OR s.envelope_row IS NOT NULL)
     LIMIT $1";
 
 /// What was made good, beside its posting, its entries, and the claims by which it was owed; and postings of
