@@ -180,11 +180,17 @@ impl ServerProcess {
 
     /// The money audit: an error unless every unit is where it belongs and nothing is in flight.
     pub async fn audit(&self) -> anyhow::Result<v1::AuditResponse> {
+        self.audited(false).await
+    }
+
+    /// The same, or only of what the hot store holds.
+    pub async fn audited(&self, hot_only: bool) -> anyhow::Result<v1::AuditResponse> {
         let found =
             AdminServiceClient::new(connect(([127, 0, 0, 1], self.ports.admin).into()).await?)
                 .audit(v1::AuditRequest {
                     operator: "bench".to_owned(),
                     reason: "the end of a measurement".to_owned(),
+                    hot_only,
                     ..v1::AuditRequest::default()
                 })
                 .await

@@ -13,6 +13,8 @@
 //! | `settle_over_single_tx` | over one transaction a grab, through the same door and as many at once |
 //! | `settle_over_row_lock` | over `SELECT … FOR UPDATE` on one envelope's row, 16 at once (`peers.rs`) |
 //! | `settle_over_raw_copy` | over COPY of as many bytes into a table without a key |
+//! | `audit_us_per_claim` | what adding all of these books up takes, by the claim, with 200,000 accounts |
+//! | `audit_us_per_envelope`, `audit_hot_us_per_envelope` | Audit through the RPC by the envelope of 100 shares, a third of them claimed: of everything, and of what the hot store holds, which here is as much |
 //! | `create_per_s` | envelopes of 100 shares a second, live, through the RPC, on Redis with `appendfsync always` |
 //! | `grab_to_books_p99_ms` | from the instant a grab was due until its claim can be read, at 10,000 grabs a second |
 //!
@@ -132,6 +134,8 @@ async fn round(asked: &Asked) -> anyhow::Result<Figures> {
         figures.insert("create_per_s", whole.create_per_s);
         figures.insert("grab_to_books_p50_ms", whole.grab_to_books_p50_ms);
         figures.insert("grab_to_books_p99_ms", whole.grab_to_books_p99_ms);
+        figures.insert("audit_us_per_envelope", whole.audit_us_per_envelope);
+        figures.insert("audit_hot_us_per_envelope", whole.audit_hot_us_per_envelope);
     }
     compare(&mut figures);
     Ok(figures)
@@ -171,7 +175,8 @@ async fn on_the_stage(asked: &Asked, figures: &mut Figures) -> anyhow::Result<()
         let copied = peers::raw_copy(&stage, GRABS).await?;
         figures.insert("raw_copy_per_s", copied);
     }
-    stage.audit().await
+    figures.insert("audit_us_per_claim", stage.audit().await?);
+    Ok(())
 }
 
 /// Ratios of what was measured in the same round.

@@ -19,7 +19,6 @@ use super::status::{ApiError, Full};
 use super::wire;
 use crate::audit::{self, AuditError, AuditOptions, AuditReport, CurrencyTotals};
 use crate::domain::books::{Discrepancy, DiscrepancyKind};
-use crate::domain::id::TenantId;
 use crate::telemetry::metrics;
 
 /// Audits that run at once: each reads every row, and a second one tells nothing new.
@@ -35,7 +34,11 @@ pub(super) async fn audit(
     let said = said(&mut a, &request.operator, &request.reason);
     let (tenant, said) = a.admit(tenant.zip(said))?;
     let act = said.act("audit", None);
-    match run(api, tenant).await {
+    let options = AuditOptions {
+        tenant,
+        hot_only: request.hot_only,
+    };
+    match run(api, options).await {
         Ok(report) => {
             api.ledger.record_act(act).await?;
             Ok(answer(report))
@@ -44,12 +47,12 @@ pub(super) async fn audit(
     }
 }
 
-async fn run(api: &Api, tenant: Option<TenantId>) -> Result<AuditReport, ApiError> {
+async fn run(api: &Api, options: AuditOptions) -> Result<AuditReport, ApiError> {
     let _turn = api.audits.try_acquire().map_err(|_| {
         metrics::shed(Full::Audits.name(), 1);
         ApiError::Shed(Full::Audits)
     })?;
-    let report = audit::run(&*api.hot, &*api.ledger, AuditOptions { tenant }).await;
+    let report = audit::run(&*api.hot, &*api.ledger, options).await;
     let report = report.map_err(|error| match error {
         AuditError::Ledger(error) => ApiError::from(error),
         AuditError::Hot(error) => ApiError::from(error),
@@ -63,6 +66,7 @@ pub fn answer(report: AuditReport) -> v1::AuditResponse {
     v1::AuditResponse {
         clean: report.clean,
         quiet: report.quiet,
+        hot_only: report.hot_only,
         discrepancies: report.discrepancies.into_iter().map(discrepancy).collect(),
         discrepancy_count: report.discrepancy_count,
         totals: report.totals.iter().map(totals).collect(),

@@ -18,6 +18,8 @@ pub const DISCREPANCIES_NAMED_MAX: usize = 1_000;
 pub struct AuditOptions {
     /// Only this tenant; `None`: all.
     pub tenant: Option<TenantId>,
+    /// Only what can move: the envelopes that the hot store holds. Accounts and postings are not added up.
+    pub hot_only: bool,
 }
 
 /// Sums of one currency, in minor units.
@@ -50,6 +52,8 @@ pub struct AuditReport {
     pub clean: bool,
     /// Nothing was in flight, so every sum is exact.
     pub quiet: bool,
+    /// Only what the hot store holds was checked: no account, and no envelope that it forgot.
+    pub hot_only: bool,
     /// The first [`DISCREPANCIES_NAMED_MAX`].
     pub discrepancies: Vec<Discrepancy>,
     /// All of them.

@@ -334,6 +334,9 @@ pub struct Audit {
     /// Only this tenant [default: all]
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
+    /// Only the envelopes that the hot store holds, and no account: cheap enough for every minute
+    #[arg(long)]
+    pub hot_only: bool,
     /// Who asks, for the record
     #[arg(long, value_name = "NAME", default_value = "command-line")]
     pub operator: String,

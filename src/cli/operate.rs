@@ -25,6 +25,7 @@ pub(super) async fn audit(
         tenant: args.tenant.unwrap_or_default(),
         operator: args.operator,
         reason: args.reason,
+        hot_only: args.hot_only,
     };
     let admin = client.admin();
     let report = client
@@ -65,6 +66,11 @@ pub(super) fn reconciled(
 
 /// Amounts of declared units have no decimals here: the operators' listener does not tell them.
 fn audit_words(report: &v1::AuditResponse, style: Style) -> String {
+    let of_what = if report.hot_only {
+        "of what is hot "
+    } else {
+        ""
+    };
     let verdict = if report.clean {
         let moment = if report.quiet {
             ""
@@ -73,7 +79,7 @@ fn audit_words(report: &v1::AuditResponse, style: Style) -> String {
         };
         style.tone(
             Tone::Good,
-            &format!("Clean: every unit is accounted for{moment}."),
+            &format!("Clean: every unit {of_what}is accounted for{moment}."),
         )
     } else {
         let found = words::counted(report.discrepancy_count, "discrepancy", "discrepancies");
@@ -86,7 +92,26 @@ fn audit_words(report: &v1::AuditResponse, style: Style) -> String {
         ("grants", report.grant_count.to_string()),
         ("in flight", report.in_flight_count.to_string()),
     ]));
+    text.push_str(&totals_table(report));
+    for found in report.discrepancies.iter().take(SHOWN_DISCREPANCIES_MAX) {
+        let kind = shapes::name(found.kind().as_str_name(), "DISCREPANCY_KIND_");
+        let envelope = words::clean(&found.envelope_id);
+        text.push_str(&format!(
+            "  {kind} {envelope} {}\n",
+            words::clean(&found.detail)
+        ));
+    }
+    if report.discrepancies.len() > SHOWN_DISCREPANCIES_MAX {
+        text.push_str("  … and more: red-envelope audit --json\n");
+    }
+    text
+}
+
+/// Sums by currency; nothing where no envelope and no account was looked at.
+fn totals_table(report: &v1::AuditResponse) -> String {
     let currencies = Currencies::default();
+    // No account was looked at in an audit of what is hot.
+    let columns = 6 - usize::from(report.hot_only);
     let rows: Vec<Vec<String>> = report
         .totals
         .iter()
@@ -102,33 +127,23 @@ fn audit_words(report: &v1::AuditResponse, style: Style) -> String {
                 totals.available_minor,
             ];
             let printed = amounts.map(|minor| print_amount(minor, decimals));
+            let printed = printed.into_iter().take(columns);
             std::iter::once(words::clean(code)).chain(printed).collect()
         })
         .collect();
-    if !rows.is_empty() {
-        let headings = [
-            "",
-            ">funded",
-            ">remaining",
-            ">unsettled",
-            ">settled",
-            ">refunded",
-            ">on accounts",
-        ];
-        text.push_str(&format!("\n{}", words::table(&headings, &rows)));
+    if rows.is_empty() {
+        return String::new();
     }
-    for found in report.discrepancies.iter().take(SHOWN_DISCREPANCIES_MAX) {
-        let kind = shapes::name(found.kind().as_str_name(), "DISCREPANCY_KIND_");
-        let envelope = words::clean(&found.envelope_id);
-        text.push_str(&format!(
-            "  {kind} {envelope} {}\n",
-            words::clean(&found.detail)
-        ));
-    }
-    if report.discrepancies.len() > SHOWN_DISCREPANCIES_MAX {
-        text.push_str("  … and more: red-envelope audit --json\n");
-    }
-    text
+    let headings = [
+        "",
+        ">funded",
+        ">remaining",
+        ">unsettled",
+        ">settled",
+        ">refunded",
+        ">on accounts",
+    ];
+    format!("\n{}", words::table(&headings[..=columns], &rows))
 }
 
 fn audit_json(report: &v1::AuditResponse) -> Value {
@@ -156,6 +171,7 @@ fn audit_json(report: &v1::AuditResponse) -> Value {
     json!({
         "clean": report.clean,
         "quiet": report.quiet,
+        "hot_only": report.hot_only,
         "discrepancy_count": report.discrepancy_count,
         "discrepancies": discrepancies.collect::<Vec<_>>(),
         "totals": totals.collect::<Vec<_>>(),

@@ -436,13 +436,11 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- audit ----
 
-    /// Envelopes with rows above `after`, by row, with the sums of their entries and claims.
-    /// Only one tenant's where one is named.
+    /// Envelopes with the sums of their entries and claims, each from one snapshot. Only one tenant's where one is named.
     async fn audit_envelopes(
         &self,
         tenant: Option<TenantId>,
-        after: i64,
-        limit: usize,
+        page: AuditPage,
     ) -> Result<Vec<AuditRow>, LedgerError>;
 
     /// Every posting and account; only one tenant's where one is named.

@@ -359,6 +359,15 @@ pub struct EnvelopePosting {
     pub posted_at: UnixMs,
 }
 
+/// Which envelopes the auditor reads at once.
+#[derive(Clone, Debug)]
+pub enum AuditPage {
+    /// Those with rows above this one, by row, at most so many.
+    After(i64, usize),
+    /// These, in any order, at most `PAGE_ROWS_MAX`. Who is not in the books is left out.
+    Of(Vec<EnvelopeId>),
+}
+
 /// An envelope as the auditor reads it: the row beside what its entries and claims sum to, all
 /// from one snapshot.
 #[derive(Clone, Debug)]

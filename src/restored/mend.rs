@@ -24,7 +24,9 @@ use crate::domain::envelope::{BookState, CloseReason, HotState, Terms};
 use crate::domain::grab::OutboxEntry;
 use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{CloseReply, HotStore, Mark, OUTBOX_RECORDS_PER_CALL_MAX, VIEWS_PER_CALL_MAX};
-use crate::ledger::{EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_TRIES_MAX, Under};
+use crate::ledger::{
+    AuditPage, EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_TRIES_MAX, Under,
+};
 use crate::publish::{Amounts, Publisher};
 use crate::settle::{Drain, Drained, post_missing};
 
@@ -142,8 +144,8 @@ impl Mender {
         let mut missing = Missing::default();
         let mut after = i64::MIN;
         loop {
-            let page = self.ledger.audit_envelopes(None, after, PAGE_ROWS_MAX);
-            let page = page.await?;
+            let page = AuditPage::After(after, PAGE_ROWS_MAX);
+            let page = self.ledger.audit_envelopes(None, page).await?;
             let Some(last) = page.last() else {
                 return Ok(missing);
             };

@@ -93,6 +93,10 @@ async fn a_newcomer_deposits_sends_grabs_looks_and_audits(hot: Hot) {
         assert!(said(&run(&world, &["audit"])).starts_with("Clean"));
         let report = json(&world, &["audit"]);
         assert_eq!(report["clean"], true);
+        let hot = said(&run(&world, &["audit", "--hot-only"]));
+        assert!(hot.starts_with("Clean: every unit of what is hot"), "{hot}");
+        assert!(!hot.contains("on accounts"), "{hot}");
+        assert_eq!(json(&world, &["audit", "--hot-only"])["hot_only"], true);
     })
     .await;
 }

@@ -151,10 +151,81 @@ async fn an_audit_of_one_tenant_looks_at_no_other() {
     pay(&world, id, 3, "mallory", 10).await;
     let options = AuditOptions {
         tenant: Some(TenantId::parse("other").unwrap()),
+        ..AuditOptions::default()
     };
-    let audited = audit::run(world.hot(), world.ledger(), options).await;
-    let report = audited.unwrap();
-    assert!(report.clean && report.envelope_count == 0);
+    for hot_only in [false, true] {
+        let options = AuditOptions {
+            hot_only,
+            ..options.clone()
+        };
+        let audited = audit::run(world.hot(), world.ledger(), options).await;
+        let report = audited.unwrap();
+        assert!(report.clean && report.envelope_count == 0);
+    }
+}
+
+#[tokio::test]
+async fn an_audit_of_what_is_hot_names_a_share_that_was_paid_and_not_granted() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 10, 5)).await;
+    world.live(equal("alice", 10, 5)).await;
+    world.win(id, "bob").await;
+    world.settle().await;
+    pay(&world, id, 3, "mallory", 10).await;
+    let report = world.audit_what_is_hot().await;
+    let kinds: Vec<_> = report.discrepancies.iter().map(|d| d.kind).collect();
+    assert_eq!(kinds, [DiscrepancyKind::ClaimWithoutGrant]);
+    assert_eq!(report.discrepancies[0].envelope, Some(id));
+    assert_eq!((report.envelope_count, report.claim_count), (2, 2));
+}
+
+#[tokio::test]
+async fn an_audit_of_what_is_hot_names_a_share_that_was_granted_and_never_paid() {
+    let mut world = World::new();
+    let id = world.live(equal("alice", 10, 5)).await;
+    world.win(id, "bob").await;
+    lose_the_outbox(&world).await;
+    assert!(world.audit_what_is_hot().await.clean, "it is in flight");
+    world.clock.advance_ms(60_001);
+    let report = world.audit_what_is_hot().await;
+    let kinds: Vec<_> = report.discrepancies.iter().map(|d| d.kind).collect();
+    assert_eq!(kinds, [DiscrepancyKind::GrantWithoutClaim]);
+}
+
+#[tokio::test]
+async fn an_audit_of_what_is_hot_adds_no_account_up() {
+    let mut world = World::new();
+    world.live(equal("alice", 10, 2)).await;
+    let file = world.ledger_file();
+    let edit = "UPDATE account SET available_minor = available_minor + 1 WHERE owner = 'alice'";
+    assert_eq!(file.execute(edit, []).unwrap(), 1);
+    let report = world.audit_what_is_hot().await;
+    assert!(report.clean && report.hot_only && report.envelope_count == 1);
+    assert!(
+        report
+            .totals
+            .iter()
+            .all(|totals| totals.available_minor == 0)
+    );
+}
+
+#[tokio::test]
+async fn an_audit_of_what_is_hot_reads_envelopes_beside_one_that_nobody_can() {
+    let mut world = World::new();
+    let broken = world.live(equal("alice", 10, 5)).await;
+    let id = world.live(equal("alice", 10, 5)).await;
+    pay(&world, id, 3, "mallory", 10).await;
+    let file = world.ledger_file();
+    let unguard = "DROP TRIGGER envelope_keeps_its_terms";
+    file.execute_batch(unguard).unwrap();
+    let edit = "UPDATE envelope SET terms = '{}' WHERE id = ?1";
+    assert_eq!(file.execute(edit, [broken.to_bytes()]).unwrap(), 1);
+    let report = world.audit_what_is_hot().await;
+    let named: Vec<_> = report.discrepancies.iter().map(|d| d.envelope).collect();
+    assert!(
+        named.contains(&Some(id)) && named.contains(&Some(broken)),
+        "{named:?}"
+    );
 }
 
 #[tokio::test]

@@ -407,10 +407,23 @@ impl World {
         audited.await.unwrap()
     }
 
-    /// The audit finds nothing wrong.
+    /// An audit of what the hot store holds.
+    pub async fn audit_what_is_hot(&self) -> AuditReport {
+        let options = AuditOptions {
+            hot_only: true,
+            ..AuditOptions::default()
+        };
+        let audited = audit::run(self.hot(), self.ledger(), options);
+        audited.await.unwrap()
+    }
+
+    /// The audit finds nothing wrong, nor does one of what is hot.
     pub async fn is_clean(&self) -> AuditReport {
         let report = self.audit().await;
         assert!(report.clean, "{:#?}", report.discrepancies);
+        let hot = self.audit_what_is_hot().await;
+        assert!(hot.clean, "{:#?}", hot.discrepancies);
+        assert!(hot.envelope_count <= report.envelope_count);
         report
     }
 

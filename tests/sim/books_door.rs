@@ -9,9 +9,9 @@ use red_envelope::domain::grab::HeldShare;
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use red_envelope::domain::money::Currency;
 use red_envelope::ledger::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
-    EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, Parked, PartitionRow, Period, PeriodTotals, Portion,
+    AdminAct, AuditPage, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress,
+    DeadLetterRow, Due, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch,
+    Ledger, LedgerError, LetterDeed, MakeGood, Parked, PartitionRow, Period, PeriodTotals, Portion,
     ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
 };
 
@@ -357,8 +357,7 @@ impl Ledger for BooksDoor {
     async fn audit_envelopes(
         &self,
         _: Option<TenantId>,
-        _: i64,
-        _: usize,
+        _: AuditPage,
     ) -> Result<Vec<AuditRow>, LedgerError> {
         nobody_asks()
     }

@@ -31,7 +31,7 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
 use crate::ledger::{
-    AdminAct, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, PAGE_ROWS_MAX, Parked,
+    AdminAct, AuditPage, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, PAGE_ROWS_MAX, Parked,
     SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Under,
 };
 
@@ -223,7 +223,10 @@ impl World {
             let came = sums.outside_minor + sums.made_good_minor;
             assert_eq!(came, sums.available_minor + sums.escrow_minor, "{sums:?}");
         }
-        let rows = self.ledger.audit_envelopes(None, 0, 1_000).await;
+        let rows = self
+            .ledger
+            .audit_envelopes(None, AuditPage::After(0, 1_000))
+            .await;
         for row in rows.expect("an audit of envelopes") {
             assert_eq!(row.contradicts, None);
             let envelope = row.envelope.as_ref().expect("a row that can be read");
@@ -244,7 +247,9 @@ pub async fn named(
 ) -> Vec<(DiscrepancyKind, String)> {
     let totals = ledger.audit_totals(None).await.expect("an audit");
     let mut found = totals.discrepancies;
-    let rows = ledger.audit_envelopes(None, 0, 1_000).await;
+    let rows = ledger
+        .audit_envelopes(None, AuditPage::After(0, 1_000))
+        .await;
     for row in rows.expect("an audit of envelopes") {
         let unread = row.envelope.err();
         let unread = unread.map(|why| format!("envelope row {} can't be read: {why}", row.row));

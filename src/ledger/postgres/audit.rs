@@ -21,7 +21,7 @@ use crate::domain::books::{Discrepancy, DiscrepancyKind};
 use crate::domain::fairness::LEAVES_PER_BATCH;
 use crate::domain::id::TenantId;
 use crate::ledger::audited::{Batch, Columns};
-use crate::ledger::{AuditRow, AuditTotals, CurrencyTotals, LedgerError, PAGE_ROWS_MAX};
+use crate::ledger::{AuditPage, AuditRow, AuditTotals, CurrencyTotals, LedgerError, PAGE_ROWS_MAX};
 
 use super::Desk;
 use super::rows::{
@@ -40,14 +40,9 @@ macro_rules! within_bounds {
     };
 }
 
-/// Envelopes above `after` with what their entries and claims sum to.
-pub(super) async fn envelopes(
-    db: &impl GenericClient,
-    tenant: Option<&TenantId>,
-    (after, limit): (i64, usize),
-) -> Result<Vec<AuditRow>, Fault> {
-    let found = sql::rows(
-        db,
+/// Rows of envelopes with the sums of their entries and claims: those of a condition, in an order.
+macro_rules! audited {
+    ($which:literal) => {
         concat!(
             "-- ledger.audit_envelopes\nSELECT ",
             envelope_columns!(),
@@ -63,7 +58,7 @@ pub(super) async fn envelopes(
                n.dead_letter_count + n.parked_count, n.day::bigint, n.tenant, n.sender, n.currency,
                n.leaf_number, n.share_count::bigint, n.funded_minor, n.created_at, n.expires_at,
                (SELECT batch_root FROM leaf_batch b
-                WHERE b.tenant = n.tenant AND b.batch_number = n.leaf_number / $4)
+                WHERE b.tenant = n.tenant AND b.batch_number = n.leaf_number / $2)
              FROM envelope n CROSS JOIN LATERAL
                  (SELECT count(*) FILTER (WHERE NOT declined) AS paid_count,
                       ",
@@ -73,16 +68,32 @@ pub(super) async fn envelopes(
             within_bounds!("coalesce(sum(amount_minor) FILTER (WHERE declined), 0)"),
             " AS declined_minor
                   FROM claim WHERE envelope_row = n.row) c
-             WHERE n.row > $1 AND ($3::text IS NULL OR n.tenant = $3) ORDER BY n.row LIMIT $2"
-        ),
-        &[
-            &after,
-            &page(limit),
-            &tenant.map(TenantId::as_str),
-            &i64::from(LEAVES_PER_BATCH),
-        ],
-    )
-    .await?;
+             WHERE ($1::text IS NULL OR n.tenant = $1) AND ",
+            $which
+        )
+    };
+}
+
+const AFTER: &str = audited!("n.row > $3 ORDER BY n.row LIMIT $4");
+const OF: &str = audited!("n.id = ANY ($3::bytea[])");
+
+/// Envelopes with what their entries and claims sum to.
+pub(super) async fn envelopes(
+    db: &impl GenericClient,
+    tenant: Option<&TenantId>,
+    asked: AuditPage,
+) -> Result<Vec<AuditRow>, Fault> {
+    let tenant = tenant.map(TenantId::as_str);
+    let leaves = i64::from(LEAVES_PER_BATCH);
+    let found = match asked {
+        AuditPage::After(after, limit) => {
+            sql::rows(db, AFTER, &[&tenant, &leaves, &after, &page(limit)]).await?
+        }
+        AuditPage::Of(ids) => {
+            let ids: Vec<Vec<u8>> = ids.iter().map(|id| id.to_bytes().to_vec()).collect();
+            sql::rows(db, OF, &[&tenant, &leaves, &ids]).await?
+        }
+    };
     found.iter().map(audit_row).collect()
 }
 

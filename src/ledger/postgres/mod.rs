@@ -69,11 +69,11 @@ use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs
 use crate::domain::money::Currency;
 
 use super::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
-    Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow, Period, PeriodTotals,
-    Portion, ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled, Transfer, Transferred,
-    Under,
+    AdminAct, AuditPage, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress,
+    DeadLetterRow, Due, Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout,
+    LeafBatch, Ledger, LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow,
+    Period, PeriodTotals, Portion, ReceivedRow, SETTLE_BATCH_MAX, SetAside, SettleItem, Settled,
+    Transfer, Transferred, Under,
 };
 use books::{Books, Desk, read, write};
 use close::MarkLive;
@@ -452,10 +452,8 @@ impl Ledger for PostgresLedger {
     async fn audit_envelopes(
         &self,
         tenant: Option<TenantId>,
-        after: i64,
-        limit: usize,
+        page: AuditPage,
     ) -> Result<Vec<AuditRow>, LedgerError> {
-        let page = (after, limit);
         // What is audited is what the books hold, not what was remembered of them.
         self.books.desk.secrets.forget();
         self.books

@@ -20,18 +20,41 @@ use crate::domain::books::{Discrepancy, DiscrepancyKind};
 use crate::domain::fairness::{LEAVES_PER_BATCH, SealKeys};
 use crate::domain::id::{EnvelopeId, TenantId};
 use crate::ledger::audited::{Batch, Columns};
-use crate::ledger::{AuditRow, AuditTotals, CurrencyTotals, LedgerError, PAGE_ROWS_MAX};
+use crate::ledger::{AuditPage, AuditRow, AuditTotals, CurrencyTotals, LedgerError, PAGE_ROWS_MAX};
 
 use super::rows::{ENVELOPE_COLUMNS, Sql, currency, envelope, envelope_id, page};
 
-/// Envelopes above `after` with what their entries and claims sum to.
+/// Envelopes with what their entries and claims sum to.
 pub(super) fn envelopes(
     db: &Connection,
     tenant: Option<&TenantId>,
-    after: i64,
-    limit: usize,
+    asked: AuditPage,
 ) -> Result<Vec<AuditRow>, LedgerError> {
-    db.prepare_cached(&format!(
+    let tenant = tenant.map(TenantId::as_str);
+    let found = match asked {
+        AuditPage::After(after, limit) => {
+            db.prepare_cached(&audited("row > ?1"))
+                .and_then(|mut find| {
+                    find.query_map((after, page(limit), tenant), audit_row)?
+                        .collect()
+                })
+        }
+        AuditPage::Of(ids) => db.prepare_cached(&audited("id = ?1")).and_then(|mut find| {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                for row in find.query_map((id.to_bytes(), 1, tenant), audit_row)? {
+                    found.push(row?);
+                }
+            }
+            Ok(found)
+        }),
+    };
+    found.sql()
+}
+
+/// Asks for envelopes of a condition, by row, with the sums of their entries and claims.
+fn audited(which: &str) -> String {
+    format!(
         "-- ledger.audit_envelopes
          SELECT {ENVELOPE_COLUMNS},
              (SELECT coalesce(sum(amount_minor), 0) FROM entry
@@ -50,17 +73,11 @@ pub(super) fn envelopes(
                   sum(declined) AS declined_count, sum(amount_minor * declined) AS declined_minor
               FROM claim
               WHERE envelope_row IN
-                  (SELECT row FROM envelope WHERE row > ?1 AND (?3 IS NULL OR tenant = ?3)
+                  (SELECT row FROM envelope WHERE {which} AND (?3 IS NULL OR tenant = ?3)
                    ORDER BY row LIMIT ?2)
               GROUP BY envelope_row) c ON c.envelope_row = n.row
-         WHERE n.row > ?1 AND (?3 IS NULL OR n.tenant = ?3) ORDER BY n.row LIMIT ?2"
-    ))
-    .and_then(|mut find| {
-        let tenant = tenant.map(TenantId::as_str);
-        find.query_map((after, page(limit), tenant), audit_row)?
-            .collect()
-    })
-    .sql()
+         WHERE n.{which} AND (?3 IS NULL OR n.tenant = ?3) ORDER BY n.row LIMIT ?2"
+    )
 }
 
 fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {

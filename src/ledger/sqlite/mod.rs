@@ -63,10 +63,11 @@ use crate::domain::id::{
 use crate::domain::money::Currency;
 
 use super::{
-    AdminAct, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress, DeadLetterRow, Due,
-    Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout, LeafBatch, Ledger,
-    LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow, Period, PeriodTotals,
-    Portion, ReceivedRow, SetAside, SettleItem, Settled, Transfer, Transferred, Under,
+    AdminAct, AuditPage, AuditRow, AuditTotals, BalanceRow, BegunAnew, CloseProgress,
+    DeadLetterRow, Due, Entropy, EntryRow, EnvelopePosting, EnvelopeRow, Fund, Funded, HotLayout,
+    LeafBatch, Ledger, LedgerError, LetterDeed, MakeGood, PAGE_ROWS_MAX, Parked, PartitionRow,
+    Period, PeriodTotals, Portion, ReceivedRow, SetAside, SettleItem, Settled, Transfer,
+    Transferred, Under,
 };
 use readers::Readers;
 use writer::{Books, CALL_COST, Writer};
@@ -462,10 +463,9 @@ impl Ledger for SqliteLedger {
     async fn audit_envelopes(
         &self,
         tenant: Option<TenantId>,
-        after: i64,
-        limit: usize,
+        page: AuditPage,
     ) -> Result<Vec<AuditRow>, LedgerError> {
-        self.read(move |db| audit::envelopes(db, tenant.as_ref(), after, limit))
+        self.read(move |db| audit::envelopes(db, tenant.as_ref(), page))
             .await
     }
 

@@ -295,9 +295,14 @@ impl World {
 
     /// The books of both stores, now.
     pub async fn audit(&mut self) -> AuditResponse {
+        self.audited(false).await
+    }
+
+    async fn audited(&mut self, hot_only: bool) -> AuditResponse {
         let request = AuditRequest {
             operator: "olga".to_owned(),
             reason: "a test".to_owned(),
+            hot_only,
             ..AuditRequest::default()
         };
         let reply = seen_by(in_time(), "an audit", async || {
@@ -323,12 +328,15 @@ impl World {
     /// envelopes can give.
     pub async fn audit_when_quiet(&mut self) -> AuditResponse {
         self.record.judge();
-        seen_by(in_time(), "the stores are quiet", async || {
+        let report = seen_by(in_time(), "the stores are quiet", async || {
             let report = self.audit().await;
             assert!(report.clean, "{:#?}", report.discrepancies);
             report.quiet.then_some(report)
-        })
-        .await
+        });
+        let report = report.await;
+        let hot = self.audited(true).await;
+        assert!(hot.clean && hot.hot_only, "{:#?}", hot.discrepancies);
+        report
     }
 
     /// Waits until the server says that it is ready.
