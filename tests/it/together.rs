@@ -276,18 +276,18 @@ async fn processes_that_are_restarted_one_after_the_other_fail_nobody_who_repeat
     let mut fleet = Fleet::of(3).await;
     fleet.processes[0].fund("alice", cny(1_000_000)).await;
     let id = fleet.processes[0]
-        .send(equal("alice", cny(10), 3_000))
+        .send(equal("alice", cny(10), 4_000))
         .await
         .envelope_id;
     let mut held = BTreeMap::new();
-    for place in 0..3 {
-        let crowd = (0..600).map(|number| format!("g{place}-{number}"));
+    // First each is asked to go, then each is killed.
+    for (turn, place) in (0..3).chain(0..3).enumerate() {
+        let crowd = (0..600).map(|number| format!("g{turn}-{number}"));
         // The one that ends is asked like the others, until it is gone.
         let (clients, record) = (fleet.clients(), fleet.record.clone());
         let mut victim = fleet.processes.remove(place);
         let end = async {
-            // One is asked to go, the others are not.
-            if place == 0 {
+            if turn < 3 {
                 assert!(victim.server.stop().await.success());
             } else {
                 victim.server.kill();
@@ -299,7 +299,7 @@ async fn processes_that_are_restarted_one_after_the_other_fail_nobody_who_repeat
         fleet.again(place, Start::default()).await;
         fleet.processes[place].until_ready().await;
     }
-    assert_eq!(held.len(), 1_800);
+    assert_eq!(held.len(), 3_600);
     fleet.processes[1].audit_when_quiet().await;
     for (number, (grabber, (_, amount))) in held.iter().enumerate() {
         if number % 50 == 0 {

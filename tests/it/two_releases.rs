@@ -6,8 +6,10 @@ use crate::harness::{cny, equal};
 
 const LIBRARY: &str = include_str!("../../src/hot/redis/library.lua");
 const REVISION: &str = "-- revision ";
-/// What an older release brings, and a later one.
-const OLDER: &str = "-- a text without a number\n";
+/// What releases before this one bring: one whose texts had no number yet, and the last text of revision 1.
+const UNNUMBERED: &str = "-- a text without a number\n";
+const REVISION_1: &str = include_str!("fixtures/library_1.lua");
+/// What a later one brings.
 const LATER: &str = "-- revision 1000000\n";
 /// Those who grab while a library comes.
 const CROWD: usize = 400;
@@ -47,12 +49,14 @@ async fn a_library_of_a_later_release_stays_and_one_of_an_older_is_replaced_whil
     let shares = u32::try_from(CROWD * crowds).unwrap();
     let sent = fleet.processes[0].send(equal("alice", cny(10), shares));
     let id = sent.await.envelope_id;
+    assert!(REVISION_1.contains("\n-- revision 1\n"));
     let epochs = "SELECT string_agg(epoch::text, ',') FROM red_envelope.hot_partition";
     let before = fleet.ask_the_books(epochs);
     for turn in 0..crowds {
-        // The older one comes again and again, then the later one once, and stays.
+        // Older ones come again and again, then the later one once, and stays.
         let foreign = match turn {
-            0..TURNS => Some(text(OLDER)),
+            0..TURNS if turn % 2 == 0 => Some(REVISION_1.to_owned()),
+            0..TURNS => Some(text(UNNUMBERED)),
             TURNS => Some(text(LATER)),
             _ => None,
         };
