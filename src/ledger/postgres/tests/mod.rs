@@ -7,6 +7,7 @@ mod hosts;
 mod moved;
 mod parked;
 mod plans;
+mod retried;
 mod together;
 mod weeks;
 
