@@ -22,6 +22,60 @@ const CREATES_SHED_AFTER: Duration = Duration::from_secs(36);
 /// What the sender of an envelope waits for an answer.
 const CREATE_WAIT: Duration = Duration::from_secs(2);
 
+/// What Redis may hold beyond what it holds before the outage. A grab takes 200 bytes until it is settled, and some 40
+/// grabs a second are won for two minutes at the most: a megabyte.
+const ROOM_BYTES: u64 = 2_000_000;
+
+/// What Redis holds.
+fn used_memory(fleet: &Fleet) -> u64 {
+    let redis::Value::BulkString(text) = fleet.redis.command(&[b"INFO", b"memory"]) else {
+        panic!("INFO answers a text");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    line.expect("Redis tells what it holds")
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+/// The memory of Redis in an outage.
+struct Memory {
+    before: u64,
+    max: u64,
+}
+
+impl Memory {
+    /// Redis refuses to hold more than what the grabs of the outage need.
+    fn with_little_room(fleet: &Fleet) -> Self {
+        let before = used_memory(fleet);
+        let max = before + ROOM_BYTES;
+        let bytes = max.to_string();
+        for (setting, value) in [("maxmemory-policy", "noeviction"), ("maxmemory", &bytes)] {
+            let words: [&[u8]; 4] = [b"CONFIG", b"SET", setting.as_bytes(), value.as_bytes()];
+            assert_eq!(fleet.redis.command(&words), redis::Value::Okay);
+        }
+        Self { before, max }
+    }
+
+    /// Below 90 % of what it may hold, after all that came in.
+    fn holds_at_the_end_of_the_outage(&self, fleet: &Fleet) {
+        let used = used_memory(fleet);
+        assert!(
+            used < self.max / 10 * 9,
+            "{used} of {} bytes, {} before the outage",
+            self.max,
+            self.before
+        );
+        println!(
+            "Redis: {} bytes before the outage, {used} at its end, {} allowed",
+            self.before, self.max
+        );
+    }
+}
+
 /// Tries to send an envelope, and says what came of it.
 fn try_to_send(process: &World) -> JoinHandle<Result<(), Status>> {
     let mut client = process.envelopes.clone();
@@ -61,6 +115,7 @@ async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
         paid.insert(grabber, 10);
     }
     fleet.processes[0].audit_when_quiet().await;
+    let memory = Memory::with_little_room(&fleet);
 
     fleet.postgres.pause();
     let began = Instant::now();
@@ -78,6 +133,7 @@ async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
         creates.push((began.elapsed(), try_to_send(&fleet.processes[number % 2])));
         a_moment().await;
     }
+    memory.holds_at_the_end_of_the_outage(&fleet);
     fleet.postgres.resume();
     let outage = began.elapsed();
     let (mut early, mut late, mut unsure) = (0, 0, 0);
