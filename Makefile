@@ -56,6 +56,12 @@ simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SE
 	RED_ENVELOPE_SIMULATE_SEEDS=$(SEEDS) RED_ENVELOPE_SIMULATE_SEED=$(SEED) \
 		cargo test $(TESTED) --test sim -- --exact --nocapture every_history_keeps_the_promises
 
+.PHONY: faults
+faults: test-tools ## Faults that last longer than the suite has time for: five minutes without PostgreSQL, a process that stands still for two
+	RED_ENVELOPE_FAULTS=long $(CARGO_TEST) $(TESTED) --test it -- --nocapture --exact \
+		ledger_faults::a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab \
+		paused::a_process_that_is_stopped_between_grant_and_answer_acknowledges_nothing_too_late
+
 .PHONY: bench
 bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench ledger --bench redis --bench embedded

@@ -9,16 +9,21 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use crate::harness::faults::Faults;
 use crate::harness::fleet::{Fleet, a_moment};
 use crate::harness::world::{World, grab_of};
 use crate::harness::{cny, equal};
 use crate::redis_faults::MISSING_POSTED_WITHIN;
 
-/// How long PostgreSQL hangs.
-const OUTAGE: Duration = Duration::from_secs(60);
 /// How long an acknowledged grab may wait before new envelopes are turned away, and how late that may be
 /// noticed.
 const CREATES_SHED_AFTER: Duration = Duration::from_secs(36);
+/// How long one may wait before grabs are turned away too, less what a machine may take to say so.
+const GRABS_SERVED_FOR: Duration = Duration::from_secs(115);
+/// An outage that is longer has grabs turned away.
+const GRABS_SHED_FOR_CERTAIN: Duration = Duration::from_secs(130);
+/// Shares of the envelope: more than people grab before they are turned away.
+const SHARES: u32 = 10_000;
 /// What the sender of an envelope waits for an answer.
 const CREATE_WAIT: Duration = Duration::from_secs(2);
 
@@ -91,79 +96,148 @@ fn is_unsure(sent: &Result<(), Status>) -> bool {
         .is_err_and(|status| unsure.contains(&status.code()))
 }
 
-fn is_shed(sent: &Result<(), Status>) -> bool {
+fn is_shed<Done>(sent: &Result<Done, Status>) -> bool {
     sent.as_ref().is_err_and(|status| {
         let details = status.get_error_details();
         let reason = details.error_info().map(|info| info.reason.as_str());
-        status.code() == Code::Unavailable && reason == Some("SETTLEMENT_BEHIND")
+        let told_to_repeat = details.retry_info().is_some();
+        status.code() == Code::Unavailable && reason == Some("SETTLEMENT_BEHIND") && told_to_repeat
     })
+}
+
+/// What was tried while PostgreSQL hung.
+#[derive(Default)]
+struct Outage {
+    /// Who won, and what.
+    paid: BTreeMap<String, i64>,
+    last_winner: String,
+    /// Who was turned away, and when the first one was.
+    refused: Vec<String>,
+    refused_after: Option<Duration>,
+    creates: Vec<(Duration, JoinHandle<Result<(), Status>>)>,
+    lasted: Duration,
+}
+
+impl Outage {
+    /// People grab and send for so long.
+    async fn last(&mut self, fleet: &mut Fleet, id: &str, lasts: Duration) {
+        let began = Instant::now();
+        let mut number = 0;
+        while began.elapsed() < lasts {
+            for _ in 0..10 {
+                let process = &mut fleet.processes[number % 2];
+                let grabber = format!("grabber-{number}");
+                let at = began.elapsed();
+                let answer = process.try_grab(grab_of(id, &grabber)).await;
+                if at > GRABS_SERVED_FOR && is_shed(&answer) {
+                    self.refused_after.get_or_insert(at);
+                    self.refused.push(grabber);
+                } else {
+                    let outcome = answer.unwrap().outcome();
+                    assert_eq!(outcome, GrabOutcome::Won, "{grabber} after {at:?}");
+                    self.last_winner.clone_from(&grabber);
+                    self.paid.insert(grabber, 10);
+                }
+                number += 1;
+            }
+            let sent = try_to_send(&fleet.processes[number % 2]);
+            self.creates.push((began.elapsed(), sent));
+            a_moment().await;
+        }
+        self.lasted = began.elapsed();
+    }
+
+    /// Envelopes were turned away from when they should be, and before any grab was.
+    async fn creates_were_turned_away(&mut self, lasts: Duration) {
+        let (mut early, mut late, mut unsure) = (0, 0, 0);
+        let mut first = None;
+        for (at, create) in self.creates.drain(..) {
+            let sent = create.await.unwrap();
+            if is_shed(&sent) {
+                first.get_or_insert(at);
+            }
+            if at > CREATES_SHED_AFTER && at < lasts - CREATE_WAIT {
+                // A busy machine may have told some of them too late.
+                assert!(is_shed(&sent) || is_unsure(&sent), "after {at:?}: {sent:?}");
+                late += u32::from(is_shed(&sent));
+                unsure += u32::from(is_unsure(&sent));
+            } else if is_shed(&sent) {
+                assert!(at > Duration::from_secs(25), "shed after {at:?} already");
+            } else {
+                early += 1;
+            }
+        }
+        assert!(early > 0 && late > unsure, "{early}, {late} and {unsure}");
+        let first = first.expect("envelopes were turned away");
+        println!(
+            "creates: shed from {first:?} on, {late} of them; {early} earlier, {unsure} unsure"
+        );
+        assert!(self.refused_after.is_none_or(|grabs| first < grabs));
+    }
+
+    /// Who won has the money; who was turned away has none; and nobody else has any.
+    async fn everybody_has_what_he_won(&self, process: &mut World, id: &str) {
+        for (grabber, amount) in &self.paid {
+            assert_eq!(process.available(grabber).await, *amount, "{grabber}");
+        }
+        for grabber in self.refused.iter().step_by(20) {
+            assert_eq!(process.available(grabber).await, 0, "{grabber}");
+        }
+        let progress = process.look(id, "alice").await.progress.unwrap();
+        let settled = progress.settled.unwrap().minor_units;
+        assert_eq!(settled, self.paid.values().sum::<i64>());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
+    let lasts = Faults::asked_for().outage;
     let mut fleet = Fleet::of(2).await;
     fleet.processes[0].fund("alice", cny(1_000_000)).await;
     let id = fleet.processes[0]
-        .send(equal("alice", cny(10), 5_000))
+        .send(equal("alice", cny(10), SHARES))
         .await
         .envelope_id;
-    let mut paid = BTreeMap::<String, i64>::new();
+    let mut outage = Outage::default();
     // Each process has met the envelope.
     for place in [0, 1] {
         let grabber = format!("first-{place}");
         fleet.processes[place].win(&id, &grabber).await;
-        paid.insert(grabber, 10);
+        outage.paid.insert(grabber, 10);
     }
     fleet.processes[0].audit_when_quiet().await;
     let memory = Memory::with_little_room(&fleet);
 
     fleet.postgres.pause();
-    let began = Instant::now();
-    let mut creates = Vec::new();
-    let mut number = 0;
-    while began.elapsed() < OUTAGE {
-        for _ in 0..10 {
-            let process = &mut fleet.processes[number % 2];
-            let grabber = format!("grabber-{number}");
-            let answer = process.try_grab(grab_of(&id, &grabber)).await.unwrap();
-            assert_eq!(answer.outcome(), GrabOutcome::Won, "{grabber}");
-            paid.insert(grabber, 10);
-            number += 1;
-        }
-        creates.push((began.elapsed(), try_to_send(&fleet.processes[number % 2])));
-        a_moment().await;
-    }
+    outage.last(&mut fleet, &id, lasts).await;
     memory.holds_at_the_end_of_the_outage(&fleet);
     fleet.postgres.resume();
-    let outage = began.elapsed();
-    let (mut early, mut late, mut unsure) = (0, 0, 0);
-    for (at, create) in creates {
-        let sent = create.await.unwrap();
-        if at > CREATES_SHED_AFTER && at < OUTAGE - CREATE_WAIT {
-            // A busy machine may have told some of them too late.
-            assert!(is_shed(&sent) || is_unsure(&sent), "after {at:?}: {sent:?}");
-            late += u32::from(is_shed(&sent));
-            unsure += u32::from(is_unsure(&sent));
-        } else if is_shed(&sent) {
-            assert!(at > Duration::from_secs(25), "shed after {at:?} already");
-        } else {
-            early += 1;
-        }
-    }
-    assert!(early > 0 && late > unsure, "{early}, {late} and {unsure}");
+    let resumed = Instant::now();
+    outage.creates_were_turned_away(lasts).await;
+    let expects_refusals = lasts > GRABS_SHED_FOR_CERTAIN;
+    assert_eq!(!outage.refused.is_empty(), expects_refusals);
 
     // Drained within twice the outage, and nobody is missing.
-    let last = format!("grabber-{}", number - 1);
+    let last = outage.last_winner.clone();
     fleet.processes[0].until_available(&last, 10).await;
     fleet.processes[0].audit_when_quiet().await;
-    let drained = began.elapsed() - outage;
-    assert!(drained < 2 * outage, "{drained:?} after {outage:?}");
-    for (at, (grabber, amount)) in paid.iter().enumerate() {
-        if at % 20 == 0 {
-            let has = fleet.processes[1].available(grabber).await;
-            assert_eq!(has, *amount, "{grabber}");
-        }
-    }
+    let drained = resumed.elapsed();
+    println!(
+        "outage {:?}: {} grabs won ({:.0}/s), {} turned away from {:?} on; drained in {drained:?}",
+        outage.lasted,
+        outage.paid.len(),
+        outage.paid.len() as f64 / outage.lasted.min(GRABS_SERVED_FOR).as_secs_f64(),
+        outage.refused.len(),
+        outage.refused_after,
+    );
+    assert!(
+        drained < 2 * outage.lasted,
+        "{drained:?} after {:?}",
+        outage.lasted
+    );
+    outage
+        .everybody_has_what_he_won(&mut fleet.processes[1], &id)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Starts, kills, cuts and asks a real server, in the words of the domain.
 
+pub mod faults;
 pub mod fleet;
 pub mod hop;
 pub mod power;
