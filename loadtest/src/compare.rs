@@ -110,8 +110,12 @@ fn setup(report: &Report) -> String {
     } else {
         "not optimised"
     };
+    let servers = match setup.processes {
+        Some(servers @ 2..) => format!(", {servers} servers"),
+        _ => String::new(),
+    };
     format!(
-        "{}, level {}, {} cores, {built}",
+        "{}{servers}, level {}, {} cores, {built}",
         or_none(&setup.stack),
         or_none(&setup.ack),
         setup.cores

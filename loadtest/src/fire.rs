@@ -64,7 +64,7 @@ struct Lane {
 /// Fires everything and waits for the last answer. `begins` is told the first instant before it comes.
 pub async fn fire(
     world: &Arc<World>,
-    server: &Address,
+    servers: &[Address],
     progress: &ProgressBar,
     begins: impl FnOnce(Instant),
 ) -> anyhow::Result<BTreeMap<Transport, Record>> {
@@ -77,11 +77,14 @@ pub async fn fire(
         lanes.entry(lane).or_default().push(*arrival);
     }
     let mut clients = Vec::with_capacity(lanes.len());
-    for (transport, _) in lanes.keys() {
+    // Lanes are dealt to the servers in turn, as a balancer deals connections. Who repeats does so on his own;
+    // who opens the app again meets the next one.
+    let dealt = servers.iter().cycle().zip(servers.iter().cycle().skip(1));
+    for ((transport, _), (server, next)) in lanes.keys().zip(dealt) {
         let client = Client::new(*transport, server.connect().await?);
         let calm = match fire.impatient_tries {
             0 => client.clone(),
-            _ => Client::new(*transport, server.connect().await?),
+            _ => Client::new(*transport, next.connect().await?),
         };
         clients.push((client, calm));
     }

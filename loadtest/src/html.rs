@@ -44,8 +44,14 @@ pub fn page(report: &Report) -> String {
 
 fn about(report: &Report) -> String {
     let setup = &report.setup;
+    let servers = match setup.processes {
+        Some(servers @ 2..) => format!("{servers} servers on "),
+        _ => String::new(),
+    };
     let stores = match (&setup.stack, &setup.ack) {
-        (Some(stack), Some(ack)) => format!("stores {stack}, acknowledged at level {ack}"),
+        (Some(stack), Some(ack)) => {
+            format!("{servers}stores {stack}, acknowledged at level {ack}")
+        }
         _ => "on a server that ran already".to_owned(),
     };
     let built = match setup.optimised {

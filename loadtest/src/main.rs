@@ -157,9 +157,10 @@ enum Then {
 
 /// Where the load goes.
 struct Target<'a> {
-    public: Address,
+    /// Of each process.
+    public: Vec<Address>,
     admin: Address,
-    metrics: Option<Scrape>,
+    metrics: Vec<Scrape>,
     /// Whose CPU time can be told.
     own: Option<&'a OwnServer>,
     /// What happens beside the rehearsal.
@@ -178,6 +179,7 @@ impl Target<'_> {
         Setup {
             stack: self.own.map(|own| own.stack.clone()),
             ack: self.own.map(|own| own.ack.clone()),
+            processes: self.own.map(|own| own.public.len() as u64),
             cores: cores.map_or(0, |cores| cores.get() as u64),
             optimised: !cfg!(debug_assertions),
         }
@@ -286,9 +288,9 @@ fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static
     let metrics = metrics.transpose()?;
     let target = match (&arguments.server, &arguments.admin) {
         (Some(public), Some(admin)) => Some(Target {
-            public: Address::parse(public)?,
+            public: vec![Address::parse(public)?],
             admin: Address::parse(admin)?,
-            metrics,
+            metrics: metrics.into_iter().collect(),
             own: None,
             meanwhile: Commands {
                 all: arguments.meanwhile.clone(),
@@ -311,7 +313,7 @@ async fn run(
         let target = Target {
             public: own.public.clone(),
             admin: own.admin.clone(),
-            metrics: Some(own.metrics.clone()),
+            metrics: own.metrics.clone(),
             own: Some(&own),
             meanwhile: Commands {
                 all: arguments.meanwhile.clone(),
@@ -349,7 +351,8 @@ async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Repor
     let schedule = schedule::plan(&profile);
     let run = format!("r{:08x}", rand::rng().random::<u32>());
     let mut world = World::new(run, profile, schedule);
-    let channel = target.public.connect().await?;
+    let first = target.public.first().context("no server is named")?;
+    let channel = first.connect().await?;
     let (began_at, processes) = (now(), target.processes());
     let sampler = Sampler::start(processes.clone(), target.metrics.clone())?;
 

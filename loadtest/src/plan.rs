@@ -18,6 +18,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
 use crate::report::{Memory, Report};
+use crate::stack::SERVERS;
 use crate::text::{float, number};
 
 /// Grabs from which CPU time, told in hundredths of a second, is a figure: 10 ms are 0.5 µs of each.
@@ -26,7 +27,10 @@ const GRABS_MIN: u64 = 20_000;
 const GROWTH_MIN_BYTES: u64 = 4 << 20;
 /// What a plan is made from.
 const RUN_THIS: &str = "run `cargo run --release -p loadtest -- burst --stack redis+postgres --json report.json` \
-    and plan from that";
+    and plan from that; where the load test itself is what is slow, on fewer grabs (--scale 0.2) or more cores";
+/// How much of a core a process should have used, for its cost to be one of a peak: with less it works on small
+/// batches, which are dear.
+const BUSY_MIN: f64 = 0.3;
 
 /// `plan` on the command line.
 #[derive(Args)]
@@ -122,19 +126,24 @@ impl Measured {
             let us = us.copied().filter(|us| *us > 0.0);
             us.with_context(|| format!("it tells no CPU time of {process}"))
         };
+        // Each of several servers answered a part of the grabs: their sum is what one grab cost.
+        let servers = SERVERS.iter().filter_map(|server| us(server).ok());
+        let pods = SERVERS
+            .iter()
+            .filter_map(|server| report.memory.get(*server));
         let redis = report.memory.get("redis").copied().unwrap_or_default();
         let grown = |from: u64, to: u64, by: u64| {
             let bytes = to.saturating_sub(from);
             (bytes >= GROWTH_MIN_BYTES && by > 0).then(|| float(bytes) / float(by))
         };
         Ok(Self {
-            server_us: us("server")?,
+            server_us: us(SERVERS[0]).map(|_| servers.sum())?,
             redis_us: us("redis")?,
             postgres_us: us("postgres")? * float(answers) / float(won),
             won: float(won) / float(answers),
             bytes_per_share: grown(redis.before_bytes, redis.prepared_bytes, report.shares),
             bytes_per_win: grown(redis.prepared_bytes, redis.peak_bytes, won),
-            pod: report.memory.get("server").copied(),
+            pod: pods.max_by_key(|pod| pod.peak_bytes).copied(),
         })
     }
 }
@@ -147,7 +156,7 @@ fn told(words: &Words, report: &Report, measured: &Measured) -> String {
         pods(words, measured),
         masters(words, measured),
         postgres(words, measured),
-        extrapolated(words, report),
+        extrapolated(words, report, measured),
     ];
     parts.concat().join("\n")
 }
@@ -265,8 +274,8 @@ fn masters(words: &Words, measured: &Measured) -> Vec<String> {
     let mut lines = vec![
         step,
         format!(
-            "            one core a master → {} REDIS MASTERS; one envelope is on one master: {} grabs a \
-             second of it at most",
+            "            one core a master → {} REDIS MASTERS; one envelope is on one master: some {} grabs \
+             a second of it at this cost",
             number(masters),
             number((1e6 / measured.redis_us).floor())
         ),
@@ -313,9 +322,17 @@ fn postgres(words: &Words, measured: &Measured) -> Vec<String> {
     lines
 }
 
-fn extrapolated(words: &Words, report: &Report) -> Vec<String> {
+fn extrapolated(words: &Words, report: &Report, measured: &Measured) -> Vec<String> {
     let times = f64::from(words.peak) / report.grabs_per_s.max(1.0);
-    vec![
+    let busy = report.grabs_per_s * measured.redis_us / 1e6;
+    let idle = (busy < BUSY_MIN).then(|| {
+        format!(
+            "  Redis used {} % of a core in this run: its batches were small and each grab dearer than at a peak, so \
+             the fleet is smaller than this; a run nearer to the peak tells by how much",
+            number((busy * 100.0).round())
+        )
+    });
+    let mut lines = vec![
         String::new(),
         "Extrapolated, not measured".to_owned(),
         format!(
@@ -328,7 +345,9 @@ fn extrapolated(words: &Words, report: &Report) -> Vec<String> {
         "  so more masters than one are a figure for the design and not for an installation of today".to_owned(),
         "  so are claims and accounts on different servers, and more than one server for either".to_owned(),
         "  disks, networks, replicas and what else a machine runs are not in it".to_owned(),
-    ]
+    ];
+    lines.extend(idle);
+    lines
 }
 
 #[cfg(test)]

@@ -89,6 +89,9 @@ pub struct Report {
     pub gates: Vec<Gate>,
     /// Processes and the server's metrics over time.
     pub samples: Samples,
+    /// Grabs that each server says it answered, since it started.
+    #[serde(default)]
+    pub answered_by: BTreeMap<String, u64>,
     /// Batches by size, from the first instant on.
     pub batches: BTreeMap<String, Vec<Bucket>>,
 }
@@ -100,6 +103,9 @@ pub struct Setup {
     pub stack: Option<String>,
     /// The level of acknowledgement. None: the server ran already.
     pub ack: Option<String>,
+    /// Servers side by side. None: the server ran already, or the report is from before there were several.
+    #[serde(default)]
+    pub processes: Option<u64>,
     /// Of the machine of the load test; server and stores are there too if they were started.
     pub cores: u64,
     /// Whether this program, and the server that it started, was built for speed.
@@ -202,7 +208,7 @@ impl Cpu {
         Self(used.collect())
     }
 
-    /// Microseconds of each of so many grabs.
+    /// Microseconds of each of so many grabs, answered by any of the processes.
     fn per_grab(&self, grabs: u64) -> BTreeMap<String, f64> {
         let grabs = u32::try_from(grabs.max(1)).unwrap_or(u32::MAX);
         let all = self.0.iter();
@@ -296,6 +302,7 @@ impl Report {
             audit: Audit::new(&audit),
             gates,
             samples,
+            answered_by: outcome.looks.answered_by(),
             batches: outcome.looks.batches(start),
         }
     }

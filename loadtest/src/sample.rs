@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Process;
 use crate::scrape::{Page, Scrape};
+use crate::stack::SERVERS;
 
 /// Looks that are kept.
 const SAMPLES_MAX: usize = 600;
@@ -30,15 +31,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// so one that was posted a moment ago is told still.
 const PATIENCE_AT_END: Duration = Duration::from_secs(10);
 
-/// What is asked of the server's metrics: how reports call it, and its name.
-const ASKED: [(&str, &str); 7] = [
-    (BACKLOG, "red_envelope_outbox_records"),
-    ("settlement_lag_s", "red_envelope_outbox_oldest_age_seconds"),
-    ("settled", "red_envelope_settled_records_total"),
-    ("queued_grabs", "red_envelope_hot_queued_grabs"),
-    ("shed", "red_envelope_shed_total"),
-    ("failed_grabs", "red_envelope_grabs_failed_total"),
-    ("store_bytes", "red_envelope_store_bytes"),
+/// What several servers' values of a figure are together.
+#[derive(Clone, Copy)]
+enum Together {
+    /// Each counts its own.
+    Sum,
+    /// Each tells of all.
+    Most,
+}
+use Together::{Most, Sum};
+
+/// What is asked of the server's metrics: how reports call it, its name, and what several servers' are.
+const ASKED: [(&str, &str, Together); 7] = [
+    (BACKLOG, "red_envelope_outbox_records", Most),
+    (
+        "settlement_lag_s",
+        "red_envelope_outbox_oldest_age_seconds",
+        Most,
+    ),
+    ("settled", "red_envelope_settled_records_total", Sum),
+    ("queued_grabs", "red_envelope_hot_queued_grabs", Sum),
+    ("shed", "red_envelope_shed_total", Sum),
+    ("failed_grabs", "red_envelope_grabs_failed_total", Sum),
+    ("store_bytes", "red_envelope_store_bytes", Most),
+];
+/// Grabs that a server answered: with an outcome, and with an error.
+const ANSWERED: [&str; 2] = [
+    "red_envelope_grabs_total",
+    "red_envelope_grabs_failed_total",
 ];
 /// Acknowledged records that wait for the books.
 pub const BACKLOG: &str = "backlog";
@@ -60,6 +80,8 @@ struct Look {
     memory_bytes: Vec<Option<u64>>,
     server: [Option<f64>; ASKED.len()],
     batches: [Vec<(f64, f64)>; BATCHES.len()],
+    /// By each server.
+    answered: Vec<Option<f64>>,
 }
 
 /// What was seen.
@@ -93,7 +115,7 @@ pub struct Bucket {
 
 impl Sampler {
     /// Starts looking.
-    pub fn start(processes: Vec<Process>, metrics: Option<Scrape>) -> anyhow::Result<Self> {
+    pub fn start(processes: Vec<Process>, metrics: Vec<Scrape>) -> anyhow::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let mut looks = Looks {
             processes,
@@ -104,13 +126,13 @@ impl Sampler {
             .name("sampler".into())
             .spawn(move || {
                 loop {
-                    looks.look(metrics.as_ref(), PATIENCE);
+                    looks.look(&metrics, PATIENCE);
                     match stopped.recv_timeout(looks.every) {
                         Err(RecvTimeoutError::Timeout) => {}
                         Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
                     }
                 }
-                looks.look_at_the_end(metrics.as_ref());
+                looks.look_at_the_end(&metrics);
                 looks
             })
             .context("no thread for samples")?;
@@ -136,26 +158,29 @@ impl Looks {
         }
     }
 
-    fn look(&mut self, metrics: Option<&Scrape>, patience: Duration) {
+    fn look(&mut self, metrics: &[Scrape], patience: Duration) {
         let at = Instant::now();
         // First what never waits.
         let cpu = self.processes.iter().map(Process::cpu).collect();
         let memory_bytes = self.processes.iter().map(Process::memory_bytes).collect();
-        let page = metrics.and_then(|metrics| metrics.look(patience).ok());
-        let told = |name: &str| page.as_ref().and_then(|page| page.value(name));
-        let sizes = |name: &str| page.as_ref().map(|page| Page::buckets(page, name));
+        let pages = metrics.iter().map(|metrics| metrics.look(patience).ok());
+        let pages: Vec<Option<Page>> = pages.collect();
+        // Of servers one of which does not answer nothing is told: half a sum would look like a fall.
+        let all: Option<Vec<&Page>> = pages.iter().map(Option::as_ref).collect();
+        let all = all.unwrap_or_default();
         let look = Look {
             at,
             cpu,
             memory_bytes,
-            server: ASKED.map(|(_, name)| told(name)),
-            batches: BATCHES.map(|(_, name)| sizes(name).unwrap_or_default()),
+            server: ASKED.map(|(_, name, together)| told(&all, name, together)),
+            batches: BATCHES.map(|(_, name)| sizes(&all, name)),
+            answered: pages.iter().map(|it| answered(it.as_ref()?)).collect(),
         };
         self.add(look);
     }
 
     /// Until nothing waits for the books any more, for as long as that is worth.
-    fn look_at_the_end(&mut self, metrics: Option<&Scrape>) {
+    fn look_at_the_end(&mut self, metrics: &[Scrape]) {
         let began = Instant::now();
         self.look(metrics, PATIENCE_AT_END);
         while self.tell_of_a_backlog() && began.elapsed() < PATIENCE_AT_END {
@@ -165,7 +190,7 @@ impl Looks {
     }
 
     fn tell_of_a_backlog(&self) -> bool {
-        let place = ASKED.iter().position(|(name, _)| *name == BACKLOG);
+        let place = ASKED.iter().position(|(name, ..)| *name == BACKLOG);
         let last = self.looks.last().zip(place);
         last.and_then(|(look, place)| look.server[place]) > Some(0.0)
     }
@@ -199,13 +224,25 @@ impl Looks {
             let memory = memory.collect();
             samples.memory_bytes.insert(process.name.to_owned(), memory);
         }
-        for (place, (name, _)) in ASKED.iter().enumerate() {
+        for (place, (name, ..)) in ASKED.iter().enumerate() {
             let column: Vec<_> = self.looks.iter().map(|look| look.server[place]).collect();
             if column.iter().any(Option::is_some) {
                 samples.server.insert((*name).to_owned(), column);
             }
         }
         samples
+    }
+
+    /// What each server says that it answered, at the last look.
+    pub fn answered_by(&self) -> BTreeMap<String, u64> {
+        let last = self
+            .looks
+            .last()
+            .into_iter()
+            .flat_map(|look| &look.answered);
+        let named = SERVERS.iter().zip(last);
+        let named = named.filter_map(|(name, told)| Some(((*name).to_owned(), whole((*told)?))));
+        named.collect()
     }
 
     /// Sizes of the batches since the start of the firing.
@@ -223,6 +260,33 @@ impl Looks {
         }
         told
     }
+}
+
+/// No grab failed yet: then that is not told.
+fn answered(page: &Page) -> Option<f64> {
+    let [with_outcome, with_error] = ANSWERED.map(|name| page.value(name));
+    Some(with_outcome? + with_error.unwrap_or_default())
+}
+
+/// A figure of all servers.
+fn told(pages: &[&Page], name: &str, together: Together) -> Option<f64> {
+    let values = pages.iter().map(|page| page.value(name));
+    values.reduce(|one, other| match together {
+        Sum => Some(one? + other?),
+        Most => Some(one?.max(other?)),
+    })?
+}
+
+/// A histogram of all servers, whose buckets are the same.
+fn sizes(pages: &[&Page], name: &str) -> Vec<(f64, f64)> {
+    let all = pages.iter().map(|page| page.buckets(name));
+    let sum = all.reduce(|mut sum, other| {
+        for (bucket, (_, count)) in sum.iter_mut().zip(other) {
+            bucket.1 += count;
+        }
+        sum
+    });
+    sum.unwrap_or_default()
 }
 
 /// What two looks at one histogram differ by. Buckets count from nought; ours from the one before.
@@ -271,6 +335,7 @@ mod tests {
             memory_bytes: vec![Some(7)],
             server: [Some(1.0), None, None, None, None, None, None],
             batches: [vec![(4.0, cpu_ms as f64), (f64::INFINITY, 400.0)], vec![]],
+            answered: vec![Some(2.0), None],
         }
     }
 
@@ -318,15 +383,33 @@ mod tests {
         let (_, mut looks) = looks(1);
         looks.processes.clear();
         assert!(looks.tell_of_a_backlog());
-        looks.look_at_the_end(None);
+        looks.look_at_the_end(&[]);
         assert!(!looks.tell_of_a_backlog());
         assert_eq!(looks.looks.len(), 2);
     }
 
     #[test]
+    fn figures_of_several_servers_are_added_up_or_the_most_is_told() {
+        let pages = [
+            "t 3\nb_bucket{le=\"4\"} 2\n",
+            "t 5\nb_bucket{le=\"4\"} 1\n",
+            "u 1\n",
+        ];
+        let pages = pages.map(Page::parse);
+        let two: Vec<&Page> = pages.iter().take(2).collect();
+        assert_eq!(told(&two, "t", Sum), Some(8.0));
+        assert_eq!(told(&two, "t", Most), Some(5.0));
+        assert_eq!(sizes(&two, "b"), [(4.0, 3.0)]);
+        // One of them does not tell it.
+        let three: Vec<&Page> = pages.iter().collect();
+        assert_eq!(told(&three, "t", Sum), None);
+        assert_eq!(told(&[], "t", Sum), None);
+    }
+
+    #[test]
     fn a_server_that_tells_nothing_leaves_the_processes_figures() {
         let nobody = Scrape::on_loopback(1);
-        let sampler = Sampler::start(vec![Process::own()], Some(nobody)).unwrap();
+        let sampler = Sampler::start(vec![Process::own()], vec![nobody]).unwrap();
         let looks = sampler.stop().unwrap();
         let told = looks.told(Instant::now());
         assert!(told.at_s.len() >= 2);

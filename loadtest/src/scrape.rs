@@ -72,7 +72,8 @@ pub struct Page {
 }
 
 impl Page {
-    fn parse(text: &str) -> Self {
+    /// Of an answer's body.
+    pub fn parse(text: &str) -> Self {
         let told = text.lines().filter(|line| !line.starts_with('#'));
         let lines = told.filter_map(|line| {
             let (series, value) = line.trim().rsplit_once(' ')?;

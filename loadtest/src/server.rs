@@ -1,5 +1,5 @@
 //! The server under test: one that runs already, or one started here with its stores and stopped by its
-//! id.
+//! id; or several of them, side by side on the same stores.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::process::Process;
 use crate::scrape::Scrape;
-use crate::stack::{Own, Stores};
+use crate::stack::{Own, SERVERS, Stores};
 
 /// How long a start, or a stop, may take.
 const STEP_MAX: Duration = Duration::from_secs(30);
@@ -71,18 +71,25 @@ struct Ports {
     http: u16,
 }
 
+/// One process of it.
+struct Serving {
+    child: Child,
+    ports: Ports,
+}
+
 /// A server that was started here.
 pub struct OwnServer {
-    child: Child,
-    /// Ended after it.
+    /// At least one.
+    servings: Vec<Serving>,
+    /// Ended after them.
     stores: Option<Stores>,
     folder: PathBuf,
-    /// Its public listener.
-    pub public: Address,
-    /// Its admin listener.
+    /// The public listener of each process.
+    pub public: Vec<Address>,
+    /// The first one's admin listener.
     pub admin: Address,
-    /// Its metrics.
-    pub metrics: Scrape,
+    /// Each one's metrics.
+    pub metrics: Vec<Scrape>,
     /// The name of its stack.
     pub stack: String,
     /// The name of its level of acknowledgement.
@@ -105,60 +112,52 @@ impl OwnServer {
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let stores = Stores::start(own, &folder)
             .with_context(|| format!("no stores; their data stays in {}", folder.display()))?;
-        let log = std::fs::File::create(folder.join("server.log"))?;
-        let data = folder.join("data");
-        let mut child = Command::new(&program)
-            .arg("serve")
-            .arg("--data-dir")
-            .arg(&data)
-            .args(["--grpc-listen", "127.0.0.1:0"])
-            .args(["--admin-listen", "127.0.0.1:0"])
-            .args(["--http-listen", "127.0.0.1:0"])
-            .args(&stores.flags)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        match announced(&mut child, &data).await {
-            Ok(ports) => Ok(Self {
-                child,
-                stores: Some(stores),
-                public: Address(format!("http://127.0.0.1:{}", ports.grpc)),
-                admin: Address(format!("http://127.0.0.1:{}", ports.admin)),
-                metrics: Scrape::on_loopback(ports.http),
-                stack: own.stack_name(),
-                ack: own.ack_name(),
-                folder,
-            }),
-            Err(error) => {
-                // Both fail if it has ended by itself.
-                let _already_gone = child.kill();
-                let _already_gone = child.wait();
-                Err(error.context(format!("see {}", folder.join("server.log").display())))
-            }
+        let mut servings: Vec<Serving> = Vec::new();
+        for number in 0..own.processes {
+            // The first one founds the books, and its keys are those of all.
+            let keys = folder.join("data/seal.key");
+            let keys = (number > 0).then_some(keys.as_path());
+            let serving = Serving::start(&program, &folder, number + 1, (&stores.flags, keys));
+            servings.push(serving.await?);
         }
+        let loopback = |port: u16| Address(format!("http://127.0.0.1:{port}"));
+        let ports = || servings.iter().map(|serving| &serving.ports);
+        Ok(Self {
+            public: ports().map(|ports| loopback(ports.grpc)).collect(),
+            admin: loopback(servings[0].ports.admin),
+            metrics: ports()
+                .map(|ports| Scrape::on_loopback(ports.http))
+                .collect(),
+            stores: Some(stores),
+            stack: own.stack_name(),
+            ack: own.ack_name(),
+            servings,
+            folder,
+        })
     }
 
     /// Each process that was started here.
     pub fn processes(&self) -> Vec<Process> {
-        let server = Process {
-            name: "server",
-            pid: self.child.id(),
+        let named = self.servings.iter().zip(SERVERS);
+        let servers = named.map(|(serving, name)| Process {
+            name,
+            pid: serving.child.id(),
             with_children: false,
-        };
+        });
         let stores = self.stores.iter().flat_map(Stores::processes);
-        std::iter::once(server).chain(stores).collect()
+        servers.chain(stores).collect()
     }
 
-    /// What commands that run meanwhile are told: where it is, which process, and its stores' flags.
+    /// What commands that run meanwhile are told: where it is, which processes, and its stores' flags.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let flags = self.stores.iter().flat_map(|stores| &stores.flags);
         let flags: Vec<&str> = flags.map(String::as_str).collect();
         let folder = self.folder.display().to_string();
+        let servings = self.servings.iter();
+        let pids: Vec<String> = servings.map(|it| it.child.id().to_string()).collect();
         vec![
             ("RED_ENVELOPE_LOADTEST_FOLDER", folder),
-            ("RED_ENVELOPE_LOADTEST_SERVER", self.child.id().to_string()),
+            ("RED_ENVELOPE_LOADTEST_SERVER", pids.join(" ")),
             ("RED_ENVELOPE_LOADTEST_STORES", flags.join(" ")),
         ]
     }
@@ -168,8 +167,67 @@ impl OwnServer {
         &self.folder
     }
 
-    /// SIGTERM, and a wait until it has ended. The data goes, unless `keep_data`.
+    /// SIGTERM to each, and a wait until it has ended. The data goes, unless `keep_data`.
     pub async fn stop(mut self, keep_data: bool) -> anyhow::Result<()> {
+        for serving in std::mem::take(&mut self.servings) {
+            serving.stop().await?;
+        }
+        if let Some(stores) = self.stores.take() {
+            stores.stop()?;
+        }
+        if !keep_data {
+            std::fs::remove_dir_all(&self.folder)
+                .with_context(|| format!("cannot remove {}", self.folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Serving {
+    /// Starts one with a data folder of its own, and waits until it says where it listens.
+    async fn start(
+        program: &Path,
+        folder: &Path,
+        number: u32,
+        (flags, keys): (&[String], Option<&Path>),
+    ) -> anyhow::Result<Self> {
+        let named = |name: &str, ending: &str| match number {
+            1 => folder.join(format!("{name}{ending}")),
+            _ => folder.join(format!("{name}-{number}{ending}")),
+        };
+        let (data, log_file) = (named("data", ""), named("server", ".log"));
+        let log = std::fs::File::create(&log_file)?;
+        let mut command = Command::new(program);
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&data)
+            .args(["--grpc-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .args(["--http-listen", "127.0.0.1:0"])
+            .args(flags);
+        if let Some(keys) = keys {
+            command.arg("--data-keys").arg(keys);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        match announced(&mut child, &data).await {
+            Ok(ports) => Ok(Self { child, ports }),
+            Err(error) => {
+                // Both fail if it has ended by itself.
+                let _already_gone = child.kill();
+                let _already_gone = child.wait();
+                Err(error.context(format!("see {}", log_file.display())))
+            }
+        }
+    }
+
+    /// SIGTERM, and a wait until it has ended.
+    async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.child.id().to_string();
         let asked = Command::new("sh")
             .args(["-c", "kill -TERM \"$1\"", "sh", &pid])
@@ -188,18 +246,11 @@ impl OwnServer {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         ensure!(status.success(), "the server ended with {status}");
-        if let Some(stores) = self.stores.take() {
-            stores.stop()?;
-        }
-        if !keep_data {
-            std::fs::remove_dir_all(&self.folder)
-                .with_context(|| format!("cannot remove {}", self.folder.display()))?;
-        }
         Ok(())
     }
 }
 
-impl Drop for OwnServer {
+impl Drop for Serving {
     fn drop(&mut self) {
         // After `stop` both fail, which is fine: nobody is left to kill.
         let _already_gone = self.child.kill();

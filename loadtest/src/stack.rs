@@ -32,6 +32,11 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 /// The oldest release that the server takes.
 const POSTGRES_MIN: u32 = 15;
 
+/// Servers that may be started side by side, and how reports call each.
+pub const SERVERS: [&str; 8] = [
+    "server", "server 2", "server 3", "server 4", "server 5", "server 6", "server 7", "server 8",
+];
+
 /// Which stores the server gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stack {
@@ -71,6 +76,11 @@ pub struct Own {
     #[arg(long, value_enum, conflicts_with = "server")]
     pub ack: Option<Ack>,
 
+    /// So many servers side by side on the same stores; of `--stack redis+postgres`
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "server",
+          value_parser = clap::value_parser!(u32).range(1..=SERVERS.len() as i64))]
+    pub processes: u32,
+
     /// The program of Redis or Valkey
     #[arg(
         long,
@@ -91,6 +101,10 @@ impl Own {
         ensure!(
             self.ack.is_none() || self.stack != Stack::Embedded,
             "--ack is of a stack with Redis: add --stack redis or --stack redis+postgres"
+        );
+        ensure!(
+            self.processes == 1 || self.stack == Stack::RedisPostgres,
+            "several servers share a Redis and a PostgreSQL: add --stack redis+postgres to --processes"
         );
         Ok(())
     }

@@ -146,9 +146,9 @@ async fn rehearse(cheat: Cheat) -> crate::report::Report {
     profile.gates.stream_p99_ms_max = 60_000;
     let address = serve(cheat).await;
     let target = crate::Target {
-        public: address.clone(),
+        public: vec![address.clone()],
         admin: address,
-        metrics: None,
+        metrics: Vec::new(),
         own: None,
         meanwhile: crate::meanwhile::Commands::default(),
     };
@@ -158,7 +158,9 @@ async fn rehearse(cheat: Cheat) -> crate::report::Report {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_server_passes() {
     let report = rehearse(Cheat::None).await;
-    assert!(report.passed(), "{}", report.words());
+    // A busy machine may make the run void, which says nothing of the server.
+    let all_met = report.gates.iter().all(|gate| gate.met);
+    assert!(all_met, "{}", report.words());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,12 @@ fn report() -> Report {
     report.setup.optimised = true;
     let unary = report.unary.as_mut().unwrap();
     unary.outcomes = BTreeMap::from([("won".to_owned(), 50_000), ("empty".to_owned(), 50_000)]);
-    let costs = [("server", 10.0), ("redis", 5.0), ("postgres", 20.0)];
+    let costs = [
+        ("server", 6.0),
+        ("server 2", 4.0),
+        ("redis", 5.0),
+        ("postgres", 20.0),
+    ];
     report.cpu_us_per_grab_until_closed = costs.map(|(name, us)| (name.to_owned(), us)).into();
     report.shares = 50_000;
     let redis = Memory {
@@ -42,13 +47,22 @@ fn planned(report: &Report, more: &[&str]) -> String {
 }
 
 #[test]
+fn a_run_that_left_redis_idle_says_that_its_grabs_were_dear() {
+    let mut idle = report();
+    assert!(planned(&idle, &[]).contains("Redis used 5 % of a core"));
+    // 80,000 a second at 5 µs each.
+    idle.grabs_per_s = 80_000.0;
+    assert!(!planned(&idle, &[]).contains("Redis used"));
+}
+
+#[test]
 fn the_arithmetic_is_shown_line_by_line() {
     let plan = planned(&report(), &[]);
     for line in [
         "server    760,000/s × 10 µs = 7.6 cores busy; ÷ 50 % = 15.2 cores",
         "÷ 4 cores a pod = 3.8 → 4 pods, and one that may be away: 5 PODS",
         "redis     760,000/s × 5 µs = 3.8 cores busy; ÷ 50 % = 7.6 cores",
-        "8 REDIS MASTERS; one envelope is on one master: 200,000 grabs a second",
+        "8 REDIS MASTERS; one envelope is on one master: some 200,000 grabs a second",
         "22,800,000 shares of the peak × 100 bytes before they are won = 2.12 GiB, 0.265 a master",
         "760,000/s × 50 % won × 60 s, posted within 90 s = 253,333 shares a second",
         // 40 µs a share won, 38 % of it.

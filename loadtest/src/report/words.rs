@@ -21,6 +21,7 @@ impl Report {
             String::new(),
         ];
         lines.extend(self.times());
+        lines.extend(self.answered_by());
         lines.extend(self.cpu_times());
         lines.extend(self.memory());
         lines.push(String::new());
@@ -67,6 +68,15 @@ impl Report {
             lines.push(format!("{name:8} {}", outcomes.join(", ")));
         }
         lines
+    }
+
+    /// Where there are several servers: which answered how much.
+    fn answered_by(&self) -> Option<String> {
+        let each = self.answered_by.iter();
+        let each: Vec<String> = each
+            .map(|(name, grabs)| format!("{name} {grabs}"))
+            .collect();
+        (each.len() > 1).then(|| format!("         grabs answered by: {}", each.join(", ")))
     }
 
     fn cpu_times(&self) -> Vec<String> {

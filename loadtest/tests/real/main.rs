@@ -159,10 +159,43 @@ fn stores_of_its_own_are_started_with_the_server_and_ended_after_it() {
             assert!(cpu[process].as_f64().unwrap() > 0.0, "{process}: {cpu}");
         }
     }
+    let refused = loadtest(&profile, &["--processes", "2", "--stack", "redis"]);
+    assert_eq!(refused.status.code(), Some(64));
     let refused = loadtest(&profile, &["--ack", "memory"]);
     assert_eq!(refused.status.code(), Some(64));
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(told.contains("add --stack redis"), "{told}");
+}
+
+#[test]
+fn several_servers_share_the_load_and_the_stores() {
+    let folder = Folder::new("fleet");
+    let json = folder.0.join("fleet.json");
+    let words = ["--stack", "redis+postgres", "--processes", "2"];
+    let report = passes(&loadtest(&folder.profile(), &words));
+    assert_eq!(report["setup"]["processes"], 2);
+    let answered = report["answered_by"].as_object().unwrap();
+    let sent = |transport: &str| report[transport]["sent"].as_u64().unwrap();
+    let mut sum = 0;
+    for server in ["server", "server 2"] {
+        let grabs = answered[server].as_u64().unwrap();
+        assert!(grabs > 0, "{answered:?}");
+        let memory = report["memory"][server]["peak_bytes"].as_u64();
+        assert!(memory.unwrap() > 1 << 20, "{server}");
+        sum += grabs;
+    }
+    let sent = [sent("unary"), sent("stream")];
+    assert!(sum >= sent.iter().sum(), "{answered:?} of {sent:?}");
+    adds_up(&report);
+    std::fs::write(&json, report.to_string()).unwrap();
+    let page = folder.0.join("fleet.html");
+    let drawn = Command::new(LOADTEST)
+        .arg("draw")
+        .args([&json, &page])
+        .output();
+    assert!(drawn.unwrap().status.success());
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("2 servers on stores redis+postgres"));
 }
 
 /// What the run recorded, second by second, adds up to what it told of the whole.
