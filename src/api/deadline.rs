@@ -17,6 +17,7 @@ use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 use super::status::ApiError;
+use crate::clock::timer_now;
 
 /// Long enough for two timers of one tick (1 ms) to fire in order, short beside any deadline.
 const AHEAD: Duration = Duration::from_millis(3);
@@ -60,12 +61,16 @@ where
     fn call(&mut self, request: Request<I>) -> Self::Future {
         let deadline = deadline_of(request.headers());
         let answer = self.inner.call(request);
-        let wait = deadline.map_or(CALL_MAX, |deadline| deadline.saturating_sub(AHEAD));
-        let wait = wait.min(CALL_MAX);
+        let wait = deadline.map_or(CALL_MAX, |deadline| deadline.min(CALL_MAX));
+        let over = timer_now() + wait;
+        let ends = over - AHEAD.min(wait);
         Box::pin(async move {
-            tokio::time::timeout(wait, answer)
-                .await
-                .unwrap_or_else(|_| Ok(ApiError::Deadline.to_status().into_http()))
+            match tokio::time::timeout_at(ends, answer).await {
+                // A process that was stopped meanwhile finds its answer there and its time over, and would look at
+                // the answer first.
+                Ok(answer) if timer_now() < over => answer,
+                _ => Ok(ApiError::Deadline.to_status().into_http()),
+            }
         })
     }
 }
@@ -109,6 +114,23 @@ mod tests {
         let answer = bounded.oneshot(timeout("50m")).await.unwrap();
         let code = answer.headers().get("grpc-status").unwrap();
         assert_eq!(code, "4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_found_after_the_deadline_is_not_given() {
+        let late = service_fn(|_: Request<()>| {
+            let mut passes = Box::pin(tokio::time::advance(Duration::from_millis(100)));
+            std::future::poll_fn(move |cx| {
+                // The time passes at the first look, as while a process is stopped.
+                let _goes_on = passes.as_mut().poll(cx);
+                Poll::Ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+            })
+        });
+        let bounded = Deadlines.layer(late);
+        let answer = bounded.clone().oneshot(timeout("50m")).await.unwrap();
+        assert_eq!(answer.headers().get("grpc-status").unwrap(), "4");
+        let answer = bounded.oneshot(timeout("1S")).await.unwrap();
+        assert!(answer.headers().get("grpc-status").is_none());
     }
 
     #[tokio::test]
