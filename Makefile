@@ -59,7 +59,7 @@ simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SE
 .PHONY: faults
 faults: test-tools ## Faults that last longer than the suite has time for: five minutes without PostgreSQL, a process that stands still for two
 	RED_ENVELOPE_FAULTS=long $(CARGO_TEST) $(TESTED) --test it -- --nocapture --exact \
-		ledger_faults::a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab \
+		ledger_faults::a_postgresql_that_hangs_turns_creates_away_before_any_grab \
 		paused::a_process_that_is_stopped_between_grant_and_answer_acknowledges_nothing_too_late
 
 .PHONY: bench

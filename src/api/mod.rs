@@ -123,6 +123,8 @@ struct Api {
     previews: Semaphore,
     /// Permits of audits.
     audits: Semaphore,
+    /// Permits of audits of what is hot: one of everything may take an hour.
+    audits_of_hot: Semaphore,
 }
 
 impl Api {
@@ -136,6 +138,7 @@ impl Api {
             publishes: Arc::new(Semaphore::new(create::BACKGROUND_PUBLISHES_MAX)),
             previews: Semaphore::new(preview::PREVIEWS_MAX),
             audits: Semaphore::new(admin_audit::AUDITS_MAX),
+            audits_of_hot: Semaphore::new(admin_audit::AUDITS_MAX),
             hot: deps.hot,
             gated: deps.gated,
             ledger: deps.ledger,

@@ -38,7 +38,8 @@
 //! - step 4 reads the other way round, because the ledger knows an envelope before the hot store.
 //!
 //! *Quiet* is said only if the outbox was empty before and after, no grant was in flight, and the
-//! envelopes, read page by page, hold exactly what the accounts' snapshot has in escrow.
+//! envelopes, read page by page, hold exactly what the accounts' snapshot has in escrow. So it is never said of
+//! what is hot alone, which no snapshot is held beside.
 //!
 //! *Bounds.* A page of each at a time, the vector of one envelope (80 MB for the largest), and
 //! [`DISCREPANCIES_NAMED_MAX`] discrepancies; the others are counted.
@@ -86,6 +87,7 @@ pub async fn run(
     options: AuditOptions,
 ) -> Result<AuditReport, AuditError> {
     let AuditOptions { tenant, hot_only } = options;
+    let of_all = tenant.is_none();
     let mut findings = Findings::default();
     findings.report.started_at = ledger.now();
     findings.report.hot_only = hot_only;
@@ -108,8 +110,10 @@ pub async fn run(
     check_epochs(hot, ledger, &mut findings).await?;
     let unsettled = unsettled_before + hot.vitals().await?.unsettled_records;
     let still = unsettled == 0 && findings.report.in_flight_count == 0;
-    let quiet = still && (hot_only || findings.escrow_agrees());
-    metrics::audited(findings.report.discrepancy_count);
+    let quiet = still && !hot_only && findings.escrow_agrees();
+    if of_all {
+        metrics::audited(findings.report.discrepancy_count, hot_only);
+    }
     Ok(findings.finish(quiet, ledger.now()))
 }
 

@@ -50,7 +50,7 @@ pub struct CurrencyTotals {
 pub struct AuditReport {
     /// No discrepancy.
     pub clean: bool,
-    /// Nothing was in flight, so every sum is exact.
+    /// Nothing was in flight, so every sum is exact. Never said of what is hot alone.
     pub quiet: bool,
     /// Only what the hot store holds was checked: no account, and no envelope that it forgot.
     pub hot_only: bool,

@@ -1,7 +1,7 @@
 //! The hot store's envelopes: those that the ledger does not know, and in an audit of what is hot the others, too.
 //!
-//! *Ordering.* Read the other way round than in a full audit, since the ledger knows an envelope before the hot
-//! store does. The law reads as before: claims first, then grants.
+//! *Ordering.* Ids come from the hot store first, since the ledger knows an envelope before the hot store does;
+//! then rows and claims, then grants, as in an audit of everything.
 
 use super::report::Findings;
 use super::{AuditError, check_page};
@@ -60,6 +60,7 @@ async fn check_known(
         // One of them can't be added up: the others are read one by one.
         Err(LedgerError::Broken(why)) => {
             if let [id] = ids {
+                findings.report.envelope_count += 1;
                 findings.unread(Some(*id), format!("it can't be added up: {why}"));
                 return Ok(());
             }

@@ -334,7 +334,8 @@ pub struct Audit {
     /// Only this tenant [default: all]
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
-    /// Only the envelopes that the hot store holds, and no account: cheap enough for every minute
+    /// Only the envelopes that the hot store holds, and no account: cheap enough for every minute. One that the hot
+    /// store has lost is not seen
     #[arg(long)]
     pub hot_only: bool,
     /// Who asks, for the record

@@ -71,8 +71,10 @@ fn audit_words(report: &v1::AuditResponse, style: Style) -> String {
     } else {
         ""
     };
-    let verdict = if report.clean {
-        let moment = if report.quiet {
+    let verdict = if report.clean && report.hot_only && report.envelope_count == 0 {
+        "Nothing is hot: the hot store holds no envelope.".to_owned()
+    } else if report.clean {
+        let moment = if report.quiet || report.hot_only {
             ""
         } else {
             " (while money moves)"

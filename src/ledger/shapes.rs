@@ -364,7 +364,7 @@ pub struct EnvelopePosting {
 pub enum AuditPage {
     /// Those with rows above this one, by row, at most so many.
     After(i64, usize),
-    /// These, in any order, at most `PAGE_ROWS_MAX`. Who is not in the books is left out.
+    /// These, in any order. Who is not in the books is left out.
     Of(Vec<EnvelopeId>),
 }
 

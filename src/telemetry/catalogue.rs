@@ -273,7 +273,7 @@ pub const METRICS: &[Metric] = &[
         DISCREPANCIES,
         MetricKind::Gauge,
         Unit::Count,
-        "Discrepancies that the last audit found",
+        "Discrepancies that the last audit of every tenant found, `of` all or of what is hot",
     ),
     metric(
         STORE_BYTES,

@@ -71,6 +71,7 @@ struct Meters {
     watchers: Gauge,
     looked_up: [Counter; 2],
     discrepancies: Gauge,
+    discrepancies_of_hot: Gauge,
 }
 
 impl Meters {
@@ -104,7 +105,8 @@ impl Meters {
             streams: metrics::gauge!(STREAMS),
             watchers: metrics::gauge!(WATCHERS),
             looked_up: ["no", "yes"].map(|known| by(LOOKED_UP, "known", known)),
-            discrepancies: metrics::gauge!(DISCREPANCIES),
+            discrepancies: metrics::gauge!(DISCREPANCIES, "of" => "all"),
+            discrepancies_of_hot: metrics::gauge!(DISCREPANCIES, "of" => "hot"),
         }
     }
 }
@@ -374,10 +376,14 @@ pub fn clock_ahead(ms: i64) {
     metrics::gauge!(CLOCK_AHEAD).set(if ms < 0 { -ahead } else { ahead });
 }
 
-/// An audit ended with so many discrepancies.
-pub fn audited(discrepancies: u64) {
+/// An audit of every tenant ended with so many discrepancies: of everything, or of what is hot.
+pub fn audited(discrepancies: u64, hot_only: bool) {
     if let Some(meters) = meters() {
-        meters.discrepancies.set(gauge_of(discrepancies));
+        let of = match hot_only {
+            true => &meters.discrepancies_of_hot,
+            false => &meters.discrepancies,
+        };
+        of.set(gauge_of(discrepancies));
     }
 }
 

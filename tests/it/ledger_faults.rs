@@ -190,7 +190,7 @@ impl Outage {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgresql_that_hangs_for_a_minute_turns_creates_away_and_no_grab() {
+async fn a_postgresql_that_hangs_turns_creates_away_before_any_grab() {
     let lasts = Faults::asked_for().outage;
     let mut fleet = Fleet::of(2).await;
     fleet.processes[0].fund("alice", cny(1_000_000)).await;

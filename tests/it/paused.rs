@@ -41,6 +41,7 @@ async fn a_process_that_is_stopped_between_grant_and_answer_acknowledges_nothing
 
     let server = &fleet.processes[0].server;
     let answered = server.counted_of(CALLS, ANSWERED).await;
+    assert!(answered > 0.0, "nobody was answered");
 
     // Redis has the call in its socket when the process stops, and grants after that.
     fleet.redis.pause();

@@ -332,6 +332,7 @@ macro_rules! ledger_conformance {
             money::an_account_holds_at_most_the_limit,
             money::a_refund_always_fits_and_the_limit_binds_what_comes_from_outside,
             money::tenants_do_not_see_each_other,
+            money::the_auditor_reads_the_envelopes_that_it_names,
             fund::funding_moves_the_total_from_the_sender_into_the_escrow,
             fund::funding_again_answers_the_same_envelope,
             fund::the_same_request_id_with_another_body_is_refused,

@@ -1,10 +1,12 @@
 //! Money in and out.
 
-use super::{FIRST, World, assert_insufficient, cny, decline, draft, person, tenant, transfer};
-use crate::domain::envelope::CloseReason;
-use crate::domain::id::TenantId;
+use super::{
+    FIRST, World, assert_insufficient, cny, decline, draft, pay, person, tenant, transfer,
+};
+use crate::domain::envelope::{CloseReason, Draft};
+use crate::domain::id::{EnvelopeId, TenantId};
 use crate::domain::money::AMOUNT_MINOR_MAX;
-use crate::ledger::{CloseProgress, LedgerError, Settled, Transfer};
+use crate::ledger::{AuditPage, CloseProgress, LedgerError, Settled, Transfer};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_deposit_is_made_once_however_often_it_is_asked_for(world: &World) {
@@ -117,4 +119,54 @@ pub async fn tenants_do_not_see_each_other(world: &World) {
         .ledger
         .entries(tenant(), person("alice"), Some(cny(0).currency), None, 10);
     assert_eq!(entries.await.expect("entries are read").len(), 1);
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn the_auditor_reads_the_envelopes_that_it_names(world: &World) {
+    let mut ids = Vec::new();
+    for name in ["e1", "e2", "e3"] {
+        let id = world.live(100, 4, name).await;
+        world
+            .settle(vec![pay(id, 2, "bob", 30), decline(id, 0, "carol", 20)])
+            .await;
+        ids.push(id);
+    }
+    let shop = TenantId::parse("shop").expect("a good name");
+    let there = Transfer {
+        tenant: shop.clone(),
+        ..transfer("alice", 100, "there")
+    };
+    world.ledger.deposit(there).await.expect("another tenant's");
+    let elsewhere = Draft {
+        tenant: shop.clone(),
+        ..draft("alice", 100, 4)
+    };
+    let elsewhere = world.fund(elsewhere, "there").await.id;
+    let unknown = EnvelopeId::from_bytes([7; 16]);
+    let asked = vec![ids[2], unknown, elsewhere, ids[0]];
+    let read = async |tenant: Option<TenantId>, page| {
+        let rows = world.ledger.audit_envelopes(tenant, page).await;
+        let rows = rows.expect("an audit of envelopes");
+        let mut sums: Vec<_> = rows
+            .into_iter()
+            .map(|row| {
+                let sums = (row.entries_in_minor, row.entries_out_minor);
+                (row.row, row.id, sums, row.paid, row.declined)
+            })
+            .collect();
+        sums.sort_unstable_by_key(|(row, ..)| *row);
+        sums
+    };
+    let all = read(None, AuditPage::After(i64::MIN, 1_000)).await;
+    assert_eq!(all.len(), 4);
+    let named = read(None, AuditPage::Of(asked.clone())).await;
+    let wanted = [Some(ids[0]), Some(ids[2]), Some(elsewhere)];
+    let of_all = all.iter().filter(|(_, id, ..)| wanted.contains(id));
+    assert_eq!(named, of_all.cloned().collect::<Vec<_>>());
+    assert_eq!(named[0].2, (100, 50));
+    assert_eq!((named[0].3, named[0].4), ((1, 30), (1, 20)));
+    let theirs = read(Some(shop), AuditPage::Of(asked)).await;
+    assert_eq!(theirs.len(), 1);
+    assert_eq!(theirs[0].1, Some(elsewhere));
+    assert!(read(None, AuditPage::Of(Vec::new())).await.is_empty());
 }

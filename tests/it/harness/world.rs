@@ -336,6 +336,7 @@ impl World {
         let report = report.await;
         let hot = self.audited(true).await;
         assert!(hot.clean && hot.hot_only, "{:#?}", hot.discrepancies);
+        assert!(hot.envelope_count <= report.envelope_count);
         report
     }
 
