@@ -8,7 +8,7 @@
 //! | list | ListGrabs tells the shares that the grabbers were told |
 //! | balances | every account holds what its owner was told, to the minor unit |
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -272,11 +272,10 @@ async fn list(
     .await?;
     for (envelope, listed) in lists.into_iter().enumerate() {
         let page = world.page(envelope);
-        let crowd = world.crowd(envelope);
         let mut told: Vec<(u32, String, i64)> = page
             .held()
             .map(|(guest, held)| {
-                let name = world.name(crowd, Person::Guest(guest));
+                let name = world.name(envelope, Person::Guest(guest));
                 (held.number, name, held.amount_minor)
             })
             .collect();
@@ -329,13 +328,16 @@ async fn balances(world: &World, channel: &Channel) -> anyhow::Result<(usize, Vi
     for crowd in &world.profile.crowds {
         let sender = world.sender(crowd);
         expected.insert(sender, (crowd.currency.clone(), deposit_minor(crowd)));
-        for number in 0..crowd.grabbers {
-            let guest = world.name(crowd, Person::Guest(number));
-            expected.insert(guest, (crowd.currency.clone(), 0));
-        }
     }
+    let mut circles = HashSet::new();
     for envelope in 0..world.ids.len() {
         let crowd = world.crowd(envelope);
+        if circles.insert(world.circle(envelope)) {
+            for number in 0..crowd.grabbers {
+                let guest = world.name(envelope, Person::Guest(number));
+                expected.insert(guest, (crowd.currency.clone(), 0));
+            }
+        }
         let page = world.page(envelope);
         let mut add = |owner: &str, minor: i64| {
             if let Some((_, balance)) = expected.get_mut(owner) {
@@ -344,7 +346,10 @@ async fn balances(world: &World, channel: &Channel) -> anyhow::Result<(usize, Vi
         };
         add(&world.sender(crowd), -page.paid_minor());
         for (guest, held) in page.held() {
-            add(&world.name(crowd, Person::Guest(guest)), held.amount_minor);
+            add(
+                &world.name(envelope, Person::Guest(guest)),
+                held.amount_minor,
+            );
         }
     }
     let client = AccountServiceClient::new(channel.clone());

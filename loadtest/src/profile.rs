@@ -102,6 +102,9 @@ pub struct Crowd {
     pub share_mean_minor: i64,
     /// Of each envelope.
     pub grabbers: u32,
+    /// Circles of people that envelopes go to in turn. 0: all go to the same people.
+    #[serde(default)]
+    pub circles: u32,
     /// Of a thousand grabbers.
     pub repeats_permille: u32,
     /// Of each of those.

@@ -59,16 +59,22 @@ impl World {
         format!("{}-{}-sender", self.run, crowd.name)
     }
 
-    /// The group of a crowd.
-    pub fn group(&self, crowd: &Crowd) -> String {
-        format!("{}-{}", self.run, crowd.name)
+    /// The circle that an envelope goes to: a group, or whom a sender names.
+    pub fn circle(&self, envelope: usize) -> String {
+        let crowd = self.crowd(envelope);
+        match envelope.checked_rem(crowd.circles as usize) {
+            None => format!("{}-{}", self.run, crowd.name),
+            // A crowd has no dot in its name.
+            Some(circle) => format!("{}-{}.{circle}", self.run, crowd.name),
+        }
     }
 
-    /// Somebody's name.
-    pub fn name(&self, crowd: &Crowd, person: Person) -> String {
+    /// The name of somebody of an envelope's circle, or outside it.
+    pub fn name(&self, envelope: usize, person: Person) -> String {
+        let circle = self.circle(envelope);
         match person {
-            Person::Guest(number) => format!("{}-{}-{number}", self.run, crowd.name),
-            Person::Outsider(number) => format!("{}-{}-x{number}", self.run, crowd.name),
+            Person::Guest(number) => format!("{circle}-{number}"),
+            Person::Outsider(number) => format!("{circle}-x{number}"),
         }
     }
 
@@ -88,7 +94,7 @@ impl World {
             ..v1::CreateEnvelopeRequest::default()
         };
         if crowd.audience == Audience::Group {
-            let group_id = self.group(crowd);
+            let group_id = self.circle(envelope);
             request.audience = Some(v1::Audience {
                 audience: Some(v1::audience::Audience::Group(v1::audience::Group {
                     group_id,
@@ -115,7 +121,7 @@ impl World {
                 request.exclusive_shares = (0_u32..)
                     .zip(named_minor(crowd))
                     .map(|(number, amount_minor)| v1::ExclusiveShare {
-                        grabber: self.name(crowd, Person::Guest(number)),
+                        grabber: self.name(envelope, Person::Guest(number)),
                         amount_minor,
                     })
                     .collect();
@@ -130,11 +136,11 @@ impl World {
         let outside = matches!(person, Person::Outsider(_));
         v1::GrabRequest {
             envelope_id: self.ids[envelope].clone(),
-            grabber: self.name(crowd, person),
+            grabber: self.name(envelope, person),
             group_id: match crowd.audience {
                 Audience::Anyone => String::new(),
                 Audience::Group if outside => format!("{}-elsewhere", self.run),
-                Audience::Group => self.group(crowd),
+                Audience::Group => self.circle(envelope),
             },
             passphrase: crowd.passphrase.clone(),
             ..v1::GrabRequest::default()
@@ -193,6 +199,25 @@ fn terms(crowd: &Crowd, number: usize) -> Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn circles_take_envelopes_in_turn_and_have_members_of_their_own() {
+        let mut profile = crate::profile::load("smoke").unwrap();
+        profile.crowds.truncate(1);
+        let world = |circles| {
+            let mut profile = profile.clone();
+            profile.crowds[0].circles = circles;
+            let schedule = crate::schedule::plan(&profile);
+            World::new("r".into(), profile, schedule)
+        };
+        let guest = Person::Guest(7);
+        let two = world(2);
+        let names: Vec<String> = (0..3).map(|it| two.name(it, guest)).collect();
+        assert_eq!(names, ["r-chat.0-7", "r-chat.1-7", "r-chat.0-7"]);
+        let one = world(0);
+        assert_eq!(one.name(0, guest), one.name(1, guest));
+        assert_ne!(one.name(0, guest), one.name(0, Person::Outsider(7)));
+    }
 
     #[test]
     fn named_amounts_are_positive_and_sum_to_the_total() {

@@ -264,6 +264,19 @@ fn ends(report: &Report) -> Vec<(f64, &'static str)> {
     vec![(report.fire_s, "last answer"), (closed_s, "all closed")]
 }
 
+/// What was seen until everything was in the books and closed, and a little longer; the comparing and the audit that
+/// follow take many times as long.
+fn to_the_end(report: &Report, words: Words, y: &'static str, mut series: Vec<Series>) -> Lines {
+    let after_s = report.close_s.max(report.drained_s.unwrap_or_default());
+    let last_s = 1.0 + 1.2 * (report.fire_s + after_s);
+    for series in &mut series {
+        series.points.retain(|(at_s, _)| *at_s <= last_s);
+    }
+    let mut lines = over_time(words, y, series);
+    lines.marks = ends(report);
+    lines
+}
+
 fn backlog(report: &Report) -> Lines {
     let series = vec![named("records", told(report, "backlog", 1.0))];
     let words = Words {
@@ -271,8 +284,8 @@ fn backlog(report: &Report) -> Lines {
         title: "Settlement: what waits for the books",
         what: match report.drained_s {
             Some(drained_s) => format!(
-                "Acknowledged grabs that the ledger has not posted yet. None waited {drained_s:.1} s after \
-                 the last answer. A gap is a look that the server did not answer within a second."
+                "Acknowledged grabs that the ledger has not posted yet. Nothing waited any more \
+                 {drained_s:.1} s after the last answer. A gap is a look that the server did not answer within a second."
             ),
             None => "Acknowledged grabs that the ledger has not posted yet. A gap is a look that the server \
                      did not answer within a second."
@@ -280,9 +293,7 @@ fn backlog(report: &Report) -> Lines {
         },
         empty: NO_METRICS,
     };
-    let mut lines = over_time(words, "records", series);
-    lines.marks = ends(report);
-    lines
+    to_the_end(report, words, "records", series)
 }
 
 fn lag(report: &Report) -> Lines {
@@ -295,9 +306,7 @@ fn lag(report: &Report) -> Lines {
             .into(),
         empty: NO_METRICS,
     };
-    let mut lines = over_time(words, "seconds", series);
-    lines.marks = ends(report);
-    lines
+    to_the_end(report, words, "seconds", series)
 }
 
 fn cpu_per_grab(report: &Report) -> Bars {
@@ -335,9 +344,7 @@ fn cores(report: &Report) -> Lines {
         ),
         empty: NO_PROCESSES,
     };
-    let mut lines = over_time(words, "cores", series.collect());
-    lines.marks = ends(report);
-    lines
+    to_the_end(report, words, "cores", series.collect())
 }
 
 fn memory(report: &Report) -> Lines {
@@ -353,9 +360,7 @@ fn memory(report: &Report) -> Lines {
         what: "Resident memory of each process, in MiB; what processes of one store share counts once.".into(),
         empty: NO_PROCESSES,
     };
-    let mut lines = over_time(words, "MiB", series.collect());
-    lines.marks = ends(report);
-    lines
+    to_the_end(report, words, "MiB", series.collect())
 }
 
 fn batches(report: &Report, name: &str) -> Bars {
