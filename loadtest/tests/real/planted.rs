@@ -56,6 +56,56 @@ UPDATE envelope SET settled_count = settled_count - 1,
     refunded_minor = refunded_minor + (SELECT amount_minor FROM it)
     WHERE row = (SELECT envelope_row FROM it);";
 
+/// The same in PostgreSQL, where a share's claim is the credit of its grabber. Triggers and foreign keys are off, as a
+/// thief who owns the database has them.
+const CHOOSE_IN_POSTGRES: &str = "
+BEGIN;
+SET LOCAL search_path = red_envelope;
+SET LOCAL session_replication_role = replica;
+CREATE TEMP TABLE it AS
+    SELECT c.row, c.envelope_row, c.share, c.amount_minor, c.account_row, c.posting_row, g.owner AS grabber,
+        s.row AS sender_row, (SELECT max(row) + 1 FROM posting) AS new_posting,
+        (SELECT greatest((SELECT max(row) FROM entry), (SELECT max(row) FROM claim)) + 1) AS new_entry
+    FROM claim c JOIN envelope n ON n.row = c.envelope_row
+        JOIN posting p ON p.row = c.posting_row
+        JOIN account g ON g.row = c.account_row
+        JOIN account s ON s.tenant = n.tenant AND s.kind = 'owner' AND s.owner = n.sender
+            AND s.currency = n.currency
+    WHERE n.state = 'closed' AND n.best_share <> c.share AND p.share_count > 1 AND NOT c.declined
+    ORDER BY c.row LIMIT 1;";
+
+const PAID_TWICE_IN_POSTGRES: &str = "
+INSERT INTO posting (row, tenant, kind, currency, envelope_row, share_count, reference, posted_at)
+    SELECT new_posting, tenant, kind, currency, p.envelope_row, 1, reference, posted_at
+    FROM posting p JOIN it ON p.row = it.posting_row;
+INSERT INTO entry (row, posting_row, envelope_row, amount_minor)
+    SELECT new_entry, new_posting, envelope_row, -amount_minor FROM it;
+INSERT INTO entry (row, posting_row, account_row, amount_minor)
+    SELECT new_entry + 1, new_posting, account_row, amount_minor FROM it;
+UPDATE account SET available_minor = available_minor + (SELECT amount_minor FROM it)
+    WHERE row = (SELECT account_row FROM it);";
+
+const LOST_IN_POSTGRES: &str = "
+DELETE FROM claim c USING it WHERE c.envelope_row = it.envelope_row AND c.share = it.share;
+UPDATE posting p SET share_count = p.share_count - 1 FROM it WHERE p.row = it.posting_row;
+UPDATE entry e SET amount_minor = e.amount_minor + it.amount_minor FROM it
+    WHERE e.posting_row = it.posting_row AND e.envelope_row IS NOT NULL;
+INSERT INTO posting (row, tenant, kind, currency, envelope_row, share_count, reference, posted_at)
+    SELECT new_posting, tenant, 'refund', currency, p.envelope_row, 0, reference, posted_at
+    FROM posting p JOIN it ON p.row = it.posting_row;
+INSERT INTO entry (row, posting_row, envelope_row, amount_minor)
+    SELECT new_entry, new_posting, envelope_row, -amount_minor FROM it;
+INSERT INTO entry (row, posting_row, account_row, amount_minor)
+    SELECT new_entry + 1, new_posting, sender_row, amount_minor FROM it;
+UPDATE account a SET available_minor = a.available_minor - it.amount_minor FROM it
+    WHERE a.row = it.account_row;
+UPDATE account a SET available_minor = a.available_minor + it.amount_minor FROM it
+    WHERE a.row = it.sender_row;
+UPDATE envelope n SET settled_count = n.settled_count - 1,
+    settled_minor = n.settled_minor - it.amount_minor,
+    refunded_minor = n.refunded_minor + it.amount_minor
+    FROM it WHERE n.row = it.envelope_row;";
+
 /// What a run leaves behind.
 struct Failed {
     words: String,
@@ -75,7 +125,7 @@ fn edited(name: &str, stack: &str, edit: &str) -> Failed {
         // It waits for a line, which comes when the edit is done; if this test panics, its input ends.
         .args([
             "--meanwhile",
-            "closed=echo closed $RED_ENVELOPE_LOADTEST_FOLDER; read -r done",
+            "closed=echo closed $RED_ENVELOPE_LOADTEST_FOLDER $RED_ENVELOPE_LOADTEST_STORES; read -r done",
         ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -84,9 +134,13 @@ fn edited(name: &str, stack: &str, edit: &str) -> Failed {
     let mut told = BufReader::new(run.stdout.take().unwrap());
     let mut line = String::new();
     told.read_line(&mut line).unwrap();
-    let kept = line.strip_prefix("closed ").map(str::trim);
-    let kept = PathBuf::from(kept.unwrap_or_else(|| panic!("it did not come to a close: {line}")));
-    let grabber = plant(&kept.join("data/ledger.sqlite"), edit);
+    let told_at = line.strip_prefix("closed ").map(str::split_whitespace);
+    let mut told_at = told_at.unwrap_or_else(|| panic!("it did not come to a close: {line}"));
+    let kept = PathBuf::from(told_at.next().unwrap());
+    let grabber = match told_at.skip_while(|word| *word != "--ledger").nth(1) {
+        Some(books) => plant_in_postgres(books, edit),
+        None => plant(&kept.join("data/ledger.sqlite"), edit),
+    };
     run.stdin.take().unwrap().write_all(b"done\n").unwrap();
     let mut words = String::new();
     told.read_to_string(&mut words).unwrap();
@@ -110,6 +164,24 @@ fn plant(books: &Path, edit: &str) -> String {
     let grabber = books.query_row("SELECT grabber FROM it", [], |row| row.get(0));
     books.execute_batch("COMMIT").unwrap();
     grabber.unwrap()
+}
+
+/// The programs are those of the tests (`scripts/with-servers`), or on the path.
+fn plant_in_postgres(books: &str, edit: &str) -> String {
+    let script = format!("{CHOOSE_IN_POSTGRES}{edit}\nSELECT grabber FROM it; COMMIT");
+    let psql = r#"exec "${RED_ENVELOPE_POSTGRES:+$RED_ENVELOPE_POSTGRES/}psql" "$@""#;
+    let done = Command::new("sh")
+        .args(["-c", psql, "sh"])
+        .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+        .args(["--set", "ON_ERROR_STOP=1", "--command", &script])
+        .arg(books)
+        .output()
+        .unwrap();
+    let wrong = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{wrong}");
+    let grabber = String::from_utf8(done.stdout).unwrap().trim().to_owned();
+    assert!(!grabber.is_empty(), "no claim could be chosen");
+    grabber
 }
 
 impl Failed {
@@ -136,6 +208,8 @@ impl Failed {
 fn a_payment_that_is_made_twice_fails_the_run_and_is_named() {
     let failed = edited("paid-twice", "embedded", PAID_TWICE);
     failed.tells("entries out of the escrow: found");
+    let failed = edited("paid-twice", "redis+postgres", PAID_TWICE_IN_POSTGRES);
+    failed.tells("its claims are 0 over 0");
 }
 
 #[test]
@@ -143,4 +217,6 @@ fn an_acknowledged_grab_that_is_lost_fails_the_run_and_is_named() {
     for stack in ["embedded", "redis"] {
         edited("lost", stack, LOST).tells("GRANT_WITHOUT_CLAIM");
     }
+    let failed = edited("lost", "redis+postgres", LOST_IN_POSTGRES);
+    failed.tells("GRANT_WITHOUT_CLAIM");
 }
