@@ -32,6 +32,8 @@ const RUN_THIS: &str = "run `cargo run --release -p loadtest -- burst --stack re
 /// batches, which are dear.
 const BUSY_MIN: f64 = 0.3;
 
+const SAME_MACHINE: &str = " were measured, on one machine: no network between them";
+
 /// `plan` on the command line.
 #[derive(Args)]
 pub struct Words {
@@ -339,7 +341,10 @@ fn extrapolated(words: &Words, report: &Report, measured: &Measured) -> Vec<Stri
             "  the peak is {} times the rehearsal's rate; a grab is taken to cost what it cost there",
             number((times * 10.0).round() / 10.0)
         ),
-        "  one server, one Redis and one PostgreSQL were measured, on one machine: no network between them".to_owned(),
+        match report.setup.processes {
+            Some(servers @ 2..) => format!("  {servers} servers, one Redis and one PostgreSQL{SAME_MACHINE}"),
+            _ => format!("  one server, one Redis and one PostgreSQL{SAME_MACHINE}"),
+        },
         "  envelopes are taken to spread evenly over the masters; this version serves one Redis and no Cluster,"
             .to_owned(),
         "  so more masters than one are a figure for the design and not for an installation of today".to_owned(),
