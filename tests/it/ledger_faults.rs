@@ -222,13 +222,13 @@ async fn a_postgresql_that_hangs_turns_creates_away_before_any_grab() {
     fleet.processes[0].until_available(&last, 10).await;
     fleet.processes[0].audit_when_quiet().await;
     let drained = resumed.elapsed();
+    let served = outage.refused_after.unwrap_or(outage.lasted);
     println!(
-        "outage {:?}: {} grabs won ({:.0}/s), {} turned away from {:?} on; drained in {drained:?}",
+        "outage {:?}: {} grabs won ({:.0}/s for {served:?}), {} turned away after that; drained in {drained:?}",
         outage.lasted,
         outage.paid.len(),
-        outage.paid.len() as f64 / outage.lasted.min(GRABS_SERVED_FOR).as_secs_f64(),
+        outage.paid.len() as f64 / served.as_secs_f64(),
         outage.refused.len(),
-        outage.refused_after,
     );
     assert!(
         drained < 2 * outage.lasted,
