@@ -268,13 +268,13 @@ fn answered(page: &Page) -> Option<f64> {
     Some(with_outcome? + with_error.unwrap_or_default())
 }
 
-/// A figure of all servers.
+/// A figure of all servers. One that has nothing to count yet does not tell it, which is no gap in what the others do.
 fn told(pages: &[&Page], name: &str, together: Together) -> Option<f64> {
-    let values = pages.iter().map(|page| page.value(name));
+    let values = pages.iter().filter_map(|page| page.value(name));
     values.reduce(|one, other| match together {
-        Sum => Some(one? + other?),
-        Most => Some(one?.max(other?)),
-    })?
+        Sum => one + other,
+        Most => one.max(other),
+    })
 }
 
 /// A histogram of all servers, whose buckets are the same.
@@ -400,9 +400,11 @@ mod tests {
         assert_eq!(told(&two, "t", Sum), Some(8.0));
         assert_eq!(told(&two, "t", Most), Some(5.0));
         assert_eq!(sizes(&two, "b"), [(4.0, 3.0)]);
-        // One of them does not tell it.
+        // One of them has nothing to tell of it; of another figure two have nothing.
         let three: Vec<&Page> = pages.iter().collect();
-        assert_eq!(told(&three, "t", Sum), None);
+        assert_eq!(told(&three, "t", Sum), Some(8.0));
+        assert_eq!(told(&three, "u", Sum), Some(1.0));
+        assert_eq!(told(&three, "v", Sum), None);
         assert_eq!(told(&[], "t", Sum), None);
     }
 
