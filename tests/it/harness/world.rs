@@ -298,7 +298,8 @@ impl World {
         self.audited(false).await
     }
 
-    async fn audited(&mut self, hot_only: bool) -> AuditResponse {
+    /// The books of both stores, or only what is hot.
+    pub async fn audited(&mut self, hot_only: bool) -> AuditResponse {
         let request = AuditRequest {
             operator: "olga".to_owned(),
             reason: "a test".to_owned(),
