@@ -224,6 +224,31 @@ async fn a_trace_follows_the_money_from_the_hold_to_the_last_entry() {
 }
 
 #[tokio::test]
+async fn an_audit_of_what_is_hot_has_a_turn_beside_one_of_everything() {
+    let world = World::with_alice().await;
+    let mut operators = world.operators.clone();
+    let mut audit = async |hot_only| {
+        let request = v1::AuditRequest {
+            operator: "olga".into(),
+            reason: "every minute".into(),
+            hot_only,
+            ..Default::default()
+        };
+        operators.audit(request).await
+    };
+    let api = &world.services.api;
+    for (taken, hot_only) in [(&api.audits, false), (&api.audits_of_hot, true)] {
+        let turn = taken.try_acquire().unwrap();
+        let refused = audit(hot_only).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        let other = audit(!hot_only).await.unwrap().into_inner();
+        assert!(other.clean && other.hot_only != hot_only);
+        drop(turn);
+        assert!(audit(hot_only).await.unwrap().into_inner().clean);
+    }
+}
+
+#[tokio::test]
 async fn an_audit_of_sound_books_is_clean() {
     let world = World::with_alice().await;
     let id = world.send(lucky("r1", 1_000, 3)).await;
