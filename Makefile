@@ -65,7 +65,7 @@ faults: test-tools ## Faults that last longer than the suite has time for: five 
 .PHONY: bench
 bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench ledger --bench redis --bench embedded
-	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst
+	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst --bench overload
 
 .PHONY: crosscheck
 crosscheck: crosscheck-tools ## An independent generator (h2load) and loadtest agree on rate and p50, on a machine that does nothing else

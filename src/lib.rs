@@ -64,6 +64,7 @@ use hot::gate::{Gate, Gated};
 use ledger::Ledger;
 use settle::{Drain, Settlement};
 use stores::Stores;
+use telemetry::lag::Lag;
 use telemetry::{metrics, probes};
 
 /// Between two looks at whether the process is ready: a probe every second sees the truth.
@@ -176,7 +177,7 @@ pub async fn serve(
             Some(grpc) => listen(
                 grpc,
                 "grpc",
-                joined.api.public_routes(),
+                (joined.api.public_routes(), joined.api.prioritize()),
                 &config.transport,
                 &closing,
             ),
@@ -185,7 +186,7 @@ pub async fn serve(
         admin: listen(
             listeners.admin,
             "admin",
-            joined.api.admin_routes(),
+            (joined.api.admin_routes(), joined.api.prioritize()),
             &config.transport,
             &closing,
         ),
@@ -201,6 +202,7 @@ pub async fn serve(
         ended = stores.watch(closing.clone()) => ended.err().map(ServeError::Store),
         failed = running.ended() => Some(failed),
         () = keep_looking(&joined, &stores, &readiness, &config, &folder) => None,
+        () = keep_timing(&joined) => None,
     };
 
     folder.forget_ports();
@@ -362,18 +364,27 @@ async fn keep_looking(
     }
 }
 
+/// Tells the services how late this process is; never ends.
+async fn keep_timing(joined: &Joined) {
+    let mut lag = Lag::default();
+    loop {
+        let late = lag.look().await;
+        joined.api.runs_late(late);
+    }
+}
+
 type Listening = JoinHandle<Result<(), String>>;
 
 fn listen(
     listener: TcpListener,
     name: &'static str,
-    routes: api::listen::Routes,
+    (routes, prioritize): (api::listen::Routes, api::Prioritize),
     transport: &Transport,
     closing: &CancellationToken,
 ) -> Listening {
     let (transport, closing) = (*transport, closing.clone());
     tokio::spawn(async move {
-        api::listen::serve(listener, name, routes, &transport, closing)
+        api::listen::serve(listener, name, routes, prioritize, &transport, closing)
             .await
             .map_err(|e| e.to_string())
     })

@@ -62,8 +62,9 @@ impl Api {
     /// Whether a grab may come.
     ///
     /// # Errors
-    /// As [`Api::admit_create`].
+    /// Settlement is behind, or this process.
     pub(super) fn admit_grab(&self) -> Result<(), ApiError> {
+        self.priorities.admit_grab()?;
         let admitted = self.backlog.admit(Behind::Grabs, GRABS_SHED_AGE_MS);
         if admitted.is_err() {
             metrics::shed(Behind::Grabs.name(), 1);

@@ -10,7 +10,7 @@
 //! | 5. missing there (or lost, or stale): publish and ask again, or answer from the books | `Api::books_say` |
 //!
 //! # Bounds
-//! [`ASKS_MAX`] calls of the hot store a grab.
+//! [`ASKS_MAX`] calls of the hot store a grab, and those after the first within a budget (`retries`).
 //!
 //! # Ordering
 //! The audience is checked before anything is taken, against terms that never change. An answer
@@ -29,12 +29,14 @@ use red_envelope_proto::v1;
 
 use super::Api;
 use super::admission::Admission;
-use super::status::ApiError;
+use super::priority::turned_away;
+use super::status::{ApiError, Full};
 use super::wire;
 use crate::domain::audience::PASSPHRASE_BYTES_MAX;
 use crate::domain::envelope::{BookState, CloseReason, Kind, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, Outcome, Refusal};
 use crate::domain::id::{EnvelopeId, PersonId, TENANT_DEFAULT};
+use crate::hot::gate::Admitted;
 use crate::telemetry::metrics;
 
 /// Calls of the hot store that one grab makes at the most: the first, one under a new epoch, one
@@ -145,10 +147,12 @@ impl Api {
     /// Steps 4 and 5.
     async fn ask(&self, mut grab: Grab) -> Result<Outcome, ApiError> {
         let mut published = false;
-        for _ in 0..ASKS_MAX {
-            let replies = self.gated.grab(vec![grab.clone()]).await?;
-            let reply = replies.first().copied();
-            match reply.ok_or_else(|| ApiError::Internal("a grab got no reply".into()))? {
+        self.retries.first(1);
+        for asks in 0..ASKS_MAX {
+            if asks > 0 {
+                self.may_ask_again()?;
+            }
+            match self.ask_once(&grab).await? {
                 GrabReply::Outcome(outcome) => return Ok(outcome),
                 GrabReply::Funding => return Err(ApiError::Funding),
                 GrabReply::Frozen => return Err(ApiError::Frozen),
@@ -164,6 +168,33 @@ impl Api {
         }
         let words = "the envelope's partition changes its epoch";
         Err(ApiError::Unavailable(words.into()))
+    }
+
+    /// One call, in turn.
+    async fn ask_once(&self, grab: &Grab) -> Result<GrabReply, ApiError> {
+        let turn = match self.gated.admit(grab) {
+            Ok(Admitted::Told(reply)) => return Ok(reply),
+            Ok(Admitted::In(turn)) => turn,
+            Err(_) => return Err(turned_away(Full::HotStore)),
+        };
+        let replies = self.gated.grab(vec![grab.clone()]).await;
+        turn.answered();
+        let reply = replies?.into_iter().next();
+        reply.ok_or_else(|| ApiError::Internal("a grab got no reply".into()))
+    }
+
+    /// Whether the hot store may be asked once more for one call.
+    ///
+    /// # Errors
+    /// Too many were lately: the caller asks again, later.
+    pub(super) fn may_ask_again(&self) -> Result<(), ApiError> {
+        match self.retries.again() {
+            true => Ok(()),
+            false => {
+                let words = "more grabs have to be asked again than the budget allows";
+                Err(ApiError::Unavailable(words.into()))
+            }
+        }
     }
 
     /// What the books say of an envelope that the hot store does not hold in this epoch. `None`: it

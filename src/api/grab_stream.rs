@@ -6,7 +6,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | arrive | messages that have arrived are read and checked; those whose terms are in memory form one batch |
+//! | arrive | messages that have arrived are read and checked; those whose terms are in memory, and who need not wait too long, form one batch |
 //! | batches | one call of the hot store each |
 //! | alone | grabs that need more than one look (unknown here, missing there): the unary path |
 //! | alarm | answers DEADLINE_EXCEEDED to what is overdue |
@@ -15,7 +15,8 @@
 //! # Bounds
 //! [`IN_FLIGHT_MAX`] grabs between being read and their answer being taken by the transport. So a
 //! client that does not read its answers stops its own stream and nothing else. [`BATCHES_MAX`]
-//! calls in flight, of at most `GRABS_PER_CALL_MAX` grabs.
+//! calls in flight, of at most `GRABS_PER_CALL_MAX` grabs; where they take longer than [`ALARM_LATE_MAX`], one more each
+//! time that this passes.
 //!
 //! # Ordering
 //! Every message gets exactly one answer. A message that can't be served is answered with a status,
@@ -48,12 +49,14 @@ use super::Api;
 use super::details::detailed;
 use super::grab::{Asked, Prepared, UNSETTLED};
 use super::grab_codec::Arrived;
-use super::status::{ApiError, code_name};
+use super::priority::turned_away;
+use super::status::{ApiError, Full, code_name};
 use super::wire;
 use crate::clock::timer_now;
 use crate::domain::envelope::Terms;
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Outcome};
 use crate::hot::HotError;
+use crate::hot::pace::Passing;
 use crate::telemetry::metrics;
 
 /// Grabs of one stream in flight: at 212,000 grabs a second and 5 ms a commit, one stream alone
@@ -81,9 +84,18 @@ struct Waiting {
 
 type Replies = Result<Vec<GrabReply>, HotError>;
 
+/// What has arrived and is the next call.
+#[derive(Default)]
+struct Held {
+    grabs: Vec<Grab>,
+    waiting: Vec<Waiting>,
+    turn: Option<Passing>,
+}
+
 /// One call of the hot store.
 struct Batch {
     waiting: Vec<Waiting>,
+    turn: Option<Passing>,
     call: BoxFuture<'static, Replies>,
 }
 
@@ -92,6 +104,9 @@ impl Future for Batch {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let replies = std::task::ready!(self.call.as_mut().poll(cx));
+        if let Some(turn) = self.turn.take() {
+            turn.answered();
+        }
         Poll::Ready((std::mem::take(&mut self.waiting), replies))
     }
 }
@@ -106,6 +121,7 @@ pub struct Session {
     /// How the stream ends, if not well.
     ending: Option<Status>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    held: Held,
     batches: FuturesUnordered<Batch>,
     alone: FuturesUnordered<Alone>,
     answers: VecDeque<v1::GrabStreamResponse>,
@@ -124,6 +140,7 @@ impl Session {
             api,
             inbound: Some(inbound),
             ending: None,
+            held: Held::default(),
             batches: FuturesUnordered::new(),
             alone: FuturesUnordered::new(),
             answers: VecDeque::new(),
@@ -133,16 +150,40 @@ impl Session {
         }
     }
 
-    /// Reads what has arrived and sends it on. Answers whether anything moved.
+    /// Sends on what has arrived, if a call is free. Answers whether anything moved.
     fn poll_arrivals(&mut self, cx: &mut Context<'_>) -> bool {
         if self.batches.len() >= BATCHES_MAX {
             return false;
         }
-        let mut grabs = Vec::new();
-        let mut waiting = Vec::new();
+        let moved = self.read_on(cx);
+        self.call() || moved
+    }
+
+    /// Sends on what was read. Answers whether there was something.
+    fn call(&mut self) -> bool {
+        if self.held.grabs.is_empty() {
+            return false;
+        }
+        let Held {
+            grabs,
+            waiting,
+            turn,
+        } = std::mem::take(&mut self.held);
+        self.api.retries.first(grabs.len());
+        let hot = Arc::clone(&self.api.gated);
+        self.batches.push(Batch {
+            waiting,
+            turn,
+            call: Box::pin(async move { hot.grab(grabs).await }),
+        });
+        true
+    }
+
+    /// Reads what has arrived. Answers whether anything moved.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        let now = timer_now();
-        while self.in_flight < IN_FLIGHT_MAX && grabs.len() < GRABS_PER_CALL_MAX {
+        let (now, wait) = (timer_now(), self.api.gated.wait());
+        while self.in_flight < IN_FLIGHT_MAX && self.held.grabs.len() < GRABS_PER_CALL_MAX {
             let Some(inbound) = &mut self.inbound else {
                 break;
             };
@@ -150,10 +191,7 @@ impl Session {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(message))) => {
                     self.in_flight += 1;
-                    if let Some((grab, wait)) = self.admit(message, now) {
-                        grabs.push(grab);
-                        waiting.push(wait);
-                    }
+                    self.admit(message, now, wait);
                 }
                 Poll::Ready(Some(Err(status))) => {
                     self.ending = Some(detailed(status));
@@ -163,33 +201,22 @@ impl Session {
             }
             moved = true;
         }
-        if !grabs.is_empty() {
-            let hot = Arc::clone(&self.api.gated);
-            self.batches.push(Batch {
-                waiting,
-                call: Box::pin(async move { hot.grab(grabs).await }),
-            });
-        }
         moved
     }
 
-    /// Checks one message. A grab whose terms are in memory joins the batch; every other message is
+    /// Checks one message. A grab whose terms are in memory joins the next call; every other message is
     /// answered, now or after a look.
-    fn admit(&mut self, arrived: Arrived, now: Instant) -> Option<(Grab, Waiting)> {
+    fn admit(&mut self, arrived: Arrived, now: Instant, wait: Duration) {
         let (tag, read) = match arrived {
             Ok(message) => (message.tag, read(message)),
             Err(unreadable) => (unreadable.tag, Err(ApiError::invalid("", unreadable.says))),
         };
         let (asked, timeout) = match read {
             Ok(read) => read,
-            Err(error) => {
-                self.fail(tag, &error);
-                return None;
-            }
+            Err(error) => return self.fail(tag, &error),
         };
         if let Err(behind) = self.api.admit_grab() {
-            self.fail(tag, &behind);
-            return None;
+            return self.fail(tag, &behind);
         }
         let deadline = now + timeout;
         if let Some(terms) = self.api.facts.known(&asked.envelope) {
@@ -202,17 +229,28 @@ impl Session {
                         terms,
                         answered: false,
                     };
-                    return Some((grab, waiting));
+                    return self.hold(grab, waiting, wait);
                 }
                 Ok(Prepared::OwnEnvelope) => {}
-                Err(error) => {
-                    self.fail(tag, &error);
-                    return None;
-                }
+                Err(error) => return self.fail(tag, &error),
             }
         }
         self.go_alone(tag, deadline, asked);
-        None
+    }
+
+    /// For the next call, unless it need not be asked or would take too long.
+    fn hold(&mut self, grab: Grab, waiting: Waiting, wait: Duration) {
+        if let Some(GrabReply::Outcome(outcome)) = self.api.gated.remembered(&grab) {
+            let answer = answered(waiting.tag, &outcome, &waiting.terms, waiting.asked);
+            return self.answers.push_back(answer);
+        }
+        match self.api.gated.enter(&mut self.held.turn, wait) {
+            Ok(()) => {
+                self.held.grabs.push(grab);
+                self.held.waiting.push(waiting);
+            }
+            Err(_) => self.fail(waiting.tag, &turned_away(Full::HotStore)),
+        }
     }
 
     /// The unary path, under the message's own deadline.
@@ -251,7 +289,7 @@ impl Session {
                 // What the partition's new epoch changes is the unary path's to find out.
                 Err(HotError::Epoch(_)) => {
                     for waiting in waiting.into_iter().filter(|waiting| !waiting.answered) {
-                        self.go_alone(waiting.tag, waiting.deadline, waiting.asked);
+                        self.ask_again(waiting);
                     }
                 }
                 Err(error) => self.fail_all(waiting, &error.into()),
@@ -278,9 +316,15 @@ impl Session {
             GrabReply::Frozen => self.fail(tag, &ApiError::Frozen),
             GrabReply::Unsettled => self.fail(tag, &ApiError::Unavailable(UNSETTLED.into())),
             // Neither had an effect: the unary path asks again.
-            GrabReply::Missing | GrabReply::Epoch(_) => {
-                self.go_alone(tag, waiting.deadline, waiting.asked);
-            }
+            GrabReply::Missing | GrabReply::Epoch(_) => self.ask_again(waiting),
+        }
+    }
+
+    /// The unary path, for a grab that the store was asked about once.
+    fn ask_again(&mut self, waiting: Waiting) {
+        match self.api.may_ask_again() {
+            Ok(()) => self.go_alone(waiting.tag, waiting.deadline, waiting.asked),
+            Err(error) => self.fail(waiting.tag, &error),
         }
     }
 
@@ -317,6 +361,10 @@ impl Session {
         if self.alarm_at.is_none() || self.alarm.as_mut().poll(cx).is_pending() {
             return false;
         }
+        // Calls that wait for each other are no reason to make who arrives now wait before the queue: there
+        // nobody counts him, and nobody tells him that he comes too late.
+        self.read_on(cx);
+        self.call();
         let now = timer_now();
         let mut overdue = Vec::new();
         for batch in self.batches.iter_mut() {
@@ -370,7 +418,9 @@ impl Stream for Session {
             if moved {
                 continue;
             }
-            let idle = session.batches.is_empty() && session.alone.is_empty();
+            let idle = session.batches.is_empty()
+                && session.held.grabs.is_empty()
+                && session.alone.is_empty();
             if session.inbound.is_none() && idle {
                 return Poll::Ready(session.ending.take().map(Err));
             }

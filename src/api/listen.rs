@@ -5,7 +5,7 @@
 //! |---|---|
 //! | accept, count, set TCP_NODELAY | [`Door`] |
 //! | HTTP/2 with keepalive, stream limit, connection age | tonic's server, under the limits of `config::Transport` |
-//! | deadline, then details for what the transport refuses, then measurement of every RPC | layers |
+//! | deadline, then details for what the transport refuses, then who is served first, then measurement of every RPC | layers |
 //!
 //! # Bounds
 //! tonic has no limit of connections, so [`Door`] closes what exceeds the total or a peer's share
@@ -34,6 +34,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::deadline::Deadlines;
 use super::details::Details;
+use super::priority::Prioritize;
 use crate::config::Transport;
 use crate::telemetry::metrics;
 use crate::telemetry::rpc::MeasureRpcs;
@@ -61,6 +62,7 @@ pub async fn serve(
     listener: TcpListener,
     name: &'static str,
     routes: Routes,
+    prioritize: Prioritize,
     transport: &Transport,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -84,6 +86,7 @@ pub async fn serve(
         .max_connection_age_grace(ms(transport.connection_age_grace_ms))
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .layer(MeasureRpcs::of(rpc_names()))
+        .layer(prioritize)
         .layer(Details)
         .layer(Deadlines)
         .add_routes(routes)

@@ -4,7 +4,7 @@
 //! | part | what |
 //! |---|---|
 //! | `admission`, `draft`, `request_hash` | what came in, checked |
-//! | `backlog` | what is turned away while settlement is behind |
+//! | `priority`, `backlog` | who is turned away while there are too many, and while settlement is behind |
 //! | `facts`, `look`, `sight` | what is known of an envelope, and what a viewer may see of it |
 //! | a file an RPC | the flow |
 //! | `wire`, `status`, `token` | domain ↔ contract |
@@ -39,9 +39,11 @@ mod list_grabs;
 pub mod listen;
 mod look;
 mod preview;
+mod priority;
 mod proof;
 mod recall;
 mod request_hash;
+mod retries;
 mod routes;
 mod sent_received;
 mod server_facts;
@@ -67,6 +69,7 @@ use crate::publish::{Amounts, Publisher};
 
 pub use admin_audit::answer as audit_answer;
 pub use backlog::{CREATES_SHED_AGE_MS, GRABS_SHED_AGE_MS};
+pub use priority::Prioritize;
 pub use routes::Services;
 
 /// Bytes of one request message: the largest valid one is a CreateEnvelope
@@ -113,6 +116,8 @@ struct Api {
     version: &'static str,
     shutdown: CancellationToken,
     backlog: backlog::Backlog,
+    priorities: priority::Priorities,
+    retries: retries::Retries,
     facts: facts::Facts,
     endings: look::Endings,
     tokens: token::Tokens,
@@ -131,6 +136,8 @@ impl Api {
     fn new(deps: Deps) -> Arc<Self> {
         Arc::new(Self {
             backlog: backlog::Backlog::default(),
+            priorities: priority::Priorities::default(),
+            retries: retries::Retries::default(),
             facts: facts::Facts::new(Arc::clone(&deps.hot), Arc::clone(&deps.ledger)),
             endings: look::endings(),
             tokens: token::Tokens::new(&deps.pepper),

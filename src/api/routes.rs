@@ -14,6 +14,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use prost::Message;
@@ -28,12 +29,14 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use super::envelopes::Envelopes;
+use super::priority::Prioritize;
 use super::status::ApiError;
 use super::{
     Api, Deps, MESSAGE_BYTES_MAX, account, admin_audit, admin_dead_letters, admin_freeze,
     admin_trace, create, decline, get, grab, grab_stream, list_grabs, preview, proof, recall,
     sent_received, server_facts, watch, year_totals,
 };
+use crate::telemetry::metrics;
 
 /// The RPCs of EnvelopeService, AccountService and InfoService.
 #[derive(Clone)]
@@ -75,6 +78,17 @@ impl Services {
     /// How long the oldest unsettled grab has waited, as settlement measured it.
     pub fn settlement_is_behind(&self, age_ms: i64) {
         self.api.backlog.measured(age_ms);
+    }
+
+    /// How late this process is in what it does.
+    pub fn runs_late(&self, by: Duration) {
+        self.api.priorities.late(by);
+        metrics::waits(self.api.gated.wait(), by);
+    }
+
+    /// Turns calls away while there are too many: a layer around the routes of both listeners.
+    pub fn prioritize(&self) -> Prioritize {
+        Prioritize::of(&self.api)
     }
 
     /// For gateways, clients and everybody else.

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use prost::Message;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 
@@ -37,6 +38,9 @@ const RETRY_BEHIND: Duration = Duration::from_secs(5);
 /// Retry when a person may have acted.
 const RETRY_MUCH_LATER: Duration = Duration::from_secs(30);
 
+/// When to repeat the call, in milliseconds, beside the details' `RetryInfo`.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// One field that can't be served, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offence {
@@ -59,6 +63,14 @@ pub enum Full {
     Publishes,
     /// Audits that run.
     Audits,
+    /// Calls that end something.
+    Closes,
+    /// Grabs, before they reach the hot store.
+    Grabs,
+    /// Calls that bring money in or make an envelope.
+    Creates,
+    /// Calls that look.
+    Looks,
 }
 
 /// What is turned away while settlement is behind.
@@ -278,14 +290,20 @@ impl ApiError {
             _ => row.message.into_owned(),
         };
         let mut details = ErrorDetails::with_error_info(row.reason, ERROR_DOMAIN, metadata);
-        if let Some(after) = row.retry_after {
-            details.set_retry_info(Some(after));
-        }
+        let retry_after = row.retry_after.map(spread);
+        details.set_retry_info(retry_after);
         if let Self::Invalid(offences) = self {
             let named = |offence: &Offence| FieldViolation::new(&*offence.field, &offence.says);
             details.set_bad_request(offences.iter().map(named).collect::<Vec<_>>());
         }
-        Status::with_error_details(row.code, message, details)
+        let mut status = Status::with_error_details(row.code, message, details);
+        if let Some(after) = retry_after {
+            // What clients obey that repeat calls by gRPC's own retry policy (gRFC A6).
+            let pushback = status.metadata_mut();
+            let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            pushback.insert(PUSHBACK, MetadataValue::from(ms));
+        }
+        status
     }
 
     /// As a stream carries it: the same code, message and details.
@@ -313,6 +331,10 @@ impl Full {
             Self::Watchers => "too many watch: look again later, or read the envelope instead",
             Self::Publishes => "too many envelopes are being published: try again later",
             Self::Audits => "an audit is running: ask again when it has ended",
+            Self::Closes => "too many calls wait: try again later",
+            Self::Grabs => "this server is too busy for another grab: try again later",
+            Self::Creates => "grabs come first, and there are too many: try again later",
+            Self::Looks => "grabs and new envelopes come first: look again later",
         }
     }
 
@@ -324,6 +346,10 @@ impl Full {
             Self::Watchers => "watchers",
             Self::Publishes => "publishes",
             Self::Audits => "audits",
+            Self::Closes => "closes",
+            Self::Grabs => "grabs",
+            Self::Creates => "creates",
+            Self::Looks => "looks",
         }
     }
 }
@@ -344,6 +370,11 @@ fn close_reason(reason: CloseReason) -> &'static str {
         CloseReason::Expired => "EXPIRED",
         CloseReason::Recalled => "RECALLED",
     }
+}
+
+/// Half to one and a half of it, so that those who were turned away together don't come back together.
+fn spread(after: Duration) -> Duration {
+    after.mul_f64(0.5 + rand::random::<f64>())
 }
 
 fn error_id() -> String {

@@ -7,7 +7,8 @@
 //! | `ledger` | the same, after the books have what it says, through a [`Gate`] |
 //!
 //! # Bounds
-//! One posting a partition that a call names. Up to [`POSTED_KEPT_MAX`] shares are remembered as posted.
+//! [`GRABS_WAITING_MAX`] wait for an answer; beyond what the store takes at once, only who would be answered within
+//! [`GRAB_WAIT_MAX`] may wait (`pace`). One posting a partition that a call names. Up to [`POSTED_KEPT_MAX`] shares are remembered as posted.
 //!
 //! # Ordering
 //! The hot store decides first, so there is no lock and no second winner; the books are asked about
@@ -23,17 +24,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future;
 use quick_cache::sync::Cache;
 
-use super::{DeclineReply, HotError, HotStore, HotView, PendingShare};
+use super::pace::{Pace, Passing, TurnedAway};
+use super::{DeclineReply, GRAB_WAIT_MAX, HotError, HotStore, HotView, PendingShare};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxRecord, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 
 /// Shares that are known to be in the books: those that people look at or ask for again.
 const POSTED_KEPT_MAX: usize = 1 << 18;
+
+/// Grabs that wait for an answer, however fast those are given.
+pub const GRABS_WAITING_MAX: usize = 65_536;
 
 /// Has the books take what the hot store decided.
 #[async_trait]
@@ -55,6 +61,16 @@ pub trait Gate: Send + Sync + 'static {
 pub struct Gated {
     hot: Arc<dyn HotStore>,
     gate: Option<Shut>,
+    pace: Arc<Pace>,
+}
+
+/// Where a grab goes that has come.
+#[derive(Debug)]
+pub enum Admitted {
+    /// Nowhere: this is its answer, from memory.
+    Told(GrabReply),
+    /// To the store, and it is counted until this is dropped.
+    In(Passing),
 }
 
 /// The gate, and who has passed it with which share in which epoch.
@@ -74,13 +90,52 @@ impl Gated {
             gate,
             posted: posted(),
         };
+        let pace = Pace::new(GRABS_WAITING_MAX, hot.takes_at_once(), GRAB_WAIT_MAX);
         Self {
             hot,
             gate: gate.map(shut),
+            pace: Arc::new(pace),
         }
     }
 
-    /// [`HotStore::grab`].
+    /// How long a grab that comes now would wait for its answer, as far as is known.
+    pub fn wait(&self) -> Duration {
+        self.pace.wait()
+    }
+
+    /// Whether a grab may come. Who asks for an envelope that is known to be empty is told so whatever else waits.
+    ///
+    /// # Errors
+    /// It would wait too long: nothing was done.
+    pub fn admit(&self, grab: &Grab) -> Result<Admitted, TurnedAway> {
+        match self.remembered(grab) {
+            Some(reply) => Ok(Admitted::Told(reply)),
+            None => Ok(Admitted::In(self.pace.enter()?)),
+        }
+    }
+
+    /// [`HotStore::remembered`], of what may be told.
+    pub fn remembered(&self, grab: &Grab) -> Option<GrabReply> {
+        let reply = self.hot.remembered(grab)?;
+        let is_no_share = matches!(reply, GrabReply::Outcome(Outcome::Empty));
+        (self.gate.is_none() || is_no_share).then_some(reply)
+    }
+
+    /// Counts one who is let in, and would wait so long.
+    ///
+    /// # Errors
+    /// As [`Gated::admit`].
+    pub fn enter(&self, with: &mut Option<Passing>, wait: Duration) -> Result<(), TurnedAway> {
+        match with {
+            Some(passing) => passing.join(wait),
+            None => {
+                *with = Some(self.pace.enter()?);
+                Ok(())
+            }
+        }
+    }
+
+    /// [`HotStore::grab`], for those who were let in.
     ///
     /// # Errors
     /// Those of the store. What the books did not take is `Unsettled`, each by itself.

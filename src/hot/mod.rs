@@ -24,15 +24,17 @@
 pub mod conformance;
 pub mod embedded;
 pub mod gate;
+pub mod pace;
 pub mod redis;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
-use crate::domain::grab::{Grab, GrabReply, Grant, HeldShare, OutboxEntry};
+use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId, UnixMs};
 
 /// Envelopes that one `view` looks at: a page of a chat.
@@ -44,13 +46,17 @@ pub const OUTBOX_RECORDS_PER_CALL_MAX: usize = 5_000;
 /// Outbox entries that one call of `settled` deletes.
 pub const SETTLED_PER_CALL_MAX: usize = 5_000;
 
+/// How long a grab may wait for its turn: who would wait longer is turned away when he comes, and told when to
+/// come again. A person who taps waits a second without a thought, and half of it is the way.
+pub const GRAB_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// Why a call had no effect and no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HotError {
     /// The caller's epoch is not the partition's: look it up again.
     #[error("the partition stands in epoch {0:?}")]
     Epoch(Epoch),
-    /// A bounded queue is full: try again later.
+    /// A bounded queue is full, or its end too far: nothing was done, try again later.
     #[error("the hot store is too busy")]
     Shed,
     /// The outcome is unknown, or the store is out of reach: repeat the call.
@@ -229,6 +235,16 @@ pub trait HotStore: Send + Sync + 'static {
 
     /// Whether it serves; if not, a sentence that says what to change.
     fn ready(&self) -> Result<(), String>;
+
+    /// Grabs that its next calls take: with fewer in flight it would do less than it can.
+    fn takes_at_once(&self) -> usize {
+        GRABS_PER_CALL_MAX
+    }
+
+    /// What is known of a grab without asking the store, as [`HotStore::grab`] would answer it.
+    fn remembered(&self, _grab: &Grab) -> Option<GrabReply> {
+        None
+    }
 
     /// Backlog and size.
     async fn vitals(&self) -> Result<HotVitals, HotError>;

@@ -61,6 +61,8 @@ pub const OUTBOX_AGE: &str = "red_envelope_outbox_oldest_age_seconds";
 pub const CLOCK_AHEAD: &str = "red_envelope_clock_ahead_seconds";
 pub const HELD: &str = "red_envelope_hot_envelopes";
 pub const QUEUED: &str = "red_envelope_hot_queued_grabs";
+pub const WAIT: &str = "red_envelope_hot_wait_seconds";
+pub const LATE: &str = "red_envelope_runtime_late_seconds";
 pub const SHED: &str = "red_envelope_shed_total";
 pub const READY: &str = "red_envelope_ready";
 pub const NOT_READY: &str = "red_envelope_not_ready";
@@ -227,10 +229,22 @@ pub const METRICS: &[Metric] = &[
         "Grabs that wait for the hot store's writer",
     ),
     metric(
+        WAIT,
+        MetricKind::Gauge,
+        Unit::Seconds,
+        "How long a grab that comes now would wait for its turn",
+    ),
+    metric(
+        LATE,
+        MetricKind::Gauge,
+        Unit::Seconds,
+        "How late this process runs what could run: the least of a tenth of a second",
+    ),
+    metric(
         SHED,
         MetricKind::Counter,
         Unit::Count,
-        "Calls turned down because something was full, by what",
+        "Calls turned away because there were too many, by what",
     ),
     metric(
         READY,

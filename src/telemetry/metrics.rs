@@ -21,10 +21,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
     ACKED_DROPPED, BROKEN, CLOCK_AHEAD, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
-    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
+    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATE, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
     MAKE_GOOD_CAPPED, METRICS, MetricKind, NOT_READY, OUTBOX, OUTBOX_AGE, QUEUED, READY,
     RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
-    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, SUPERSEDED, TURNED_AWAY, UNREADABLE,
+    SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, SUPERSEDED, TURNED_AWAY, UNREADABLE, WAIT,
     WATCHERS,
 };
 use crate::domain::envelope::{CloseReason, Kind};
@@ -66,6 +66,8 @@ struct Meters {
     outbox_age: Gauge,
     held: Gauge,
     queued: Gauge,
+    wait: Gauge,
+    late: Gauge,
     ready: Gauge,
     streams: Gauge,
     watchers: Gauge,
@@ -101,6 +103,8 @@ impl Meters {
             outbox_age: metrics::gauge!(OUTBOX_AGE),
             held: metrics::gauge!(HELD),
             queued: metrics::gauge!(QUEUED),
+            wait: metrics::gauge!(WAIT),
+            late: metrics::gauge!(LATE),
             ready: metrics::gauge!(READY),
             streams: metrics::gauge!(STREAMS),
             watchers: metrics::gauge!(WATCHERS),
@@ -397,14 +401,22 @@ pub fn hot_holds(envelopes: u64, queued_grabs: u64) {
     }
 }
 
+/// How long a grab would wait for its turn, and how late this process is in what it does.
+pub fn waits(grab: std::time::Duration, late: std::time::Duration) {
+    if let Some(meters) = meters() {
+        meters.wait.set(grab.as_secs_f64());
+        meters.late.set(late.as_secs_f64());
+    }
+}
+
 /// A store's files have this size.
 pub fn store_holds(store: &'static str, bytes: u64) {
     metrics::gauge!(STORE_BYTES, "store" => store).set(gauge_of(bytes));
 }
 
-/// So many calls were turned down because `what` was full.
-pub fn shed(what: &'static str, calls: u64) {
-    metrics::counter!(SHED, "what" => what).increment(calls);
+/// So many calls were turned away because there were too many of `what`.
+pub fn shed(what: &'static str, calls: usize) {
+    metrics::counter!(SHED, "what" => what).increment(calls as u64);
 }
 
 /// Whether this process wants traffic.

@@ -5,6 +5,7 @@
 //! handled.
 
 mod catalogue;
+pub mod lag;
 pub mod logs;
 pub mod metrics;
 pub mod probes;

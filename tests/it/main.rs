@@ -31,6 +31,7 @@ mod letters;
 mod listeners;
 mod lost_replies;
 mod made_good;
+mod overload;
 mod paused;
 mod reconcile;
 mod redis_faults;

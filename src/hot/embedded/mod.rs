@@ -9,6 +9,7 @@
 //! | `envelope` | one envelope; what keeps shares and grabbers unique |
 //! | `record` | a batch as one packed row |
 //! | `log` | the SQLite file |
+//! | `limits` | how much may wait and grow |
 //! | `snapshot` | envelopes copied out of the log, so that it can be cut |
 //! | `outbox` | what the ledger does not have yet |
 //! | `owed` | looks through it; envelopes that are not here |
@@ -33,6 +34,7 @@ mod envelope;
 #[cfg(any(test, feature = "test-hooks"))]
 mod hooks;
 mod index;
+mod limits;
 mod log;
 mod outbox;
 mod owed;
@@ -53,6 +55,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+pub use self::limits::{
+    LOG_BYTES_MAX, LOG_BYTES_PER_ENVELOPE, Limits, QUEUED_GRABS_MAX, UNSETTLED_RECORDS_MAX,
+};
 pub use self::log::OpenError;
 
 use self::queue::{Answer, Call, GrabCall, Queue};
@@ -68,46 +73,10 @@ use crate::hot::{
     Standing, VIEWS_PER_CALL_MAX,
 };
 
-/// Grabs that may wait for the writer: a third of a second at 200,000/s, which is what a caller
-/// with a deadline of one second still has a use for; 8 MiB.
-pub const QUEUED_GRABS_MAX: usize = 65_536;
-/// Records that may wait for the ledger before grabs are shed: 64 bytes each in memory, 256 MiB,
-/// and a log of 120 MiB; the ledger's 100,000/s work it off in 40 s.
-pub const UNSETTLED_RECORDS_MAX: usize = 4_000_000;
-/// The log grows to this before snapshots let it be cut: 2 M grabs, which a start replays in
-/// one to four seconds, by how busy the machine is. It grows beyond while the ledger is behind, and with many envelopes.
-pub const LOG_BYTES_MAX: u64 = 64 << 20;
-/// With many envelopes the log grows to so much for each before snapshots pay: a header dirties
-/// its share of a page.
-pub const LOG_BYTES_PER_ENVELOPE: u64 = 256;
 /// Envelopes that one page of `envelopes` holds.
 pub const ENVELOPES_PER_PAGE_MAX: usize = 1_000;
 /// Envelopes that one turn removes.
 const REMOVED_PER_CALL_MAX: usize = 1_000;
-
-/// How much may wait and grow. The defaults are the constants above; tests take less.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// See [`QUEUED_GRABS_MAX`].
-    pub queued_grabs_max: usize,
-    /// See [`UNSETTLED_RECORDS_MAX`].
-    pub unsettled_records_max: usize,
-    /// See [`LOG_BYTES_MAX`].
-    pub log_bytes_max: u64,
-    /// See [`LOG_BYTES_PER_ENVELOPE`].
-    pub log_bytes_per_envelope: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            queued_grabs_max: QUEUED_GRABS_MAX,
-            unsettled_records_max: UNSETTLED_RECORDS_MAX,
-            log_bytes_max: LOG_BYTES_MAX,
-            log_bytes_per_envelope: LOG_BYTES_PER_ENVELOPE,
-        }
-    }
-}
 
 /// The embedded hot store. Dropping it answers who waits and ends the writer.
 pub struct EmbeddedStore {
@@ -261,6 +230,11 @@ impl HotStore for EmbeddedStore {
             return Err("too many grabs wait for the ledger: see why it does not settle".into());
         }
         Ok(())
+    }
+
+    fn takes_at_once(&self) -> usize {
+        // The turn that is committed, and the next one.
+        2 * queue::TURN_GRABS_MAX
     }
 
     async fn vitals(&self) -> Result<HotVitals, HotError> {

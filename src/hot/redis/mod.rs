@@ -47,6 +47,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::slice;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -55,7 +56,7 @@ use deadpool_redis::{Pool, PoolError, Timeouts};
 pub use self::keys::LAYOUT;
 pub use self::link::{BadAddress, Timing};
 
-use self::batcher::Batcher;
+use self::batcher::{Batcher, CALL_GRABS_MAX, CALLS_IN_FLIGHT_MAX};
 use self::checks::Trouble;
 use self::core::Core;
 use self::keys::Keys;
@@ -208,6 +209,18 @@ impl HotStore for RedisStore {
             true => Ok(()),
             false => Err(reasons.join("; ")),
         }
+    }
+
+    fn takes_at_once(&self) -> usize {
+        // Those on their way, and the next one.
+        (CALLS_IN_FLIGHT_MAX + 1) * CALL_GRABS_MAX
+    }
+
+    fn remembered(&self, grab: &Grab) -> Option<GrabReply> {
+        let answers = self.core.emptied.answers(&self.core, slice::from_ref(grab));
+        let answer = answers?.pop()??;
+        let may_tell = self.core.is_full() || self.core.may_acknowledge().is_ok();
+        may_tell.then_some(answer)
     }
 
     async fn vitals(&self) -> Result<HotVitals, HotError> {

@@ -255,8 +255,13 @@ pub async fn rush(
                 match record.grab(&mut client, grab_of(&id, &grabber)).await {
                     Ok(answer) => return (grabber, answer),
                     Err(status) => {
-                        let retryable =
-                            [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
+                        let retryable = [
+                            Code::Unavailable,
+                            // Ten thousand at once are more than a debug build serves in half a second.
+                            Code::ResourceExhausted,
+                            Code::DeadlineExceeded,
+                            Code::Cancelled,
+                        ];
                         // A connection that broke off is told by the client itself, under any code.
                         let broke_off = status.source().is_some();
                         assert!(broke_off || retryable.contains(&status.code()), "{status}");

@@ -1,10 +1,12 @@
 //! Starts, kills, cuts and asks a real server, in the words of the domain.
 
+pub mod crowd;
 pub mod faults;
 pub mod fleet;
 pub mod hop;
 pub mod power;
 pub mod proxy;
+mod proxy_is_true;
 pub mod record;
 pub mod server;
 pub mod storm;

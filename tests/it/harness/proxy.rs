@@ -8,13 +8,15 @@
 //! | `refuse` | reset | forwarded | forwarded |
 //! | `swallow_replies` | taken | forwarded | dropped; then the client is cut off |
 //! | `swallow_replies_to` | taken | forwarded | forwarded; dropped from a request on that holds these bytes |
+//! | `slow_replies` | taken | forwarded | forwarded so much later |
 //! | `cut`, once | taken | both sides are reset | both sides are reset |
 //!
 //! # Bounds
-//! A direction of a connection holds [`CHUNK_BYTES`]; what it can't pass on waits with its sender.
+//! A direction of a connection holds [`CHUNK_BYTES`], and one that is slow [`SLOW_CHUNKS_MAX`] times as much; what
+//! it can't pass on waits with its sender.
 //!
 //! # Not here
-//! Delay, loss and reordering of packets: TCP would hide them.
+//! Loss and reordering of packets: TCP would hide them.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -24,13 +26,16 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// What a direction of a connection holds.
 const CHUNK_BYTES: usize = 16 * 1024;
+/// Chunks of replies that are late at the same time.
+const SLOW_CHUNKS_MAX: usize = 256;
 /// A server that was silent for so long has answered everything that reached it.
-const SILENCE: Duration = Duration::from_millis(50);
+pub const SILENCE: Duration = Duration::from_millis(50);
 /// Chunks of replies that are dropped before a client is cut off, if the server never is silent.
 const CHUNKS_DROPPED_MAX: usize = 1_000;
 
@@ -40,6 +45,8 @@ struct Orders {
     stall: bool,
     refuse: bool,
     swallow: bool,
+    /// How much later replies are forwarded.
+    late_by: Duration,
     /// Whoever sends these bytes hears no answer.
     unanswered: Option<&'static [u8]>,
     /// Connections that were made under a smaller number are reset.
@@ -114,6 +121,12 @@ impl Proxy {
         self.orders.send_modify(|orders| orders.unanswered = bytes);
     }
 
+    /// Forwards replies so much later. How many are on their way is up to the client: it is a store far away, or
+    /// one that takes its time for each call.
+    pub fn slow_replies(&self, by: Duration) {
+        self.orders.send_modify(|orders| orders.late_by = by);
+    }
+
     /// Resets new connections.
     pub fn refuse(&self, on: bool) {
         self.orders.send_modify(|orders| orders.refuse = on);
@@ -184,11 +197,17 @@ async fn join(
     let mut cuts = orders.clone();
     let made_under = orders.borrow().cuts;
     let asked = AtomicBool::new(false);
+    let (late, mut due) = mpsc::channel(SLOW_CHUNKS_MAX);
     let end = tokio::select! {
         () = requests(&mut from_client, &mut to_server, orders.clone(), &asked) => End::Closed,
-        end = replies(&mut from_server, &mut to_client, orders, (swallowed, &asked)) => end,
+        end = replies(&mut from_server, late, orders, (swallowed, &asked)) => end,
+        () = deliver(&mut due, &mut to_client) => End::Closed,
         _ = cuts.wait_for(|orders| orders.cuts > made_under) => End::Cut,
     };
+    if !matches!(end, End::Cut) {
+        // What the server said before is told.
+        deliver(&mut due, &mut to_client).await;
+    }
     if !matches!(end, End::Closed) {
         let client = from_client.reunite(to_client);
         reset(&client.expect("both halves are of one socket"));
@@ -230,7 +249,7 @@ async fn requests(
 
 async fn replies(
     from: &mut OwnedReadHalf,
-    to: &mut OwnedWriteHalf,
+    to: mpsc::Sender<Reply>,
     mut orders: watch::Receiver<Orders>,
     (swallowed, asked): (&Swallowed, &AtomicBool),
 ) -> End {
@@ -248,8 +267,22 @@ async fn replies(
             drop_the_rest(from, &mut chunk).await;
             return End::Swallowed;
         }
-        if to.write_all(&chunk[..read]).await.is_err() {
+        let due = Instant::now() + orders.borrow().late_by;
+        if to.send((due, chunk[..read].to_vec())).await.is_err() {
             return End::Closed;
+        }
+    }
+}
+
+/// Bytes to the client, and when they are due.
+type Reply = (Instant, Vec<u8>);
+
+/// Passes on what is due, and all of it before the client hears that the server has ended.
+async fn deliver(due: &mut mpsc::Receiver<Reply>, to: &mut OwnedWriteHalf) {
+    while let Some((at, bytes)) = due.recv().await {
+        tokio::time::sleep_until(at).await;
+        if to.write_all(&bytes).await.is_err() {
+            return;
         }
     }
 }
@@ -261,110 +294,5 @@ async fn drop_the_rest(from: &mut OwnedReadHalf, chunk: &mut [u8]) {
         if !matches!(silent_or_gone, Ok(Ok(1..))) {
             return;
         }
-    }
-}
-
-mod tests {
-    use std::io::ErrorKind;
-
-    use super::*;
-
-    /// A server that answers every byte with itself plus one, and tells which bytes reached it.
-    async fn counting_server() -> (u16, watch::Receiver<Vec<u8>>) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (seen, saw) = watch::channel(Vec::new());
-        tokio::spawn(async move {
-            let mut clients = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let seen = seen.clone();
-                clients.spawn(async move {
-                    while let Ok(byte) = client.read_u8().await {
-                        seen.send_modify(|bytes| bytes.push(byte));
-                        if client.write_u8(byte + 1).await.is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        (port, saw)
-    }
-
-    async fn client_of(proxy: &Proxy) -> TcpStream {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
-            .await
-            .unwrap()
-    }
-
-    async fn asked(client: &mut TcpStream, byte: u8) -> std::io::Result<u8> {
-        client.write_u8(byte).await?;
-        client.read_u8().await
-    }
-
-    #[tokio::test]
-    async fn bytes_go_both_ways_until_the_wire_is_cut() {
-        let (port, _) = counting_server().await;
-        let proxy = Proxy::to(port).await;
-        let mut client = client_of(&proxy).await;
-        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
-        proxy.cut();
-        let error = client.read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        assert_eq!(asked(&mut client_of(&proxy).await, 3).await.unwrap(), 4);
-    }
-
-    #[tokio::test]
-    async fn a_swallowed_reply_is_of_a_request_that_arrived() {
-        let (port, mut saw) = counting_server().await;
-        let proxy = Proxy::to(port).await;
-        let mut client = client_of(&proxy).await;
-        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
-        proxy.swallow_replies(true);
-        assert!(asked(&mut client, 5).await.is_err());
-        saw.wait_for(|bytes| *bytes == [1, 5]).await.unwrap();
-        assert_eq!(proxy.swallowed(), 1);
-        proxy.swallow_replies(false);
-        assert_eq!(asked(&mut client_of(&proxy).await, 7).await.unwrap(), 8);
-    }
-
-    #[tokio::test]
-    async fn only_a_request_that_holds_the_bytes_is_not_answered() {
-        let (port, mut saw) = counting_server().await;
-        let proxy = Proxy::to(port).await;
-        proxy.swallow_replies_to(Some(&[5]));
-        let mut client = client_of(&proxy).await;
-        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
-        assert!(asked(&mut client, 5).await.is_err());
-        saw.wait_for(|bytes| *bytes == [1, 5]).await.unwrap();
-        assert_eq!((proxy.swallowed(), proxy.unanswered()), (1, 1));
-        proxy.swallow_replies_to(None);
-        assert_eq!(asked(&mut client_of(&proxy).await, 5).await.unwrap(), 6);
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection_is_reset_and_others_stay() {
-        let (port, _) = counting_server().await;
-        let proxy = Proxy::to(port).await;
-        let mut early = client_of(&proxy).await;
-        assert_eq!(asked(&mut early, 1).await.unwrap(), 2);
-        proxy.refuse(true);
-        let late = async { asked(&mut client_of(&proxy).await, 1).await };
-        assert!(late.await.is_err());
-        assert_eq!(asked(&mut early, 3).await.unwrap(), 4);
-    }
-
-    #[tokio::test]
-    async fn stalled_bytes_arrive_when_the_wire_flows_again() {
-        let (port, saw) = counting_server().await;
-        let proxy = Proxy::to(port).await;
-        let mut client = client_of(&proxy).await;
-        assert_eq!(asked(&mut client, 1).await.unwrap(), 2);
-        proxy.stall(true);
-        let brief = tokio::time::timeout(SILENCE, asked(&mut client, 9));
-        assert!(brief.await.is_err());
-        assert_eq!(*saw.borrow(), [1]);
-        proxy.stall(false);
-        assert_eq!(client.read_u8().await.unwrap(), 10);
     }
 }
