@@ -62,8 +62,13 @@ faults: test-tools ## Faults that last longer than the suite has time for: five 
 		ledger_faults::a_postgresql_that_hangs_turns_creates_away_before_any_grab \
 		paused::a_process_that_is_stopped_between_grant_and_answer_acknowledges_nothing_too_late
 
+.PHONY: soak
+soak: test-tools ## Thirty minutes with a random fault every 5 to 15 seconds: what was told is paid, and memory does not grow
+	RED_ENVELOPE_FAULTS=long $(CARGO_TEST) $(TESTED) --test it -- --nocapture --exact \
+		soak::whatever_fails_next_what_was_told_is_paid_and_nothing_grows
+
 .PHONY: bench
-bench: test-tools ## Measure on this machine (installs redis-server and postgresql); figures for programs in bench/summary.json under cargo's target folder
+bench: bench-tools ## Measure on this machine (installs redis-server, postgresql and h2load); figures for programs in bench/summary.json under cargo's target folder
 	cargo bench --locked --bench ledger --bench redis --bench embedded
 	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst --bench overload
 
@@ -121,6 +126,10 @@ check-tools:
 .PHONY: crosscheck-tools
 crosscheck-tools:
 	@scripts/install $(VENV) scripts/requirements-check.txt h2load
+
+.PHONY: bench-tools
+bench-tools: test-tools
+	@scripts/install $(VENV) scripts/requirements-test.txt h2load
 
 .PHONY: test-tools
 test-tools:

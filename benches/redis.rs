@@ -6,7 +6,8 @@
 //!
 //! | figure | what |
 //! |---|---|
-//! | S | the functions of a peer: HGET, LPOP, HSET, XADD a grab, one call at a time |
+//! | S | the function of a peer (HGET, LPOP, HSET, XADD), a grab a call, [`PIPELINED`] calls on their way |
+//! | `S_single_us` | the same, one call at a time |
 //! | `redis_single_grab_us` | one grab a call, one call at a time |
 //! | `redis_batch32_us` | 32 grabs a call |
 //! | `many_envelopes_cost` | 256 grabs a call on 256 of 1,000 envelopes, over 256 on one |
@@ -41,6 +42,8 @@ use redis::aio::MultiplexedConnection;
 
 /// Rounds; medians are told.
 const ROUNDS: usize = 3;
+/// Calls of the peer that are on their way at once, for S.
+const PIPELINED: usize = 64;
 /// Goals of the figures that have one.
 const BYTES_PER_GRAB_GOAL: f64 = 64.0;
 const MANY_ENVELOPES_GOAL: f64 = 2.5;
@@ -89,7 +92,8 @@ type Figures = BTreeMap<&'static str, f64>;
 async fn round() -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let bench = Bench::start().await?;
-    figures.insert("S_us", bench.peer(20_000).await?);
+    figures.insert("S_single_us", bench.peer(20_000, 1).await?);
+    figures.insert("S_us", bench.peer(64_000, PIPELINED).await?);
     let one = bench.publish(150_000).await?;
     figures.insert(
         "redis_single_grab_us",
@@ -247,8 +251,8 @@ impl Bench {
             + self.told_by("cpu", "used_cpu_sys").await?)
     }
 
-    /// S: microseconds a grab of the peer's function.
-    async fn peer(&self, grabs: usize) -> anyhow::Result<f64> {
+    /// Microseconds a grab of the peer's function, so many calls at once.
+    async fn peer(&self, grabs: usize, at_once: usize) -> anyhow::Result<f64> {
         let mut connection = self.connection.clone();
         let mut load = redis::cmd("FUNCTION");
         load.arg("LOAD").arg("REPLACE").arg(PEER);
@@ -260,14 +264,18 @@ impl Bench {
             push.query_async::<i64>(&mut connection).await?;
         }
         let before = self.cpu_s().await?;
-        for _ in 0..grabs {
-            let mut grab = redis::cmd("FCALL");
-            grab.arg("peer_grab")
-                .arg(3)
-                .arg("peer:{1}:shares")
-                .arg("peer:{1}:grabs");
-            grab.arg("peer:{1}:outbox").arg(self.name());
-            grab.query_async::<redis::Value>(&mut connection).await?;
+        for _ in 0..grabs / at_once {
+            let mut calls = redis::pipe();
+            for _ in 0..at_once {
+                calls.cmd("FCALL").arg("peer_grab").arg(3);
+                calls.arg("peer:{1}:shares").arg("peer:{1}:grabs");
+                calls.arg("peer:{1}:outbox").arg(self.name());
+            }
+            let won: Vec<u32> = calls.query_async(&mut connection).await?;
+            ensure!(
+                won.len() == at_once,
+                "not every call of the peer was answered"
+            );
         }
         Ok((self.cpu_s().await? - before) * 1e6 / grabs as f64)
     }

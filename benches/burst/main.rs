@@ -6,7 +6,7 @@
 //! # Shape
 //! | step of a round | what |
 //! |---|---|
-//! | T, D | the yardsticks, in the files of the benchmark `embedded` |
+//! | T, D | the yardsticks, in the files of the benchmark `embedded`; T's server also by h2load |
 //! | own frame | T's calls against our server's health check |
 //! | envelopes | a new one for each subject, as large as T says that it may have to be ([`subject`]) |
 //! | subjects | ours (`ours`) and others' (`peer`) in turn, each watched for [`SPAN`] (`measure`) |
@@ -46,6 +46,7 @@ mod sender;
 #[expect(dead_code, reason = "the other benchmark asks more of it")]
 mod server;
 #[path = "../embedded/streams.rs"]
+#[expect(dead_code, reason = "the benchmark `settle` paces them")]
 mod streams;
 mod subject;
 mod summary;
@@ -77,6 +78,8 @@ const D_SPAN: Duration = Duration::from_secs(1);
 /// What one round measured.
 struct Round {
     t_per_s: f64,
+    /// T's server, called by h2load.
+    h2load_per_s: f64,
     /// T's calls on our server's frame.
     t_own_per_s: f64,
     d_per_s: f64,
@@ -175,8 +178,12 @@ impl Stage {
 
     fn round(&self, number: usize) -> anyhow::Result<Round> {
         let t_per_s = echo::rate()?;
+        let h2load_per_s = echo::rate_by_h2load(SPAN)?;
         let d_per_s = disk::rate(&self.fsync.redis.data_folder(), D_SPAN)?;
-        eprintln!("  {:>14} {t_per_s:>9.0}/s, D {d_per_s:.0}/s", "T");
+        eprintln!(
+            "  {:>14} {t_per_s:>9.0}/s, by h2load {h2load_per_s:.0}/s, D {d_per_s:.0}/s",
+            "T"
+        );
         let mut targets = Vec::with_capacity(Subject::ALL.len());
         for subject in Subject::ALL {
             targets.push((subject, self.target(subject, number, t_per_s)?));
@@ -200,6 +207,7 @@ impl Stage {
         self.books.sql("postgres", "CHECKPOINT");
         Ok(Round {
             t_per_s,
+            h2load_per_s,
             t_own_per_s,
             d_per_s,
             measured,

@@ -42,7 +42,13 @@ pub fn tell(rounds: &[Round], audited: &str) -> anyhow::Result<()> {
         "medians of {} rounds; every rate is per second",
         rounds.len()
     );
-    for name in ["burst_T_per_s", "burst_T_own_frame_per_s", "burst_D_per_s"] {
+    let yardsticks = [
+        "burst_T_per_s",
+        "burst_T_own_frame_per_s",
+        "burst_h2load_per_s",
+        "burst_D_per_s",
+    ];
+    for name in yardsticks {
         println!("  {name:24} {:>9.0}", number(&keys, name));
     }
     table(&keys);
@@ -68,6 +74,10 @@ fn figures(rounds: &[Round]) -> Map<String, Value> {
     };
     put("burst_rounds".into(), rounds.len() as f64);
     put("burst_T_per_s".into(), median(rounds, |it| it.t_per_s));
+    let by_h2load = median(rounds, |it| it.h2load_per_s);
+    put("burst_h2load_per_s".into(), by_h2load);
+    let over_t = median(rounds, |it| it.h2load_per_s / it.t_per_s);
+    put("h2load_over_T".into(), over_t);
     let own = median(rounds, |it| it.t_own_per_s);
     put("burst_T_own_frame_per_s".into(), own);
     put("burst_D_per_s".into(), median(rounds, |it| it.d_per_s));

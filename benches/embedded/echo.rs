@@ -10,7 +10,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -93,6 +93,61 @@ where
 
 /// T: starts both processes and ends them.
 pub fn rate() -> anyhow::Result<f64> {
+    serving(|port| {
+        let client = Command::new(std::env::current_exe()?)
+            .args([CALL, port])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot start the null echo's client")?;
+        ensure!(client.status.success(), "the null echo's client failed");
+        Ok(String::from_utf8(client.stdout)?.trim().parse()?)
+    })
+}
+
+/// The same server, called by a client that is not tonic's: h2load (nghttp2), in the same frame of connections.
+/// What is above T is what tonic's client takes of the cores.
+pub fn rate_by_h2load(span: Duration) -> anyhow::Result<f64> {
+    // A message of no bytes: not compressed, length 0.
+    let mut body = tempfile::NamedTempFile::new()?;
+    body.write_all(&[0; 5])?;
+    serving(|port| {
+        let (clients, in_flight) = (CONNECTIONS.to_string(), IN_FLIGHT.to_string());
+        let (warm_up, seconds) = (1, span.as_secs().max(1));
+        let called = Command::new("h2load")
+            .args([
+                "--clients",
+                &clients,
+                "--max-concurrent-streams",
+                &in_flight,
+            ])
+            .args(["--warm-up-time", &format!("{warm_up}s")])
+            .args(["--duration", &format!("{seconds}s")])
+            .args(["--header", "content-type: application/grpc"])
+            .args(["--header", "te: trailers"])
+            .arg("--data")
+            .arg(body.path())
+            .arg(format!("http://127.0.0.1:{port}/yardstick.Null/Echo"))
+            .output()
+            .context("cannot start h2load: install nghttp2-client")?;
+        ensure!(called.status.success(), "h2load failed");
+        let said = String::from_utf8(called.stdout)?;
+        let told = |what| {
+            let line = said.lines().find_map(|line| line.strip_prefix(what));
+            line.with_context(|| format!("h2load said no {what}: {said}"))
+        };
+        let all_well = told("status codes: ")?.contains(" 0 3xx, 0 4xx, 0 5xx");
+        ensure!(all_well, "h2load was not answered well: {said}");
+        // "finished in 3.00s, 211834.50 req/s, 12.34MB/s"
+        let rate = told("finished in ")?.split(", ").nth(1);
+        let rate = rate.and_then(|rate| rate.strip_suffix(" req/s"));
+        Ok(rate
+            .context("h2load tells its rate in another way")?
+            .parse()?)
+    })
+}
+
+/// Starts the server process, has it called at its port, and ends it.
+fn serving(call: impl FnOnce(&str) -> anyhow::Result<f64>) -> anyhow::Result<f64> {
     let mut server = Command::new(std::env::current_exe()?)
         .arg(SERVE)
         .stdin(Stdio::piped())
@@ -102,17 +157,12 @@ pub fn rate() -> anyhow::Result<f64> {
     let mut port = String::new();
     let announced = server.stdout.take().context("it has a standard output")?;
     BufReader::new(announced).read_line(&mut port)?;
-    let client = Command::new(std::env::current_exe()?)
-        .args([CALL, port.trim()])
-        .stderr(Stdio::inherit())
-        .output();
+    let rate = call(port.trim());
     // The server ends when its standard input does.
     drop(server.stdin.take());
     let ended = server.wait()?;
     ensure!(ended.success(), "the null echo ended with {ended}");
-    let client = client.context("cannot start the null echo's client")?;
-    ensure!(client.status.success(), "the null echo's client failed");
-    Ok(String::from_utf8(client.stdout)?.trim().parse()?)
+    rate
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -23,15 +23,17 @@ const FRAME_BYTES: usize = 32 * 1024;
 pub struct LightGrab {
     /// Comes back in the answer.
     pub tag: u64,
+    /// Who: the same number is the same person.
+    pub grabber: u64,
     /// The envelope's id as it goes over the wire.
     pub envelope_id: Arc<str>,
 }
 
-/// The grabber of a tag: everybody grabs once.
-fn grabber(tag: u64) -> [u8; 17] {
+/// The name of a grabber.
+fn grabber(number: u64) -> [u8; 17] {
     let mut name = *b"g0000000000000000";
     let digits = b"0123456789abcdef";
-    let mut rest = tag;
+    let mut rest = number;
     for place in name.iter_mut().skip(1).rev() {
         *place = digits[usize::from((rest & 0xf) as u8)];
         rest >>= 4;
@@ -141,7 +143,7 @@ impl Decoder for LightCodec {
 
 /// `GrabStreamRequest{tag: 1, grab: 3 → GrabRequest{envelope_id: 2, grabber: 3}}`.
 fn put_request(grab: &LightGrab, frame: &mut impl BufMut) {
-    let (envelope_id, grabber) = (grab.envelope_id.as_bytes(), grabber(grab.tag));
+    let (envelope_id, grabber) = (grab.envelope_id.as_bytes(), grabber(grab.grabber));
     let inner = 2 + envelope_id.len() + 2 + grabber.len();
     let length =
         u8::try_from(inner).expect("an id of 26 and a name of 17 bytes fit one length byte");
@@ -162,6 +164,7 @@ pub fn a_light_request_is_the_contract_s_request() -> anyhow::Result<()> {
     let envelope_id = "abcdefghijklmnopqrstuvwxyz";
     let grab = LightGrab {
         tag: 0x1234_5678,
+        grabber: 0x9abc_def0,
         envelope_id: envelope_id.into(),
     };
     let mut light = Vec::new();
@@ -171,7 +174,7 @@ pub fn a_light_request_is_the_contract_s_request() -> anyhow::Result<()> {
         timeout_ms: 0,
         grab: Some(v1::GrabRequest {
             envelope_id: envelope_id.into(),
-            grabber: String::from_utf8(grabber(grab.tag).to_vec())?,
+            grabber: String::from_utf8(grabber(grab.grabber).to_vec())?,
             ..v1::GrabRequest::default()
         }),
     };

@@ -16,6 +16,7 @@
 //! **Bounds**: `ROUNDS_MAX` rounds, none begun after `BEGIN_MAX`.
 
 mod disk;
+#[expect(dead_code, reason = "the benchmark `burst` has h2load call it, too")]
 mod echo;
 mod grabs;
 mod light;
@@ -25,6 +26,8 @@ mod sender;
 mod server;
 #[expect(dead_code, reason = "the benchmark `burst` stops before all is sent")]
 mod streams;
+#[path = "../burst/summary.rs"]
+mod summary;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,7 +114,7 @@ fn measure() -> anyhow::Result<()> {
             let rounds = rounds.with_context(|| format!("the server's log:\n{}", server.log()))?;
             let audit = server.audit().await?;
             server.stop()?;
-            report::tell(&rounds, &audit, &target.join("bench").join("summary.json"))
+            report::tell(&rounds, &audit)
         })?;
     std::fs::remove_dir_all(&folder).context("cannot remove the run's data")
 }

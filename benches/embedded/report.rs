@@ -1,13 +1,11 @@
 //! Tells what was measured: a table for people, flat keys for programs.
 
-use std::path::Path;
-
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use red_envelope_proto::v1;
 use serde_json::{Map, Value};
 
 use crate::grabs::StageResult;
-use crate::{Round, STAGES};
+use crate::{Round, STAGES, summary};
 
 /// Wanted of grabs/s over T, in the order of `STAGES`.
 const GOALS_OVER_T: [f64; 3] = [1.0, 2.0, 2.0];
@@ -63,8 +61,8 @@ const FOLLOWED: [(&str, &str); 6] = [
     ("settle_drain_s", "settle_drain_{}_s"),
 ];
 
-/// Prints the table and writes `summary`.
-pub fn tell(rounds: &[Round], audit: &v1::AuditResponse, summary: &Path) -> anyhow::Result<()> {
+/// Prints the table and writes the summary.
+pub fn tell(rounds: &[Round], audit: &v1::AuditResponse) -> anyhow::Result<()> {
     ensure!(!rounds.is_empty(), "no round was measured");
     let yardsticks = [
         ("T_per_s", median(rounds, |it| it.t_per_s)),
@@ -108,7 +106,7 @@ pub fn tell(rounds: &[Round], audit: &v1::AuditResponse, summary: &Path) -> anyh
             }
         }
     }
-    write(summary, keys)
+    summary::write(keys)
 }
 
 /// Whether the disk was the same one for all rounds, as far as figures go.
@@ -172,15 +170,6 @@ fn table(rows: &[Row], disk_was_steady: bool) {
             row.width
         );
     }
-}
-
-fn write(summary: &Path, keys: Map<String, Value>) -> anyhow::Result<()> {
-    let folder = summary.parent().context("a summary without a folder")?;
-    std::fs::create_dir_all(folder)?;
-    std::fs::write(summary, serde_json::to_vec_pretty(&Value::Object(keys))?)
-        .with_context(|| format!("cannot write {}", summary.display()))?;
-    println!("figures for programs: {}", summary.display());
-    Ok(())
 }
 
 fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {

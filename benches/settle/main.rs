@@ -16,6 +16,7 @@
 //! | `audit_us_per_claim` | what adding all of these books up takes, by the claim, with 200,000 accounts |
 //! | `audit_us_per_envelope`, `audit_hot_us_per_envelope` | Audit through the RPC by the envelope of 100 shares, a third of them claimed: of everything, and of what the hot store holds, which here is as much |
 //! | `create_per_s` | envelopes of 100 shares a second, live, through the RPC, on Redis with `appendfsync always` |
+//! | `sustained_grabs_per_s` | grabs a second that one server, which settles beside them, brings into the books as fast as they come (`sustained`) |
 //! | `grab_to_books_p99_ms` | from the instant a grab was due until its claim can be read, at 10,000 grabs a second |
 //!
 //! Nothing is folded later: both unique keys, each account's history and its exact balance are written
@@ -25,13 +26,21 @@
 //! alone, for a profile: `cargo bench --bench settle -- settle_per_s`. A ratio is told where both of its
 //! figures were measured; `create_per_s` measures the way of a grab into the books, too.
 
+#[path = "../embedded/light.rs"]
+mod light;
 mod peers;
+#[path = "../embedded/sender.rs"]
+mod sender;
 #[path = "../embedded/server.rs"]
 #[expect(dead_code, reason = "the other benchmark asks more of it")]
 mod server;
 mod stage;
+#[path = "../embedded/streams.rs"]
+#[expect(dead_code, reason = "the other benchmarks keep so many in flight")]
+mod streams;
 #[path = "../burst/summary.rs"]
 mod summary;
+mod sustained;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -55,12 +64,13 @@ enum Goal {
     AtMost(f64),
 }
 
-const GOALS: [(&str, Goal); 6] = [
+const GOALS: [(&str, Goal); 7] = [
     ("settle_per_s", Goal::AtLeast(150_000.0)),
     ("settle_per_s_2m_accounts", Goal::AtLeast(100_000.0)),
     ("settle_over_single_tx", Goal::AtLeast(40.0)),
     ("settle_over_raw_copy", Goal::AtLeast(0.25)),
     ("create_per_s", Goal::AtLeast(5_000.0)),
+    ("sustained_grabs_per_s", Goal::AtLeast(60_000.0)),
     ("grab_to_books_p99_ms", Goal::AtMost(500.0)),
 ];
 
@@ -83,6 +93,7 @@ async fn main() -> anyhow::Result<()> {
     if let Some(unknown) = asked.0.iter().find(|name| !is_a_figure(name)) {
         bail!("{unknown} is no figure that can be measured alone");
     }
+    light::a_light_request_is_the_contract_s_request()?;
     let mut rounds = Vec::new();
     for number in 1..=ROUNDS {
         let round = round(&asked).await?;
@@ -102,7 +113,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn is_a_figure(name: &str) -> bool {
-    let others = ["settle_per_s_2m_accounts", "create_per_s"];
+    let others = [
+        "settle_per_s_2m_accounts",
+        "create_per_s",
+        "sustained_grabs_per_s",
+    ];
     ON_THE_STAGE
         .iter()
         .chain(&others)
@@ -137,6 +152,10 @@ async fn round(asked: &Asked) -> anyhow::Result<Figures> {
         figures.insert("audit_us_per_envelope", whole.audit_us_per_envelope);
         figures.insert("audit_hot_us_per_envelope", whole.audit_hot_us_per_envelope);
     }
+    if asked.is_for("sustained_grabs_per_s") {
+        let rate = sustained::measure().await?;
+        figures.insert("sustained_grabs_per_s", rate);
+    }
     compare(&mut figures);
     Ok(figures)
 }
@@ -147,7 +166,7 @@ const ON_THE_STAGE: [&str; 6] = [
     "settle_per_s_duplicates",
     "settle_per_s_skewed",
     "single_tx_per_s",
-    "row_lock_per_s",
+    "settle_row_lock_per_s",
     "raw_copy_per_s",
 ];
 
@@ -167,9 +186,9 @@ async fn on_the_stage(asked: &Asked, figures: &mut Figures) -> anyhow::Result<()
         let single = stage.settle_singly(SINGLE_GRABS).await?;
         figures.insert("single_tx_per_s", single);
     }
-    if asked.is_for("row_lock_per_s") {
+    if asked.is_for("settle_row_lock_per_s") {
         let locked = peers::row_lock(&stage, SINGLE_GRABS).await?;
-        figures.insert("row_lock_per_s", locked);
+        figures.insert("settle_row_lock_per_s", locked);
     }
     if asked.is_for("raw_copy_per_s") {
         let copied = peers::raw_copy(&stage, GRABS).await?;
@@ -183,7 +202,7 @@ async fn on_the_stage(asked: &Asked, figures: &mut Figures) -> anyhow::Result<()
 fn compare(figures: &mut Figures) {
     let peers = [
         ("settle_over_single_tx", "single_tx_per_s"),
-        ("settle_over_row_lock", "row_lock_per_s"),
+        ("settle_over_row_lock", "settle_row_lock_per_s"),
         ("settle_over_raw_copy", "raw_copy_per_s"),
     ];
     for (ratio, peer) in peers {

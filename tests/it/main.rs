@@ -46,6 +46,7 @@ mod restored_folder;
 mod restored_refused;
 mod roles;
 mod settlement_dies;
+mod soak;
 mod streams;
 mod together;
 mod two_releases;

@@ -10,8 +10,8 @@ use red_envelope_proto::v1::GrabResponse;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::proxy::Proxy;
 use super::record::Record;
@@ -249,31 +249,46 @@ pub async fn rush(
         let (clients, id) = (clients.to_vec(), id.to_owned());
         let record = record.clone();
         crowd.spawn(async move {
-            let began = Instant::now();
-            for turn in number.. {
-                let mut client = clients[turn % clients.len()].clone();
-                match record.grab(&mut client, grab_of(&id, &grabber)).await {
-                    Ok(answer) => return (grabber, answer),
-                    Err(status) => {
-                        let retryable = [
-                            Code::Unavailable,
-                            // Ten thousand at once are more than a debug build serves in half a second.
-                            Code::ResourceExhausted,
-                            Code::DeadlineExceeded,
-                            Code::Cancelled,
-                        ];
-                        // A connection that broke off is told by the client itself, under any code.
-                        let broke_off = status.source().is_some();
-                        assert!(broke_off || retryable.contains(&status.code()), "{status}");
-                        assert!(began.elapsed() < PATIENCE, "{grabber}: {status}");
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            unreachable!("the clients repeat until they are answered")
+            let answer = asked_around(&clients, number, |mut client| {
+                let (record, grab) = (record.clone(), grab_of(&id, &grabber));
+                async move { record.grab(&mut client, grab).await }
+            });
+            (grabber.clone(), answer.await)
         });
     }
     crowd.join_all().await
+}
+
+/// One call, through the client of this number and the next ones, until it is answered.
+pub async fn asked_around<Answer, Called>(
+    clients: &[Client],
+    number: usize,
+    once: impl Fn(Client) -> Called,
+) -> Answer
+where
+    Called: Future<Output = Result<Answer, Status>>,
+{
+    let began = Instant::now();
+    for turn in number.. {
+        match once(clients[turn % clients.len()].clone()).await {
+            Ok(answer) => return answer,
+            Err(status) => {
+                let retryable = [
+                    Code::Unavailable,
+                    // Ten thousand at once are more than a debug build serves in half a second.
+                    Code::ResourceExhausted,
+                    Code::DeadlineExceeded,
+                    Code::Cancelled,
+                ];
+                // A connection that broke off is told by the client itself, under any code.
+                let broke_off = status.source().is_some();
+                assert!(broke_off || retryable.contains(&status.code()), "{status}");
+                assert!(began.elapsed() < PATIENCE, "{status}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    unreachable!("a call is repeated until it is answered")
 }
 
 /// Waits until a condition is met: a minute, the bound that the promises name.
@@ -296,6 +311,11 @@ pub async fn seen_by<Seen>(
         assert!(in_time, "not in time: {what}");
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// For so long nothing is done.
+pub async fn rests(span: Duration) {
+    tokio::time::sleep(span).await;
 }
 
 /// Between two looks, or two people.

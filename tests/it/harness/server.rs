@@ -155,6 +155,15 @@ impl Server {
         self.ports.grpc.expect("the server serves clients")
     }
 
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process lives");
+        let told = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = told.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        kib.expect("Linux tells it in kB").parse().unwrap()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let _already_gone = self.child.kill();
