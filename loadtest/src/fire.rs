@@ -24,12 +24,13 @@ use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::book::{Answer, Held};
+use crate::generator::Turn;
 use crate::record::Record;
 use crate::schedule::{Arrival, Transport};
 use crate::server::Address;
@@ -119,19 +120,16 @@ async fn run(lane: Arc<Lane>, arrivals: Vec<Arrival>) -> anyhow::Result<Record> 
     let places = Arc::new(Semaphore::new(fire.in_flight_max as usize));
     let give_up = Duration::from_millis(fire.give_up_ms);
     let in_flight_max = fire.in_flight_max;
+    let mut turn = Turn::new(lane.start);
     for arrival in arrivals {
         let due = lane.start + arrival.due;
-        // Behind `due` already where the arrival before it waited for a place: that is the server's delay.
-        let ready = Instant::now().max(due);
         tokio::time::sleep_until(due).await;
-        let overslept = ready.elapsed();
-        let place = Arc::clone(&places).acquire_owned();
-        let Ok(place) = tokio::time::timeout_at(due + give_up, place).await else {
+        let overslept = turn.own_delay(due, Instant::now());
+        let Some(place) = place(&places, due + give_up, &mut turn).await? else {
             lane.record().given_up(arrival.due);
             lane.progress.inc(1);
             continue;
         };
-        let place = place.context("nobody closes the places")?;
         let lane = Arc::clone(&lane);
         let let_go = Instant::now();
         tokio::spawn(async move {
@@ -150,6 +148,21 @@ async fn run(lane: Arc<Lane>, arrivals: Vec<Arrival>) -> anyhow::Result<Record> 
         record.sent
     );
     Ok(record)
+}
+
+/// A place on the lane's connection. None: until then there was none.
+async fn place(
+    places: &Arc<Semaphore>,
+    until: Instant,
+    turn: &mut Turn,
+) -> anyhow::Result<Option<OwnedSemaphorePermit>> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Ok(Some(place));
+    }
+    let place = tokio::time::timeout_at(until, Arc::clone(places).acquire_owned()).await;
+    turn.waited_until(Instant::now());
+    let place = place.ok().transpose();
+    place.context("nobody closes the places")
 }
 
 impl Lane {

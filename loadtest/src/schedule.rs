@@ -70,6 +70,16 @@ pub enum Transport {
     Stream,
 }
 
+impl Transport {
+    /// As reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::Stream => "stream",
+        }
+    }
+}
+
 /// Plans the profile with its own seed.
 pub fn plan(profile: &Profile) -> Schedule {
     let mut envelopes = Vec::new();
