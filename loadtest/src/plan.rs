@@ -32,6 +32,14 @@ const RUN_THIS: &str = "run `cargo run --release -p loadtest -- burst --stack re
 /// batches, which are dear.
 const BUSY_MIN: f64 = 0.3;
 
+/// Of the samples of settlement's profile: COPY of claims, and all other statements.
+const SAMPLES: [u32; 2] = [35, 36];
+/// The first part of both, rounded.
+const CLAIMS_PERCENT: u32 = {
+    let both = SAMPLES[0] + SAMPLES[1];
+    (SAMPLES[0] * 100 + both / 2) / both
+};
+
 const SAME_MACHINE: &str = " were measured, on one machine: no network between them";
 
 /// `plan` on the command line.
@@ -65,9 +73,14 @@ pub struct Words {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     postgres_cores: u32,
 
+    /// GiB of a Redis master that envelopes may fill; what it needs to fork and to buffer comes on top
+    #[arg(long, value_name = "GIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    redis_gib: u32,
+
     /// The part of PostgreSQL's time that goes to claims, the rest going to accounts
-    /// (docs/PERFORMANCE.md, "Where the time goes": 15 of 39 µs)
-    #[arg(long, value_name = "PERCENT", default_value_t = 38, value_parser = clap::value_parser!(u32).range(1..=99))]
+    /// (docs/PERFORMANCE.md, "Where the time goes": COPY of claims has 35 % of the samples, all other
+    /// statements 36)
+    #[arg(long, value_name = "PERCENT", default_value_t = CLAIMS_PERCENT, value_parser = clap::value_parser!(u32).range(1..=99))]
     claims: u32,
 }
 
@@ -231,6 +244,10 @@ fn assumptions(words: &Words) -> Vec<String> {
             words.pod_cores, words.postgres_cores
         ),
         format!(
+            "  envelopes may fill {} GiB of a Redis master (--redis-gib)",
+            words.redis_gib
+        ),
+        format!(
             "  claims take {} % of PostgreSQL's time, accounts {} % (--claims)",
             words.claims,
             100 - words.claims
@@ -272,30 +289,62 @@ fn pods(words: &Words, measured: &Measured) -> Vec<String> {
 fn masters(words: &Words, measured: &Measured) -> Vec<String> {
     let peak = f64::from(words.peak);
     let (cores, step) = cores(words, "redis", peak, measured.redis_us);
-    let masters = cores.ceil().max(1.0);
+    let by_cpu = cores.ceil().max(1.0);
     let mut lines = vec![
         step,
         format!(
-            "            one core a master → {} REDIS MASTERS; one envelope is on one master: some {} grabs \
-             a second of it at this cost",
-            number(masters),
+            "            one core a master → {} masters; one envelope is on one master: some {} grabs a second \
+             of it at this cost",
+            number(by_cpu),
             number((1e6 / measured.redis_us).floor())
         ),
     ];
-    let wins = peak * measured.won * f64::from(words.peak_s);
-    let of = |what: &str, bytes: Option<f64>| {
-        let gib = bytes? * wins / f64::from(1 << 30);
-        Some(format!(
-            "            memory: {} shares of the peak × {} bytes {what} = {} GiB, {} a master",
-            number(wins.round()),
-            number(bytes?.round()),
-            number(gib),
-            number(gib / masters)
-        ))
-    };
-    lines.extend(of("before they are won", measured.bytes_per_share));
-    lines.extend(of("more when they are", measured.bytes_per_win));
+    let (steps, by_memory) = memory(words, measured);
+    lines.extend(steps);
+    lines.push(format!(
+        "            the larger of {} by CPU and {} by memory: {} REDIS MASTERS",
+        number(by_cpu),
+        by_memory.map_or("none known".to_owned(), number),
+        number(by_cpu.max(by_memory.unwrap_or(0.0)))
+    ));
     lines
+}
+
+/// All envelopes of the peak are there before it, and none is gone before it has ended: what its shares take while
+/// they wait, and what they take more when they are won, is there at once.
+fn memory(words: &Words, measured: &Measured) -> (Vec<String>, Option<f64>) {
+    let wins = f64::from(words.peak) * measured.won * f64::from(words.peak_s);
+    let parts = [
+        ("before they are won", measured.bytes_per_share),
+        ("more when they are", measured.bytes_per_win),
+    ];
+    let told = parts.iter().filter_map(|(what, bytes)| {
+        let bytes = (*bytes)?;
+        let gib = bytes * wins / f64::from(1 << 30);
+        let line = format!(
+            "            memory: {} shares of the peak × {} bytes {what} = {} GiB",
+            number(wins.round()),
+            number(bytes.round()),
+            number(gib)
+        );
+        Some((line, gib))
+    });
+    let (mut lines, gibs): (Vec<String>, Vec<f64>) = told.unzip();
+    if gibs.is_empty() {
+        lines.push(
+            "            memory: too little growth was measured to size a master by it".to_owned(),
+        );
+        return (lines, None);
+    }
+    let (gib, each) = (gibs.iter().sum::<f64>(), f64::from(words.redis_gib));
+    let masters = (gib / each).ceil().max(1.0);
+    lines.push(format!(
+        "            {} GiB together ÷ {each} GiB a master = {} → {} masters",
+        number(gib),
+        number(gib / each),
+        number(masters)
+    ));
+    (lines, Some(masters))
 }
 
 fn postgres(words: &Words, measured: &Measured) -> Vec<String> {

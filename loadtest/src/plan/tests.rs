@@ -62,13 +62,16 @@ fn the_arithmetic_is_shown_line_by_line() {
         "server    760,000/s × 10 µs = 7.6 cores busy; ÷ 50 % = 15.2 cores",
         "÷ 4 cores a pod = 3.8 → 4 pods, and one that may be away: 5 PODS",
         "redis     760,000/s × 5 µs = 3.8 cores busy; ÷ 50 % = 7.6 cores",
-        "8 REDIS MASTERS; one envelope is on one master: some 200,000 grabs a second",
-        "22,800,000 shares of the peak × 100 bytes before they are won = 2.12 GiB, 0.265 a master",
+        "one core a master → 8 masters; one envelope is on one master: some 200,000 grabs a second",
+        "22,800,000 shares of the peak × 100 bytes before they are won = 2.12 GiB",
+        "22,800,000 shares of the peak × 100 bytes more when they are = 2.12 GiB",
+        "4.25 GiB together ÷ 8 GiB a master = 0.531 → 1 masters",
+        "the larger of 8 by CPU and 1 by memory: 8 REDIS MASTERS",
         "760,000/s × 50 % won × 60 s, posted within 90 s = 253,333 shares a second",
-        // 40 µs a share won, 38 % of it.
-        "claims    253,333/s × 15.2 µs = 3.85 cores busy; ÷ 50 % = 7.7 cores",
+        // 40 µs a share won, 49 % of it.
+        "claims    253,333/s × 19.6 µs = 4.97 cores busy; ÷ 50 % = 9.93 cores",
         "1 POSTGRESQL FOR CLAIMS",
-        "accounts  253,333/s × 24.8 µs = 6.28 cores busy; ÷ 50 % = 12.57 cores",
+        "accounts  253,333/s × 20.4 µs = 5.17 cores busy; ÷ 50 % = 10.34 cores",
         "1 POSTGRESQL FOR ACCOUNTS",
         "the peak is 76 times the rehearsal's rate",
     ] {
@@ -94,6 +97,32 @@ fn what_is_assumed_can_be_said_otherwise() {
 }
 
 #[test]
+fn memory_sizes_the_masters_where_it_asks_for_more_of_them_than_cpu_time() {
+    let plan = planned(&report(), &["--peak-s", "3600", "--redis-gib", "16"]);
+    // 1,368,000,000 shares at 200 bytes.
+    for line in [
+        "254.8 GiB together ÷ 16 GiB a master = 15.93 → 16 masters",
+        "the larger of 8 by CPU and 16 by memory: 16 REDIS MASTERS",
+    ] {
+        assert!(plan.contains(line), "{line:?} is not in\n{plan}");
+    }
+}
+
+#[test]
+fn what_a_default_cites_stands_in_the_document() {
+    let document = include_str!("../../../docs/PERFORMANCE.md");
+    let (_, from) = document.split_once("### Where the time goes\n").unwrap();
+    let part = from.split("\n## ").next().unwrap();
+    let [claims, others] = SAMPLES;
+    let row = format!(
+        "| COPY of claims | it is not counted; of a profile's samples it has {claims} % where balances and the \
+         other statements have {others}"
+    );
+    assert!(part.contains(&row), "{row:?} is not in\n{part}");
+    assert_eq!(words(&[]).claims, 49);
+}
+
+#[test]
 fn memory_that_hardly_grew_is_told_as_unknown_and_not_as_nought() {
     let mut report = report();
     report.memory.clear();
@@ -102,7 +131,11 @@ fn memory_that_hardly_grew_is_told_as_unknown_and_not_as_nought() {
         plan.contains("a share that waits:  too little growth to be told"),
         "{plan}"
     );
-    assert!(!plan.contains("GiB"), "{plan}");
+    assert!(!plan.contains("GiB together"), "{plan}");
+    assert!(
+        plan.contains("the larger of 8 by CPU and none known by memory: 8 REDIS MASTERS"),
+        "{plan}"
+    );
 }
 
 #[test]
