@@ -6,6 +6,9 @@
 //! | [`RUNS_MIN`] and more | exact Mann-Whitney test on the runs' figures | p is at most [`P_MAX`] and the ratio of the medians lies beyond the margin |
 //! | between | none | never: too few for a test, and what one run says would be thrown away |
 //!
+//! Where no figure has a verdict, nothing was compared, and the exit code says so. A void run measured the load test
+//! and is refused; a run that missed its gates is compared, and named.
+//!
 //! # Limits
 //! Each figure is judged by itself: with twenty of them, one false alarm in five comparisons of equal
 //! builds is to be expected at worst; the margin keeps most of them away. One run on each side can't tell
@@ -16,7 +19,7 @@ mod noise;
 
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
 use crate::report::Report;
@@ -56,8 +59,19 @@ enum Verdict {
     None(&'static str),
 }
 
-/// The comparison in words, and whether nothing became worse.
-pub fn compare(words: &Words) -> anyhow::Result<(String, bool)> {
+/// What came of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// Nothing that could be judged became worse.
+    Well,
+    /// Something did.
+    Worse,
+    /// No figure could be judged.
+    Nothing,
+}
+
+/// The comparison in words, and what came of it.
+pub fn compare(words: &Words) -> anyhow::Result<(String, Compared)> {
     let sides = [read(&words.before)?, read(&words.after)?];
     alike(&sides)?;
     Ok(told(&sides, f64::from(words.margin) / 100.0))
@@ -70,8 +84,20 @@ fn read(files: &str) -> anyhow::Result<Vec<Report>> {
         "{} runs on one side, at most {RUNS_MAX} are compared",
         files.len()
     );
-    let reports = files.iter().map(|file| Report::read(Path::new(file)));
+    let reports = files.iter().map(|file| {
+        let report = Report::read(Path::new(file))?;
+        fit(&report).with_context(|| format!("{file} can't be compared"))?;
+        Ok(report)
+    });
     reports.collect()
+}
+
+/// What measured the load test has nothing to say of a server.
+fn fit(report: &Report) -> anyhow::Result<()> {
+    match &report.generator.void {
+        Some(why) => bail!("the run is void: {why}"),
+        None => Ok(()),
+    }
 }
 
 /// Runs of different things have no ratio.
@@ -122,7 +148,7 @@ fn setup(report: &Report) -> String {
     )
 }
 
-fn told(sides: &[Vec<Report>; 2], margin: f64) -> (String, bool) {
+fn told(sides: &[Vec<Report>; 2], margin: f64) -> (String, Compared) {
     let single = sides.iter().all(|side| side.len() == 1);
     let mut lines = vec![format!(
         "{} on {}: {} before, {} after, margin {:.0} %",
@@ -140,38 +166,63 @@ fn told(sides: &[Vec<Report>; 2], margin: f64) -> (String, bool) {
         "ratio",
         if single { "99 % interval" } else { "p" }
     ));
-    let mut worse = 0;
+    let judged = judged(sides, margin);
+    lines.extend(judged.iter().map(|(line, _)| line.clone()));
+    lines.extend(missed(sides));
+    lines.push(limits(sides));
+    let fell = sides[0].iter().all(Report::passed) && !sides[1].iter().all(Report::passed);
+    let of = |wanted: fn(Verdict) -> bool| judged.iter().filter(|it| wanted(it.1)).count();
+    let worse = of(|it| it == Verdict::Worse);
+    let none = of(|it| !matches!(it, Verdict::None(_))) == 0;
+    let (words, compared) = match (worse, fell) {
+        (0, true) => ("REGRESSION: gates".to_owned(), Compared::Worse),
+        (0, false) if none => (
+            format!(
+                "NOTHING COULD BE JUDGED: take {RUNS_MIN} runs of each side, in turn, and name them with \
+                 commas between; or one run of each that lasts {SECONDS_MIN} s"
+            ),
+            Compared::Nothing,
+        ),
+        (0, false) => ("no regression is significant".to_owned(), Compared::Well),
+        _ => (
+            format!("REGRESSION: {worse} figures became worse by more than noise and margin"),
+            Compared::Worse,
+        ),
+    };
+    lines.push(words);
+    (lines.join("\n"), compared)
+}
+
+/// Each figure that every run has.
+fn judged(sides: &[Vec<Report>; 2], margin: f64) -> Vec<(String, Verdict)> {
     let figures = sides.each_ref().map(|side| {
         let runs = side.iter().map(figure::all);
         runs.collect::<Vec<_>>()
     });
-    for first in &figures[0][0] {
-        // A figure that not every run has can't be compared.
+    let wide = sides.each_ref().map(|side| figure::slot_s(&side[0]));
+    let each = figures[0][0].iter().filter_map(|first| {
         let of = |runs: &Vec<Vec<Figure>>| -> Option<Vec<Figure>> {
             let found = |run: &Vec<Figure>| run.iter().find(|it| it.name == first.name).cloned();
             runs.iter().map(found).collect()
         };
         let [Some(before), Some(after)] = figures.each_ref().map(of) else {
-            continue;
+            return None;
         };
-        let wide = sides.each_ref().map(|side| figure::slot_s(&side[0]));
-        let (line, verdict) = judge(&before, &after, margin, wide[0] == wide[1]);
-        worse += u32::from(verdict == Verdict::Worse);
-        lines.push(line);
-    }
-    let fell = sides[0].iter().all(Report::passed) && !sides[1].iter().all(Report::passed);
-    if fell {
-        lines.push("WORSE: every run before met its gates, and one after did not".into());
-    }
-    lines.push(limits(sides));
-    lines.push(match (worse, fell) {
-        (0, false) => "no regression is significant".into(),
-        (0, true) => "REGRESSION: gates".into(),
-        (worse, _) => {
-            format!("REGRESSION: {worse} figures became worse by more than noise and margin")
-        }
+        Some(judge(&before, &after, margin, wide[0] == wide[1]))
     });
-    (lines.join("\n"), worse == 0 && !fell)
+    each.collect()
+}
+
+/// Runs that missed their gates, by side: their figures are those of something that does not hold.
+fn missed(sides: &[Vec<Report>; 2]) -> Vec<String> {
+    let named = ["before", "after"].into_iter().zip(sides);
+    let counted = named.map(|(name, side)| {
+        let missed = side.iter().filter(|run| !run.passed()).count();
+        (name, missed, side.len())
+    });
+    let told = counted.filter(|(_, missed, _)| *missed > 0);
+    told.map(|(name, missed, of)| format!("MISSED: {missed} of {of} {name} did not meet its gates"))
+        .collect()
 }
 
 fn runs(count: usize) -> String {

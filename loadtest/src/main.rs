@@ -14,8 +14,9 @@
 //!
 //! It knows the contract and the documented metrics, and nothing else of the server.
 //!
-//! **Exit codes**: 0 every gate met · 1 a gate or the audit failed, the run broke, or a comparison found
-//! a regression · 64 the command line, the profile or a report is wrong · 69 no server answers.
+//! **Exit codes**: 0 every gate met · 1 a gate or the audit failed, the run broke or is void, or a comparison found
+//! a regression · 64 the command line, the profile or a report is wrong · 65 a comparison could judge nothing ·
+//! 69 no server answers.
 
 mod abreast;
 mod audit;
@@ -56,6 +57,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
+use crate::compare::Compared;
 use crate::meanwhile::{COMMANDS_MAX, Commands, Meanwhile};
 use crate::process::Process;
 use crate::profile::Profile;
@@ -70,6 +72,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The command line or the profile is wrong (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
+/// The reports that are compared can't say anything (EX_DATAERR).
+const EXIT_NO_VERDICT: u8 = 65;
 /// No server answers (EX_UNAVAILABLE).
 const EXIT_UNREACHABLE: u8 = 69;
 
@@ -83,8 +87,8 @@ const EXIT_UNREACHABLE: u8 = 69;
     version,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    after_help = "Exit codes: 0 all gates met, 1 a gate or the audit failed, \
-    64 bad usage, 69 no server answers."
+    after_help = "Exit codes: 0 all gates met, 1 a gate or the audit failed, the run is void, or a comparison \
+    found a regression, 64 bad usage, 65 a comparison could judge nothing, 69 no server answers."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -240,16 +244,23 @@ fn main() -> ExitCode {
 /// Whoever can't read a report, or asks it what it does not say, has used it wrongly.
 fn afterwards(then: &Then) -> ExitCode {
     let done = match then {
-        Then::Compare(words) => compare::compare(words),
-        Then::Plan(words) => plan::plan(words).map(|words| (words, true)),
+        Then::Compare(words) => compare::compare(words).map(|(words, compared)| {
+            let code = match compared {
+                Compared::Well => 0,
+                Compared::Worse => 1,
+                Compared::Nothing => EXIT_NO_VERDICT,
+            };
+            (words, code)
+        }),
+        Then::Plan(words) => plan::plan(words).map(|words| (words, 0)),
         Then::Draw { report, html } => Report::read(report)
             .and_then(|report| draw(&report, html))
-            .map(|()| (format!("{} is written", html.display()), true)),
+            .map(|()| (format!("{} is written", html.display()), 0)),
     };
     match done {
-        Ok((words, well)) => {
+        Ok((words, code)) => {
             let _broken_pipe = writeln!(std::io::stdout(), "{words}");
-            ExitCode::from(u8::from(!well))
+            ExitCode::from(code)
         }
         Err(error) => {
             say(&format!("{error:#}"));
