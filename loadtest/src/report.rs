@@ -4,6 +4,7 @@
 //! another [`FORMAT`].
 
 mod judge;
+mod turned_down;
 mod words;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::record::Record;
 use crate::sample::{BACKLOG, Bucket, Looks, Samples};
 use crate::schedule::{Schedule, Transport};
 use crate::timeline::OverTime;
+pub use turned_down::TurnedDown;
 
 /// What this program writes and reads. Reports before it had no number and nothing over time.
 const FORMAT: u64 = 2;
@@ -75,6 +77,9 @@ pub struct Report {
     pub unary: Option<Lines>,
     /// Grabs on streams.
     pub stream: Option<Lines>,
+    /// What the server says that it turned down. None: it was not asked.
+    #[serde(default)]
+    pub turned_down: Option<TurnedDown>,
     /// Accounts whose balance was compared.
     pub accounts_compared: u64,
     /// By currency.
@@ -295,6 +300,7 @@ impl Report {
             memory: memory(&outcome.memory, &samples),
             unary: (records.get(&Transport::Unary)).map(|record| Lines::new(record, slots)),
             stream: (records.get(&Transport::Stream)).map(|record| Lines::new(record, slots)),
+            turned_down: TurnedDown::of(&samples),
             accounts_compared: findings.accounts as u64,
             money: findings.money,
             violation_count: findings.violations.count,

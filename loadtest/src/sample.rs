@@ -34,32 +34,43 @@ const PATIENCE_AT_END: Duration = Duration::from_secs(10);
 /// What several servers' values of a figure are together.
 #[derive(Clone, Copy)]
 enum Together {
-    /// Each counts its own.
+    /// Each counts its own from nought, and tells nothing before there is something to count.
+    Count,
+    /// Each has its own.
     Sum,
     /// Each tells of all.
     Most,
 }
-use Together::{Most, Sum};
+use Together::{Count, Most, Sum};
 
 /// What is asked of the server's metrics: how reports call it, its name, and what several servers' are.
-const ASKED: [(&str, &str, Together); 7] = [
+const ASKED: [(&str, &str, Together); 8] = [
     (BACKLOG, "red_envelope_outbox_records", Most),
     (
         "settlement_lag_s",
         "red_envelope_outbox_oldest_age_seconds",
         Most,
     ),
-    ("settled", "red_envelope_settled_records_total", Sum),
+    ("settled", "red_envelope_settled_records_total", Count),
     ("queued_grabs", "red_envelope_hot_queued_grabs", Sum),
-    ("shed", "red_envelope_shed_total", Sum),
-    ("failed_grabs", "red_envelope_grabs_failed_total", Sum),
+    (SHED, "red_envelope_shed_total", Count),
+    (FAILED, FAILED_TOTAL, Count),
+    (REFUSED, FAILED_TOTAL, Count),
     ("store_bytes", "red_envelope_store_bytes", Most),
 ];
+/// Grabs that a server answered with an error, by its code.
+const FAILED_TOTAL: &str = "red_envelope_grabs_failed_total";
+/// The code of those that have to end so: to an outsider the envelope does not exist. A guest who is told that is
+/// found by the book.
+const REFUSAL: &str = "code=\"NOT_FOUND\"";
+/// Calls that a server turned down because something was full.
+pub const SHED: &str = "shed";
+/// Grabs that it answered with an error that nobody wants.
+pub const FAILED: &str = "failed_grabs";
+/// Grabs that it answered with [`REFUSAL`].
+pub const REFUSED: &str = "refused_grabs";
 /// Grabs that a server answered: with an outcome, and with an error.
-const ANSWERED: [&str; 2] = [
-    "red_envelope_grabs_total",
-    "red_envelope_grabs_failed_total",
-];
+const ANSWERED: [&str; 2] = ["red_envelope_grabs_total", FAILED_TOTAL];
 /// Acknowledged records that wait for the books.
 pub const BACKLOG: &str = "backlog";
 /// Histograms of sizes: how reports call them, and their names.
@@ -172,7 +183,7 @@ impl Looks {
             at,
             cpu,
             memory_bytes,
-            server: ASKED.map(|(_, name, together)| told(&all, name, together)),
+            server: ASKED.map(|(called, name, together)| told(&all, (called, name), together)),
             batches: BATCHES.map(|(_, name)| sizes(&all, name)),
             answered: pages.iter().map(|it| answered(it.as_ref()?)).collect(),
         };
@@ -268,13 +279,23 @@ fn answered(page: &Page) -> Option<f64> {
     Some(with_outcome? + with_error.unwrap_or_default())
 }
 
-/// A figure of all servers. One that has nothing to count yet does not tell it, which is no gap in what the others do.
-fn told(pages: &[&Page], name: &str, together: Together) -> Option<f64> {
-    let values = pages.iter().filter_map(|page| page.value(name));
-    values.reduce(|one, other| match together {
-        Sum => one + other,
+/// A figure of all servers. One that has nothing to count yet does not tell it, which is no gap in what the others do,
+/// and a count that none of them tells is nought.
+fn told(pages: &[&Page], (called, name): (&str, &str), together: Together) -> Option<f64> {
+    let wanted = |labels: &str| match called {
+        REFUSED => labels.contains(REFUSAL),
+        FAILED => !labels.contains(REFUSAL),
+        _ => true,
+    };
+    let values = pages
+        .iter()
+        .filter_map(|page| page.value_where(name, wanted));
+    let value = values.reduce(|one, other| match together {
+        Count | Sum => one + other,
         Most => one.max(other),
-    })
+    });
+    let nought = (matches!(together, Count) && !pages.is_empty()).then_some(0.0);
+    value.or(nought)
 }
 
 /// A histogram of all servers, whose buckets are the same.
@@ -311,7 +332,7 @@ fn between(before: &[(f64, f64)], after: &[(f64, f64)]) -> Vec<Bucket> {
     clippy::cast_sign_loss,
     reason = "a count of 2^53 batches would be off by one, and none is below nought"
 )]
-fn whole(count: f64) -> u64 {
+pub fn whole(count: f64) -> u64 {
     count.max(0.0) as u64
 }
 
@@ -333,7 +354,7 @@ mod tests {
             at,
             cpu: vec![Some(Duration::from_millis(cpu_ms))],
             memory_bytes: vec![Some(7)],
-            server: [Some(1.0), None, None, None, None, None, None],
+            server: [Some(1.0), None, None, None, None, None, None, None],
             batches: [vec![(4.0, cpu_ms as f64), (f64::INFINITY, 400.0)], vec![]],
             answered: vec![Some(2.0), None],
         }
@@ -397,15 +418,30 @@ mod tests {
         ];
         let pages = pages.map(Page::parse);
         let two: Vec<&Page> = pages.iter().take(2).collect();
-        assert_eq!(told(&two, "t", Sum), Some(8.0));
-        assert_eq!(told(&two, "t", Most), Some(5.0));
+        assert_eq!(told(&two, ("t", "t"), Sum), Some(8.0));
+        assert_eq!(told(&two, ("t", "t"), Most), Some(5.0));
         assert_eq!(sizes(&two, "b"), [(4.0, 3.0)]);
         // One of them has nothing to tell of it; of another figure two have nothing.
         let three: Vec<&Page> = pages.iter().collect();
-        assert_eq!(told(&three, "t", Sum), Some(8.0));
-        assert_eq!(told(&three, "u", Sum), Some(1.0));
-        assert_eq!(told(&three, "v", Sum), None);
-        assert_eq!(told(&[], "t", Sum), None);
+        assert_eq!(told(&three, ("t", "t"), Sum), Some(8.0));
+        assert_eq!(told(&three, ("u", "u"), Sum), Some(1.0));
+        assert_eq!(told(&three, ("v", "v"), Sum), None);
+        assert_eq!(told(&[], ("t", "t"), Sum), None);
+    }
+
+    #[test]
+    fn a_count_that_no_server_tells_is_nought_where_one_was_read() {
+        let page = Page::parse("t 3\n");
+        assert_eq!(told(&[&page], (SHED, "shed"), Count), Some(0.0));
+        assert_eq!(told(&[], (SHED, "shed"), Count), None);
+    }
+
+    #[test]
+    fn strangers_who_are_refused_are_no_failures() {
+        let page = "f{code=\"NOT_FOUND\"} 4\nf{code=\"INTERNAL\"} 2\nf{code=\"UNAVAILABLE\"} 1\n";
+        let page = Page::parse(page);
+        assert_eq!(told(&[&page], (REFUSED, "f"), Count), Some(4.0));
+        assert_eq!(told(&[&page], (FAILED, "f"), Count), Some(3.0));
     }
 
     #[test]

@@ -88,7 +88,13 @@ impl Page {
 
     /// The sum over all labels. None: the server does not tell it.
     pub fn value(&self, name: &str) -> Option<f64> {
+        self.value_where(name, |_| true)
+    }
+
+    /// The sum over those labels. None: the server tells of none of them.
+    pub fn value_where(&self, name: &str, wanted: impl Fn(&str) -> bool) -> Option<f64> {
         let of_name = self.lines.iter().filter(|(other, ..)| other == name);
+        let of_name = of_name.filter(|(_, labels, _)| wanted(labels));
         let mut values = of_name.map(|(.., value)| *value).peekable();
         values.peek()?;
         Some(values.sum())
@@ -124,6 +130,9 @@ mod tests {
         assert_eq!(page.value("shed"), Some(7.0));
         assert_eq!(page.value("waits"), Some(1.5));
         assert_eq!(page.value("size"), None);
+        let creates = |labels: &str| labels.contains("what=\"creates\"");
+        assert_eq!(page.value_where("shed", creates), Some(4.0));
+        assert_eq!(page.value_where("shed", |_| false), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::scale::Scale;
 use super::svg::{Bars, Lines, Series, Words};
 
 use crate::report::{self, Report};
-use crate::sample::Bucket;
+use crate::sample::{Bucket, FAILED, REFUSED, SHED};
 use crate::text::{float, mib, number};
 
 const SECONDS: &str = "seconds from the first instant";
@@ -211,8 +211,9 @@ fn trouble(report: &Report) -> Lines {
         named("not sent", rate(report, |it| it.over_time.not_sent.clone())),
     ];
     for (name, column) in [
-        ("shed by the server", "shed"),
-        ("failed at the server", "failed_grabs"),
+        ("shed by the server", SHED),
+        ("failed at the server", FAILED),
+        ("outsiders refused by the server", REFUSED),
     ] {
         if let Some(column) = report.samples.server.get(column) {
             series.push(named(name, slope(&report.samples.at_s, column)));
@@ -223,7 +224,8 @@ fn trouble(report: &Report) -> Lines {
         title: "Late, not sent, shed",
         what: format!(
             "Grabs a second that left later than the profile allows ({} in all) or never ({}), and what \
-             the server turned down or answered with an error; those are asked again ({} times).",
+             the server turned down or answered with an error; those are asked again ({} times). Outsiders, to \
+             whom the envelope does not exist, must be refused.",
             number(float(report.sum(|it| it.late))),
             number(float(report.sum(|it| it.not_sent))),
             number(float(report.sum(|it| it.retried)))

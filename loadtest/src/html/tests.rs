@@ -28,9 +28,15 @@ fn full() -> Report {
     report.samples = Samples {
         cpu_s: BTreeMap::from([("server".into(), column(0.7)), (EVIL.into(), column(0.1))]),
         memory_bytes: BTreeMap::from([("server".into(), bytes)]),
-        server: ["backlog", "settlement_lag_s", "shed", "failed_grabs"]
-            .map(|name| (name.to_owned(), column(10.0)))
-            .into(),
+        server: [
+            "backlog",
+            "settlement_lag_s",
+            "shed",
+            "failed_grabs",
+            "refused_grabs",
+        ]
+        .map(|name| (name.to_owned(), column(10.0)))
+        .into(),
         at_s,
     };
     report.memory = BTreeMap::from([(EVIL.into(), Memory::default())]);
@@ -237,6 +243,23 @@ fn the_verdict_tells_a_clean_audit_from_money_that_is_missing() {
     let mut unclean = good;
     unclean.audit.clean = false;
     assert!(page(&unclean).contains("✗ Money audit: NOT CLEAN."));
+}
+
+#[test]
+fn what_was_shed_is_drawn_also_where_it_was_nothing() {
+    let mut report = full();
+    let looks = report.samples.at_s.len();
+    let nought = vec![Some(0.0); looks];
+    report.samples.server.insert("shed".into(), nought);
+    let page = page(&report);
+    let trouble = page.find("id=\"trouble\"").unwrap();
+    for name in [
+        "shed by the server",
+        "failed at the server",
+        "outsiders refused by the server",
+    ] {
+        assert!(page[trouble..].contains(name), "{name}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{QUANTILES, Report};
+use super::{QUANTILES, Report, TurnedDown};
 
 impl Report {
     /// For people.
@@ -22,6 +22,7 @@ impl Report {
         ];
         lines.extend(self.times());
         lines.extend(self.answered_by());
+        lines.extend(self.turned_down());
         lines.extend(self.cpu_times());
         lines.extend(self.memory());
         lines.push(String::new());
@@ -77,6 +78,17 @@ impl Report {
             .map(|(name, grabs)| format!("{name} {grabs}"))
             .collect();
         (each.len() > 1).then(|| format!("         grabs answered by: {}", each.join(", ")))
+    }
+
+    fn turned_down(&self) -> Option<String> {
+        let TurnedDown {
+            shed,
+            failed,
+            refused,
+        } = self.turned_down?;
+        Some(format!(
+            "         the server shed {shed} calls, failed {failed} grabs and refused {refused}, as outsiders must be"
+        ))
     }
 
     fn cpu_times(&self) -> Vec<String> {
