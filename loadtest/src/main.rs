@@ -94,9 +94,7 @@ struct Arguments {
     #[command(subcommand)]
     then: Option<Then>,
 
-    /// What to rehearse: `smoke`, `burst`, or the path of a .toml file (loadtest/profiles/smoke.toml is
-    /// the manual)
-    #[arg(required = true)]
+    #[arg(required = true, help = profile::manual())]
     profile: Option<String>,
 
     /// Send the load to a running server's public listener, as http://127.0.0.1:50051

@@ -141,7 +141,6 @@ async fn rehearse(cheat: Cheat) -> crate::report::Report {
     profile.fire.close_s_max = if cheat == Cheat::NeverCloses { 0 } else { 30 };
     // What is measured here is truth, not speed.
     profile.fire.give_up_ms = 60_000;
-    profile.gates.late_permille_max = 1_000;
     profile.gates.unary_p99_ms_max = 60_000;
     profile.gates.stream_p99_ms_max = 60_000;
     let address = serve(cheat).await;

@@ -44,12 +44,18 @@ pub fn gates(
             permille(sum(|it| it.not_sent)),
             wanted.not_sent_permille_max,
         ),
-        at_most(
-            "late, of a thousand",
-            permille(sum(|it| it.late)),
-            wanted.late_permille_max,
-        ),
     ];
+    let late = permille(sum(|it| it.late));
+    let late_max = wanted.late_permille_max.iter();
+    gates.extend(late_max.map(|max| at_most("late, of a thousand", late, *max)));
+    let retried = sum(|it| it.retried) * 1_000 / due;
+    let retried_min = wanted.retried_permille_min.iter();
+    gates.extend(retried_min.map(|min| Gate {
+        name: "retried, of a thousand".into(),
+        wanted: format!("at least {min}"),
+        found: retried.to_string(),
+        met: retried >= *min,
+    }));
     for (name, transport, max) in [
         ("unary p99 ms", Transport::Unary, wanted.unary_p99_ms_max),
         ("stream p99 ms", Transport::Stream, wanted.stream_p99_ms_max),
