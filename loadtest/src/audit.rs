@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
 use tokio::time::Instant;
+use tonic::Status;
 
+use crate::again::again;
 use crate::server::Address;
 
 /// Between two audits while something is still in flight.
@@ -15,21 +17,24 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Audits until the server is quiet or `wait` is over; answers the last audit.
 pub async fn audit(admin: &Address, wait: Duration) -> anyhow::Result<v1::AuditResponse> {
-    let mut client = AdminServiceClient::new(admin.connect().await?);
     let began = Instant::now();
     loop {
-        let found = client
-            .audit(v1::AuditRequest {
-                operator: "loadtest".to_owned(),
-                reason: "the end of a rehearsal".to_owned(),
-                ..v1::AuditRequest::default()
-            })
-            .await
-            .context("Audit failed")?
-            .into_inner();
+        let found = again(|| once(admin)).await.context("Audit failed")?;
         if found.quiet || began.elapsed() > wait {
             return Ok(found);
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
+}
+
+/// On a connection of its own: the server may have been another process a moment ago.
+async fn once(admin: &Address) -> Result<tonic::Response<v1::AuditResponse>, Status> {
+    let channel = admin.connect().await;
+    let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+    let request = v1::AuditRequest {
+        operator: "loadtest".to_owned(),
+        reason: "the end of a rehearsal".to_owned(),
+        ..v1::AuditRequest::default()
+    };
+    AdminServiceClient::new(channel).audit(request).await
 }

@@ -7,6 +7,9 @@
 //! | close | every envelope closes in time, having paid what was told and refunded the rest |
 //! | list | ListGrabs tells the shares that the grabbers were told |
 //! | balances | every account holds what its owner was told, to the minor unit |
+//!
+//! Every call is repeated while the server is away (`again`). If it stays away, what was found until then is
+//! told, and that the rest could not be compared.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -16,10 +19,11 @@ use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
 
 use crate::abreast;
+use crate::again::again;
 use crate::book::{Held, Violations};
 use crate::prepare::deposit_minor;
 use crate::schedule::Person;
@@ -31,11 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BATCH_GET_MAX: usize = 100;
 /// Shares in one page of ListGrabs, as the contract bounds them.
 const PAGE_SIZE: i32 = 1_000;
-
-/// Tries of one read, the first included: the contract says of UNAVAILABLE that the same call may be repeated.
-const READS_MAX: u32 = 8;
-/// Before a read is repeated; each further time twice as long: 6 s in all.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// What was found.
 #[derive(Default)]
@@ -52,6 +51,8 @@ pub struct Findings {
     pub accounts: usize,
     /// Sums by currency.
     pub money: BTreeMap<String, Sums>,
+    /// Why the comparison is not complete.
+    pub failed: Option<String>,
 }
 
 /// One currency's money in this run, in minor units.
@@ -65,16 +66,23 @@ pub struct Sums {
     pub refunded_minor: i64,
 }
 
-/// Compares everything.
+/// Compares everything, or as much as the server lets it.
 ///
 /// `all_closed` is called between the last close and the comparison.
-pub async fn finish(
+pub async fn finish(world: &World, channel: &Channel, all_closed: impl FnOnce()) -> Findings {
+    let mut found = Findings::default();
+    let ended = compare_all(world, channel, all_closed, &mut found).await;
+    found.failed = ended.err().map(|error| format!("{error:#}"));
+    found
+}
+
+async fn compare_all(
     world: &World,
     channel: &Channel,
     all_closed: impl FnOnce(),
-) -> anyhow::Result<Findings> {
+    found: &mut Findings,
+) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut found = Findings::default();
     let client = EnvelopeServiceClient::new(channel.clone());
     for envelope in 0..world.ids.len() {
         let mut page = world.page(envelope);
@@ -91,37 +99,23 @@ pub async fn finish(
         not_recalled.note(detail);
     }
     found.violations.join(not_recalled);
-    let closed = close(world, client.clone(), began, &mut found).await?;
-    found.violations.join(closed);
+    let mut wrong = Violations::default();
+    let closed = close(world, &client, began, found, &mut wrong).await;
+    found.violations.join(wrong);
+    closed?;
     found.close_s = began.elapsed().as_secs_f64();
     all_closed();
     found.violations.join(list(world, &client).await?);
     let (accounts, wrong) = balances(world, channel).await?;
     found.accounts = accounts;
     found.violations.join(wrong);
-    Ok(found)
-}
-
-/// A read, repeated as long as the server says that it is unavailable.
-async fn read<T, F>(call: impl Fn() -> F) -> Result<T, Status>
-where
-    F: Future<Output = Result<Response<T>, Status>>,
-{
-    let mut pause = READ_AGAIN_AFTER;
-    for _ in 1..READS_MAX {
-        match call().await {
-            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
-            ended => return ended.map(Response::into_inner),
-        }
-        pause *= 2;
-    }
-    call().await.map(Response::into_inner)
+    Ok(())
 }
 
 /// Answers what is wrong where the server has none left of an envelope of which the grabbers were not told
 /// all: it is over already.
 fn recall(
-    mut client: EnvelopeServiceClient<Channel>,
+    client: EnvelopeServiceClient<Channel>,
     world: &World,
     envelope: usize,
 ) -> impl Future<Output = anyhow::Result<Option<String>>> + Send + use<> {
@@ -133,7 +127,11 @@ fn recall(
     };
     async move {
         let id = request.envelope_id.clone();
-        match client.recall_envelope(request).await {
+        let answer = again(|| {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.recall_envelope(request).await }
+        });
+        match answer.await {
             Ok(_) => Ok(None),
             Err(status) if status.code() == Code::FailedPrecondition => Ok(Some(format!(
                 "envelope {id} has shares left, by what was told, and could not be recalled: {}",
@@ -150,11 +148,11 @@ fn recall(
 /// Waits for every envelope to close; those that don't are violations.
 async fn close(
     world: &World,
-    mut client: EnvelopeServiceClient<Channel>,
+    client: &EnvelopeServiceClient<Channel>,
     began: Instant,
     found: &mut Findings,
-) -> anyhow::Result<Violations> {
-    let mut wrong = Violations::default();
+    wrong: &mut Violations,
+) -> anyhow::Result<()> {
     let wait = Duration::from_secs(world.profile.fire.close_s_max);
     let mut open: Vec<usize> = (0..world.ids.len()).collect();
     while !open.is_empty() {
@@ -164,11 +162,11 @@ async fn close(
             .chunk_by(|a, b| world.schedule.envelopes[*a] == world.schedule.envelopes[*b])
             .flat_map(|same_crowd| same_crowd.chunks(BATCH_GET_MAX))
         {
-            let seen = look(world, &mut client, page).await?;
+            let seen = look(world, client, page).await?;
             for (envelope, seen) in page.iter().zip(seen) {
                 if seen.state() == v1::EnvelopeState::Closed {
                     found.closed += 1;
-                    check_closed(world, *envelope, &seen, &mut wrong);
+                    check_closed(world, *envelope, &seen, wrong);
                     add_up(world, *envelope, found);
                 } else {
                     still_open.push(*envelope);
@@ -186,23 +184,24 @@ async fn close(
         let name = world.page(envelope).terms().name.clone();
         wrong.note(format!("{name} ({id}) did not close within {wait:?}"));
     }
-    Ok(wrong)
+    Ok(())
 }
 
 async fn look(
     world: &World,
-    client: &mut EnvelopeServiceClient<Channel>,
+    client: &EnvelopeServiceClient<Channel>,
     page: &[usize],
 ) -> anyhow::Result<Vec<v1::Envelope>> {
-    let seen = client
-        .batch_get_envelopes(v1::BatchGetEnvelopesRequest {
-            envelope_ids: page.iter().map(|it| world.ids[*it].clone()).collect(),
-            viewer: world.sender(world.crowd(page[0])),
-            ..v1::BatchGetEnvelopesRequest::default()
-        })
-        .await
-        .context("BatchGetEnvelopes failed")?
-        .into_inner();
+    let request = v1::BatchGetEnvelopesRequest {
+        envelope_ids: page.iter().map(|it| world.ids[*it].clone()).collect(),
+        viewer: world.sender(world.crowd(page[0])),
+        ..v1::BatchGetEnvelopesRequest::default()
+    };
+    let seen = again(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.batch_get_envelopes(request).await }
+    });
+    let seen = seen.await.context("BatchGetEnvelopes failed")?;
     ensure!(
         seen.missing.is_empty() && seen.envelopes.len() == page.len(),
         "the sender does not see the own envelopes {:?}",
@@ -293,24 +292,25 @@ async fn list(
 }
 
 async fn list_one(
-    mut client: EnvelopeServiceClient<Channel>,
+    client: EnvelopeServiceClient<Channel>,
     envelope_id: String,
     viewer: String,
 ) -> anyhow::Result<Vec<(u32, String, i64)>> {
     let mut shares = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page = client
-            .list_grabs(v1::ListGrabsRequest {
-                envelope_id: envelope_id.clone(),
-                viewer: viewer.clone(),
-                page_size: PAGE_SIZE,
-                page_token,
-                ..v1::ListGrabsRequest::default()
-            })
-            .await
-            .context("ListGrabs failed")?
-            .into_inner();
+        let request = v1::ListGrabsRequest {
+            envelope_id: envelope_id.clone(),
+            viewer: viewer.clone(),
+            page_size: PAGE_SIZE,
+            page_token,
+            ..v1::ListGrabsRequest::default()
+        };
+        let page = again(|| {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.list_grabs(request).await }
+        });
+        let page = page.await.context("ListGrabs failed")?;
         shares.extend(page.shares.into_iter().map(|share| {
             let minor = share.amount.map_or(0, |it| it.minor_units);
             (share.number, share.grabber, minor)
@@ -376,7 +376,7 @@ async fn compare(
         currency_code: currency_code.clone(),
         ..v1::GetBalanceRequest::default()
     };
-    let answer = read(|| {
+    let answer = again(|| {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.get_balance(request).await }
     });
@@ -396,32 +396,4 @@ async fn compare(
             "{owner} has {currency_code} (available, pending, held) {there:?}, not {expected_minor}"
         )
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    async fn tries(code: Code, fails: u32) -> (u32, Result<u32, Code>) {
-        let tried = AtomicU32::new(0);
-        let ended = read(|| {
-            let number = tried.fetch_add(1, Ordering::Relaxed);
-            async move {
-                match number < fails {
-                    true => Err(Status::new(code, "no")),
-                    false => Ok(Response::new(number)),
-                }
-            }
-        });
-        let ended = ended.await.map_err(|status| status.code());
-        (tried.into_inner(), ended)
-    }
-
-    #[tokio::test]
-    async fn a_read_is_repeated_while_the_server_is_unavailable_and_at_no_other_error() {
-        assert_eq!(tries(Code::Unavailable, 2).await, (3, Ok(2)));
-        assert_eq!(tries(Code::NotFound, 2).await, (1, Err(Code::NotFound)));
-    }
 }

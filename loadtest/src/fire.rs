@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::again;
 use crate::book::{Answer, Held};
 use crate::generator::Turn;
 use crate::record::Record;
@@ -240,20 +241,12 @@ impl Client {
     }
 }
 
-/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet; or the
-/// connection broke, of which tonic says UNKNOWN.
+/// Whether the contract says of this code that the outcome is unknown, or that nothing happened yet.
 fn may_be_repeated(status: &Status) -> bool {
-    let broke =
-        std::error::Error::source(status).is_some_and(|it| it.is::<tonic::transport::Error>());
-    let unknown = broke && status.code() == Code::Unknown;
-    unknown
+    again::is_away(status)
         || matches!(
             status.code(),
-            Code::Unavailable
-                | Code::DeadlineExceeded
-                | Code::Cancelled
-                | Code::ResourceExhausted
-                | Code::Aborted
+            Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted | Code::Aborted
         )
 }
 

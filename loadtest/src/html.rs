@@ -82,14 +82,21 @@ fn void(report: &Report) -> String {
 
 fn verdict(report: &Report) -> String {
     let audit = &report.audit;
-    let good = audit.clean && audit.quiet && report.violation_count == 0;
+    let whole = report.not_compared.is_none() && report.violation_count == 0;
+    let good = audit.clean && audit.quiet && whole;
     let (class, sign, words) = match (good, audit.clean) {
+        _ if audit.failed.is_some() => ("bad", "✗", "Money audit: there was none."),
         (true, _) => (
             "good",
             "✓",
             "Money audit: clean. Every minor unit is where it belongs.",
         ),
         (false, true) if !audit.quiet => ("bad", "✗", "Money audit: clean so far, but not quiet."),
+        (false, true) if report.not_compared.is_some() => (
+            "bad",
+            "✗",
+            "Money audit: clean, but not compared with what people were told.",
+        ),
         (false, true) => (
             "bad",
             "✗",

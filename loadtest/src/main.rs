@@ -7,7 +7,8 @@
 //! | deposit, create | `prepare` |
 //! | grab, check each answer | `fire`, `stream`, `book`, `record` |
 //! | recall, wait for the close, compare lists and balances | `finish` |
-//! | audit, judge, tell | `audit`, `report`, `html` |
+//! | audit, judge, tell | `audit`, `report`, `html`, `files` |
+//! | the order of all this | `rehearse` |
 //! | meanwhile: CPU time, memory, the server's metrics | `sample` of `process`, `scrape` |
 //!
 //! What is done with the reports of runs: `compare`, `plan`, `html`.
@@ -19,11 +20,13 @@
 //! 69 no server answers.
 
 mod abreast;
+mod again;
 mod audit;
 mod book;
 #[cfg(test)]
 mod cheat;
 mod compare;
+mod files;
 mod finish;
 mod fire;
 mod generator;
@@ -34,6 +37,7 @@ mod prepare;
 mod process;
 mod profile;
 mod record;
+mod rehearse;
 mod report;
 mod sample;
 mod schedule;
@@ -48,24 +52,18 @@ mod world;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
-use rand::RngExt as _;
-use tokio::time::Instant;
 
 use crate::compare::Compared;
+use crate::files::Files;
 use crate::meanwhile::{COMMANDS_MAX, Commands, Meanwhile};
-use crate::process::Process;
 use crate::profile::Profile;
-use crate::report::{Cpu, Outcome, Report, Resident, Setup};
-use crate::sample::Sampler;
+use crate::rehearse::Target;
+use crate::report::Report;
 use crate::scrape::Scrape;
 use crate::server::{Address, OwnServer, Unreachable};
-use crate::world::World;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -157,48 +155,6 @@ enum Then {
     },
 }
 
-/// Where the load goes.
-struct Target<'a> {
-    /// Of each process.
-    public: Vec<Address>,
-    admin: Address,
-    metrics: Vec<Scrape>,
-    /// Whose CPU time can be told.
-    own: Option<&'a OwnServer>,
-    /// What happens beside the rehearsal.
-    meanwhile: Commands,
-}
-
-impl Target<'_> {
-    /// Those whose cost can be told, this one first.
-    fn processes(&self) -> Vec<Process> {
-        let others = self.own.into_iter().flat_map(OwnServer::processes);
-        std::iter::once(Process::own()).chain(others).collect()
-    }
-
-    fn setup(&self) -> Setup {
-        let cores = std::thread::available_parallelism();
-        Setup {
-            stack: self.own.map(|own| own.stack.clone()),
-            ack: self.own.map(|own| own.ack.clone()),
-            processes: self.own.map(|own| own.public.len() as u64),
-            cores: cores.map_or(0, |cores| cores.get() as u64),
-            optimised: !cfg!(debug_assertions),
-        }
-    }
-}
-
-fn cpu(processes: &[Process]) -> Cpu {
-    let times = processes.iter();
-    Cpu(times.filter_map(|it| Some((it.name, it.cpu()?))).collect())
-}
-
-fn resident(processes: &[Process]) -> Resident {
-    let all = processes.iter();
-    all.filter_map(|it| Some((it.name, it.memory_bytes()?)))
-        .collect()
-}
-
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -212,7 +168,7 @@ fn main() -> ExitCode {
     if let Some(then) = &arguments.then {
         return afterwards(then);
     }
-    let (profile, target) = match read(&arguments) {
+    let (profile, target, files) = match read(&arguments) {
         Ok(read) => read,
         Err(error) => {
             say(&format!("{error:#}"));
@@ -224,7 +180,7 @@ fn main() -> ExitCode {
         .build();
     let outcome = runtime
         .context("no runtime")
-        .and_then(|runtime| runtime.block_on(run(&arguments, profile, target)));
+        .and_then(|runtime| runtime.block_on(run(&arguments, profile, target, &files)));
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -277,7 +233,8 @@ fn say(words: &str) {
     let _closed = writeln!(std::io::stderr(), "loadtest: {words}");
 }
 
-fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static>>)> {
+/// What can be wrong before anything runs.
+fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static>>, Files)> {
     let name = arguments.profile.as_deref();
     let mut profile = profile::load(name.context("no profile is named")?)?;
     profile.seed = arguments.seed.unwrap_or(profile.seed);
@@ -308,7 +265,8 @@ fn read(arguments: &Arguments) -> anyhow::Result<(Profile, Option<Target<'static
         }),
         _ => None,
     };
-    Ok((profile, target))
+    let files = Files::open(arguments.json.as_deref(), arguments.html.as_deref())?;
+    Ok((profile, target, files))
 }
 
 /// One run, with a server of its own if none was named.
@@ -316,6 +274,7 @@ async fn run(
     arguments: &Arguments,
     profile: Profile,
     target: Option<Target<'_>>,
+    files: &Files,
 ) -> anyhow::Result<bool> {
     let Some(target) = target else {
         let own = OwnServer::start(&arguments.own, say).await?;
@@ -329,7 +288,7 @@ async fn run(
                 environment: own.environment(),
             },
         };
-        let passed = rehearse_and_tell(arguments, profile, &target).await;
+        let passed = rehearse_and_tell(files, profile, &target).await;
         let keep_data = !matches!(passed, Ok(true));
         if keep_data {
             say(&format!(
@@ -342,114 +301,17 @@ async fn run(
         stopped?;
         return Ok(passed);
     };
-    rehearse_and_tell(arguments, profile, &target).await
+    rehearse_and_tell(files, profile, &target).await
 }
 
 async fn rehearse_and_tell(
-    arguments: &Arguments,
+    files: &Files,
     profile: Profile,
     target: &Target<'_>,
 ) -> anyhow::Result<bool> {
-    let report = rehearse(profile, target).await?;
-    tell(arguments, &report)?;
+    let report = rehearse::rehearse(profile, target).await?;
+    files.tell(&report)?;
     Ok(report.passed())
-}
-
-/// The whole run: prepare, fire, finish, audit, judge.
-async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<Report> {
-    let schedule = schedule::plan(&profile);
-    let run = format!("r{:08x}", rand::rng().random::<u32>());
-    let mut world = World::new(run, profile, schedule);
-    let first = target.public.first().context("no server is named")?;
-    let channel = first.connect().await?;
-    let (began_at, processes) = (now(), target.processes());
-    let sampler = Sampler::start(processes.clone(), target.metrics.clone())?;
-
-    let progress = bar(&world);
-    progress.set_message("deposits and envelopes");
-    let memory_before = resident(&processes);
-    prepare::prepare(&mut world, &channel).await?;
-    let memory = [memory_before, resident(&processes)];
-
-    progress.set_message("grabs");
-    let world = Arc::new(world);
-    let cpu_before = cpu(&processes);
-    let mut commands = None;
-    let begins = |start| commands = Some(target.meanwhile.during(start));
-    let records = fire::fire(&world, &target.public, &progress, begins).await?;
-    let end = Instant::now().into_std();
-    let cpu_fire = cpu(&processes).since(&cpu_before);
-    let start = world.fire_start.get().map_or(end, |it| it.into_std());
-    meanwhile::ended(commands.unwrap_or_default()).await?;
-
-    progress.set_message("closing and comparing");
-    let mut cpu_closed = None;
-    let mut closed = Ok(());
-    let all_closed = || {
-        cpu_closed = Some(cpu(&processes).since(&cpu_before));
-        closed = target.meanwhile.closed();
-    };
-    let findings = finish::finish(&world, &channel, all_closed).await?;
-    closed?;
-    progress.set_message("money audit");
-    let wait = Duration::from_secs(world.profile.fire.close_s_max);
-    let audit = audit::audit(&target.admin, wait).await?;
-    progress.finish_and_clear();
-
-    Ok(Report::new(Outcome {
-        profile: &world.profile,
-        setup: target.setup(),
-        began_at,
-        run: &world.run,
-        schedule: &world.schedule,
-        records,
-        fired: [start, end],
-        cpu: [cpu_fire, cpu_closed.unwrap_or_default()],
-        memory,
-        looks: sampler.stop()?,
-        findings,
-        audit,
-    }))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a report says when it was made; nothing is decided by it"
-)]
-fn now() -> String {
-    let seconds = jiff::Timestamp::now().as_second();
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::new(), |it| it.to_string())
-}
-
-/// Progress goes to standard error, and only to a terminal.
-fn bar(world: &World) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{msg:24} {wide_bar} {human_pos} of {human_len} grabs, {per_sec}, {elapsed}",
-    );
-    let progress = ProgressBar::new(world.schedule.arrivals.len() as u64);
-    progress.set_style(style.expect("the template is a constant that a test draws"));
-    progress
-}
-
-fn tell(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
-    let words = report.words();
-    if let Some(file) = &arguments.html {
-        draw(report, file)?;
-    }
-    match &arguments.json {
-        // Standard output belongs to the program that reads it.
-        Some(file) if file.as_os_str() == "-" => {
-            writeln!(std::io::stderr(), "{words}")?;
-            write!(std::io::stdout(), "{}", report.json()?)?;
-        }
-        Some(file) => {
-            writeln!(std::io::stdout(), "{words}")?;
-            std::fs::write(file, report.json()?)
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        None => writeln!(std::io::stdout(), "{words}")?,
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -483,10 +345,19 @@ mod tests {
     }
 
     #[test]
-    fn the_progress_bar_can_be_drawn() {
-        let profile = profile::load("smoke").unwrap();
-        let schedule = schedule::plan(&profile);
-        let world = World::new("r".into(), profile, schedule);
-        assert!(bar(&world).length().unwrap() > 10_000);
+    fn the_help_names_every_profile_and_every_exit_code() {
+        use clap::CommandFactory as _;
+        let help = Arguments::command().render_help().to_string();
+        let profiles = [
+            "smoke",
+            "burst",
+            "new-year-eve",
+            "red-rain",
+            "retry-storm",
+            "soak",
+        ];
+        for told in profiles.into_iter().chain(["64 ", "65 ", "69 "]) {
+            assert!(help.contains(told), "{told:?} is not in\n{help}");
+        }
     }
 }

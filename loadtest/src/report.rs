@@ -80,6 +80,9 @@ pub struct Report {
     /// What the server says that it turned down. None: it was not asked.
     #[serde(default)]
     pub turned_down: Option<TurnedDown>,
+    /// Why not everything could be compared.
+    #[serde(default)]
+    pub not_compared: Option<String>,
     /// Accounts whose balance was compared.
     pub accounts_compared: u64,
     /// By currency.
@@ -156,8 +159,11 @@ pub struct Lines {
 }
 
 /// What the money audit said.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Audit {
+    /// Why there was none; then nothing else of it is told.
+    #[serde(default)]
+    pub failed: Option<String>,
     /// Nothing is wrong.
     pub clean: bool,
     /// Nothing was in flight.
@@ -250,8 +256,10 @@ pub struct Outcome<'a> {
     pub looks: Looks,
     /// What was compared.
     pub findings: Findings,
-    /// What the server's audit says.
-    pub audit: v1::AuditResponse,
+    /// What the server's audit says, or why there is none.
+    pub audit: Result<v1::AuditResponse, String>,
+    /// Why what was to happen meanwhile did not.
+    pub meanwhile: Option<String>,
 }
 
 impl Report {
@@ -265,7 +273,13 @@ impl Report {
             schedule,
             ..
         } = outcome;
-        let gates = judge::gates(profile, &records, &findings.violations, &audit);
+        let judged = judge::Judged {
+            profile,
+            findings: &findings,
+            audit: &audit,
+            meanwhile: outcome.meanwhile.as_deref(),
+        };
+        let gates = judge::gates(&judged, &records);
         let answered: u64 = records.values().map(|record| record.sent).sum();
         let [start, end] = outcome.fired;
         let fire_s = end.saturating_duration_since(start).as_secs_f64();
@@ -301,6 +315,7 @@ impl Report {
             unary: (records.get(&Transport::Unary)).map(|record| Lines::new(record, slots)),
             stream: (records.get(&Transport::Stream)).map(|record| Lines::new(record, slots)),
             turned_down: TurnedDown::of(&samples),
+            not_compared: findings.failed,
             accounts_compared: findings.accounts as u64,
             money: findings.money,
             violation_count: findings.violations.count,
@@ -426,13 +441,23 @@ impl Lines {
 }
 
 impl Audit {
-    fn new(audit: &v1::AuditResponse) -> Self {
+    fn new(audit: &Result<v1::AuditResponse, String>) -> Self {
+        let audit = match audit {
+            Ok(audit) => audit,
+            Err(why) => {
+                return Self {
+                    failed: Some(why.clone()),
+                    ..Self::default()
+                };
+            }
+        };
         let told = audit.discrepancies.iter().take(DISCREPANCIES_MAX);
         let told = told.map(|it| {
             let kind = it.kind().as_str_name();
             format!("{kind} {} {}", it.envelope_id, it.detail)
         });
         Self {
+            failed: None,
             clean: audit.clean,
             quiet: audit.quiet,
             discrepancy_count: audit.discrepancy_count,

@@ -32,6 +32,7 @@ impl AccountService for Cheater {
             currency_code,
             ..
         } = request.into_inner();
+        self.is_there("GetBalance", &owner)?;
         let books = self.books();
         let mut available = books.deposits.get(&owner).copied().unwrap_or(0);
         for sent in books.sent.values() {
@@ -77,6 +78,7 @@ impl AdminService for Cheater {
         &self,
         _: Request<v1::AuditRequest>,
     ) -> Result<Response<v1::AuditResponse>, Status> {
+        self.is_there("Audit", "")?;
         let clean = self.cheat != Cheat::AuditFails;
         let mut found = v1::AuditResponse {
             clean,

@@ -181,8 +181,9 @@ impl EnvelopeService for Cheater {
         &self,
         request: Request<v1::BatchGetEnvelopesRequest>,
     ) -> Result<Response<v1::BatchGetEnvelopesResponse>, Status> {
-        let books = self.books();
         let ids = request.into_inner().envelope_ids;
+        self.is_there("BatchGetEnvelopes", &ids.join(" "))?;
+        let books = self.books();
         let envelopes = ids.iter().map(|id| v1::GetEnvelopeResponse {
             envelope: Some(self.show(&books.sent[id])),
             own_share: None,
@@ -232,6 +233,7 @@ impl EnvelopeService for Cheater {
         &self,
         request: Request<v1::ListGrabsRequest>,
     ) -> Result<Response<v1::ListGrabsResponse>, Status> {
+        self.is_there("ListGrabs", &request.get_ref().envelope_id)?;
         let books = self.books();
         let sent = &books.sent[&request.get_ref().envelope_id];
         let hidden = usize::from(self.cheat == Cheat::HidesAShare);
@@ -251,8 +253,9 @@ impl EnvelopeService for Cheater {
         &self,
         request: Request<v1::RecallEnvelopeRequest>,
     ) -> Result<Response<v1::RecallEnvelopeResponse>, Status> {
-        let mut books = self.books();
         let id = &request.get_ref().envelope_id;
+        self.is_there("RecallEnvelope", id)?;
+        let mut books = self.books();
         books.sent.get_mut(id).unwrap().recalled = true;
         Ok(Response::new(Default::default()))
     }

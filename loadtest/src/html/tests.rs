@@ -240,6 +240,13 @@ fn the_verdict_tells_a_clean_audit_from_money_that_is_missing() {
     let mut loud = good.clone();
     loud.audit.quiet = false;
     assert!(page(&loud).contains("✗ Money audit: clean so far, but not quiet."));
+    let mut alone = good.clone();
+    alone.not_compared = Some("nobody is there".into());
+    assert!(page(&alone).contains("✗ Money audit: clean, but not compared with what people"));
+    let mut none = good.clone();
+    none.audit.failed = Some("nobody answers".into());
+    none.audit.clean = false;
+    assert!(page(&none).contains("✗ Money audit: there was none."));
     let mut unclean = good;
     unclean.audit.clean = false;
     assert!(page(&unclean).contains("✗ Money audit: NOT CLEAN."));

@@ -31,7 +31,8 @@ pub fn report(change: impl FnOnce(&mut Record, &mut Findings, &mut v1::AuditResp
         memory: [Resident::new(), Resident::new()],
         looks: Looks::none(),
         findings,
-        audit,
+        audit: Ok(audit),
+        meanwhile: None,
     })
 }
 
@@ -77,6 +78,86 @@ fn an_audit_that_is_not_quiet_fails_a_run() {
 #[test]
 fn one_grab_that_was_not_sent_fails_a_run_that_allows_none() {
     assert!(!report(|record, _, _| record.given_up(Duration::ZERO)).passed());
+}
+
+/// The same, with what came of the comparison, the audit and the commands.
+fn broken(findings: Findings, audit: Result<v1::AuditResponse, String>) -> Report {
+    let profile = crate::profile::load("smoke").unwrap();
+    let start = Instant::now();
+    Report::new(Outcome {
+        profile: &profile,
+        setup: Setup::default(),
+        began_at: String::new(),
+        run: "r",
+        schedule: &crate::schedule::plan(&profile),
+        records: BTreeMap::new(),
+        fired: [start; 2],
+        cpu: [cpu(&[]), cpu(&[])],
+        memory: [Resident::new(), Resident::new()],
+        looks: Looks::none(),
+        findings,
+        audit,
+        meanwhile: Some("no such command".into()),
+    })
+}
+
+#[test]
+fn a_server_that_died_leaves_a_report_that_says_what_could_not_be_done() {
+    let findings = Findings {
+        failed: Some("nobody is there".into()),
+        ..Findings::default()
+    };
+    let report = broken(findings, Err("nobody answers".into()));
+    assert!(!report.passed());
+    let words = report.words();
+    for told in [
+        "could not be compared: nobody is there",
+        "could not be audited: nobody answers",
+        "not done: no such command",
+        "audit: none",
+    ] {
+        assert!(words.contains(told), "{told:?} is not in\n{words}");
+    }
+    let missed = report.gates.iter().filter(|gate| !gate.met);
+    let missed: Vec<&str> = missed.map(|gate| gate.name.as_str()).collect();
+    assert_eq!(missed, ["comparison", "audit", "meanwhile"]);
+}
+
+fn gate<'a>(report: &'a Report, name: &str) -> Option<&'a Gate> {
+    report.gates.iter().find(|gate| gate.name == name)
+}
+
+#[test]
+fn a_gate_that_cannot_fail_is_not_told_as_met() {
+    let report = report(|_, _, _| {});
+    assert!(gate(&report, "late, of a thousand").is_none());
+    assert!(gate(&report, "retried, of a thousand").is_none());
+}
+
+#[test]
+fn a_crowd_that_left_late_and_a_storm_that_did_not_blow_miss_the_gates_that_judge_them() {
+    let mut profile = crate::profile::load("smoke").unwrap();
+    profile.gates.late_permille_max = Some(100);
+    profile.gates.retried_permille_min = Some(1_500);
+    let found = |late: u64, tries: u32| {
+        let mut record = Record::new(Duration::from_millis(20));
+        for grab in 0..100 {
+            let left = Duration::from_millis(if grab < late { 21 } else { 0 });
+            record.left(Duration::ZERO, left);
+            record.answered(Duration::ZERO, left, tries, "won");
+        }
+        let judged = judge::Judged {
+            profile: &profile,
+            findings: &Findings::default(),
+            audit: &Ok(v1::AuditResponse::default()),
+            meanwhile: None,
+        };
+        let gates = judge::gates(&judged, &BTreeMap::from([(Transport::Unary, record)]));
+        let met = |name: &str| gates.iter().find(|it| it.name == name).unwrap().met;
+        [met("late, of a thousand"), met("retried, of a thousand")]
+    };
+    assert_eq!(found(10, 3), [true, true]);
+    assert_eq!(found(11, 2), [false, false]);
 }
 
 #[test]

@@ -135,10 +135,13 @@ impl Report {
             "{} accounts compared with what their owners were told",
             self.accounts_compared
         ));
-        lines.push(format!(
-            "audit: {} envelopes, {} grants, {} claims",
-            self.audit.envelopes, self.audit.grants, self.audit.claims
-        ));
+        lines.push(match &self.audit.failed {
+            None => format!(
+                "audit: {} envelopes, {} grants, {} claims",
+                self.audit.envelopes, self.audit.grants, self.audit.claims
+            ),
+            Some(_) => "audit: none".into(),
+        });
         let wrong = self.violations.iter().chain(&self.audit.discrepancies);
         lines.extend(wrong.map(|detail| format!("WRONG  {detail}")));
         lines

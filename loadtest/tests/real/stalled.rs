@@ -1,5 +1,5 @@
 //! A server that stands still for two seconds: the report tells what its users had, and a clock that
-//! starts at the send would not have seen it.
+//! starts at the send would not have seen it. A load test that stands still itself: the run is void.
 //!
 //! The bounds are those of the schedule. People come evenly over 8 s, and the server is stopped for 2 s of
 //! them, wherever in the 8 s a busy machine lets that happen: whoever comes in the first half of these 2 s waits
@@ -40,7 +40,6 @@ burst_ms = 8_000
 
 [gates]
 not_sent_permille_max = 0
-late_permille_max = 1_000
 unresolved_max = 0
 unary_p99_ms_max = 60_000
 stream_p99_ms_max = 60_000
@@ -76,5 +75,43 @@ fn a_stalled_server_is_the_latency_of_its_users_and_no_latency_from_the_send() {
         assert!(blind < 1_000.0, "{transport} from the send: {blind} ms");
         let seen = ms("from_send_ms", "max");
         assert!(seen >= 1_900.0, "{transport} from the send: {seen} ms");
+        // Whoever was behind waited for a place, which is no fault of the load test.
+        let own = ms("own_delay_ms", "p99");
+        assert!(own < 1_000.0, "{transport} own delay: {own} ms");
+    }
+}
+
+/// The load test is the parent of what it runs meanwhile.
+const STALL_THE_LOAD_TEST: &str = "3000=kill -STOP $PPID && sleep 2; kill -CONT $PPID";
+
+#[test]
+fn a_load_test_that_stood_still_measured_itself_and_its_run_is_void() {
+    let folder = Folder::new("stalled-itself");
+    let profile = folder.0.join("stall.toml");
+    // Places for everybody, and the limit of every profile that names none.
+    let text = PROFILE
+        .replace("in_flight_max = 4", "in_flight_max = 1_024")
+        .replace("generator_late_ms_max = 60_000", "");
+    std::fs::write(&profile, text).unwrap();
+    let program = std::path::Path::new(LOADTEST).with_file_name("red-envelope");
+    let (_server, [public, admin]) = Server::start(&program, &folder.0.join("data"));
+    let there = ["--server", &public, "--admin", &admin];
+    let output = loadtest(
+        &profile,
+        &[&there[..], &["--meanwhile", STALL_THE_LOAD_TEST]].concat(),
+    );
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("VOID   one "), "{told}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["passed"], false);
+    assert_eq!(report["audit"]["clean"], true, "{report:#}");
+    let gates = report["gates"].as_array().unwrap();
+    assert!(gates.iter().all(|gate| gate["met"] == true), "{gates:#?}");
+    let why = report["generator"]["void"].as_str().unwrap();
+    assert!(why.contains("late by the generator's own fault"), "{why}");
+    for transport in ["unary", "stream"] {
+        let own = report[transport]["own_delay_ms"]["p99"].as_f64().unwrap();
+        assert!(own >= 1_800.0, "{transport} own delay: {own} ms");
     }
 }
