@@ -12,8 +12,8 @@ fn burst(folder: &Folder) -> std::path::PathBuf {
         .replace("shares = 50_000", "shares = 10_000")
         .replace("grabbers = 110_000", "grabbers = 22_000")
         .replace(
-            "[gates]",
-            "[gates]\ngenerator_cpu_permille_max = 1_000\ngenerator_late_ms_max = 60_000",
+            "generator_late_ms_max = 100",
+            "generator_late_ms_max = 60_000\ngenerator_cpu_permille_max = 1_000",
         );
     let path = folder.0.join("small.toml");
     std::fs::write(&path, small).unwrap();
