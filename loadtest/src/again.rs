@@ -34,6 +34,11 @@ where
     call().await.map(Response::into_inner)
 }
 
+/// For a report: a status without the chain of what made it.
+pub fn told(status: Status) -> anyhow::Error {
+    anyhow::anyhow!("{:?}, {}", status.code(), status.message())
+}
+
 /// Whether nobody was there: the server says so, or the connection broke, of which tonic says UNKNOWN.
 pub fn is_away(status: &Status) -> bool {
     let broke =

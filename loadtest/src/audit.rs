@@ -9,7 +9,7 @@ use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::again::again;
+use crate::again::{again, told};
 use crate::server::Address;
 
 /// Between two audits while something is still in flight.
@@ -19,7 +19,10 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 pub async fn audit(admin: &Address, wait: Duration) -> anyhow::Result<v1::AuditResponse> {
     let began = Instant::now();
     loop {
-        let found = again(|| once(admin)).await.context("Audit failed")?;
+        let found = again(|| once(admin))
+            .await
+            .map_err(told)
+            .context("Audit failed")?;
         if found.quiet || began.elapsed() > wait {
             return Ok(found);
         }

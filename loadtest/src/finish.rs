@@ -23,7 +23,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::abreast;
-use crate::again::again;
+use crate::again::{again, told};
 use crate::book::{Held, Violations};
 use crate::prepare::deposit_minor;
 use crate::schedule::Person;
@@ -138,8 +138,7 @@ fn recall(
                 status.message()
             ))),
             Err(status) => {
-                Err(anyhow::Error::new(status)
-                    .context(format!("envelope {id} could not be recalled")))
+                Err(told(status).context(format!("envelope {id} could not be recalled")))
             }
         }
     }
@@ -201,7 +200,10 @@ async fn look(
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.batch_get_envelopes(request).await }
     });
-    let seen = seen.await.context("BatchGetEnvelopes failed")?;
+    let seen = seen
+        .await
+        .map_err(told)
+        .context("BatchGetEnvelopes failed")?;
     ensure!(
         seen.missing.is_empty() && seen.envelopes.len() == page.len(),
         "the sender does not see the own envelopes {:?}",
@@ -310,7 +312,7 @@ async fn list_one(
             let (mut client, request) = (client.clone(), request.clone());
             async move { client.list_grabs(request).await }
         });
-        let page = page.await.context("ListGrabs failed")?;
+        let page = page.await.map_err(told).context("ListGrabs failed")?;
         shares.extend(page.shares.into_iter().map(|share| {
             let minor = share.amount.map_or(0, |it| it.minor_units);
             (share.number, share.grabber, minor)
@@ -380,7 +382,7 @@ async fn compare(
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.get_balance(request).await }
     });
-    let answer = answer.await.context("GetBalance failed")?;
+    let answer = answer.await.map_err(told).context("GetBalance failed")?;
     let minor = |of: fn(&v1::Balance) -> Option<&v1::Money>| -> i64 {
         let moneys = answer.balances.iter().filter_map(of);
         moneys.map(|money| money.minor_units).sum()

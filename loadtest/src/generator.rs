@@ -10,11 +10,14 @@
 //! *wait* for has come ([`Turn`]): who is behind because the lane waited is late by the server's fault, who is
 //! behind although places were free is late by the generator's, however long ago it fell behind.
 //!
-//! A place that comes late because the generator did not read the answer in time can't be told from one of a
-//! slow server: that shows in the processor time alone.
+//! A lane can't tell a place that came late because nobody read the answer from one that a slow server kept, so a
+//! thread beside the lanes sees whether the generator ran at all (`watch`). Where it stood still for a hundredth of the
+//! firing, one grab in a hundred may have waited for that, and the longest stretch counts as an own delay.
 //!
 //! *From the send* is what most load tests call latency. It is told beside the other one to compare with them
 //! and judges nothing: a server that stalls has answered fast whatever was sent before and after.
+
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use crate::profile::Gates;
 use crate::record::Record;
 use crate::report::Cpu;
 use crate::schedule::Transport;
+pub use watch::{Still, Watch};
 
 /// Delays beyond this are recorded as this: five minutes.
 const SPAN_US_MAX: u64 = 300_000_000;
@@ -35,6 +39,8 @@ const SPAN_US_MAX: u64 = 300_000_000;
 const PART_PERMILLE_MAX: f64 = 333.0;
 /// A transport that carries fewer of a thousand grabs voids no run: its figures are a footnote to those of the other.
 const GRABS_PERMILLE_MIN: u64 = 50;
+/// A generator that stood still for less of a thousand of the firing kept less than one in a hundred.
+const STILL_PERMILLE_MIN: f64 = 10.0;
 /// Of fewer grabs one in a hundred is none.
 const GRABS_MIN: u64 = 100;
 
@@ -120,6 +126,12 @@ pub struct Pace {
     pub transport: Option<String>,
     /// The 99th percentile of its own delay, in milliseconds.
     pub delay_p99_ms: f64,
+    /// How long the generator stood still at a stretch, in milliseconds.
+    #[serde(default)]
+    pub still_ms: f64,
+    /// How long it did in all, of a thousand of the firing.
+    #[serde(default)]
+    pub still_permille: f64,
     /// That of the latency which it is part of.
     pub latency_p99_ms: f64,
     /// Why nothing was measured but the generator.
@@ -133,33 +145,35 @@ impl Pace {
         gates: &Gates,
         cpu: &Cpu,
         fire_s: f64,
+        still: Still,
         records: &BTreeMap<Transport, Record>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
         let offered_s = fire_s.max(0.001) * cores;
         let used = cpu.0.iter().find(|(name, _)| *name == "loadtest");
-        let cpu_permille = used.map(|(_, time)| time.as_secs_f64() * 1_000.0 / offered_s);
+        let alone = Self {
+            cpu_permille: used.map(|(_, time)| time.as_secs_f64() * 1_000.0 / offered_s),
+            still_ms: still.longest.as_secs_f64() * 1_000.0,
+            still_permille: still.sum.as_secs_f64() * 1_000.0 / fire_s.max(0.001),
+            ..Self::default()
+        };
         let sent: u64 = records.values().map(|record| record.sent).sum();
         let counts = |record: &Record| {
             record.sent >= GRABS_MIN && record.sent * 1_000 >= sent * GRABS_PERMILLE_MIN
         };
         let judged = records.iter().filter(|(_, record)| counts(record));
         let each = judged.map(|(transport, record)| Self {
-            cpu_permille,
             transport: Some(transport.name().to_owned()),
             delay_p99_ms: record.own.delay_ms(990),
             latency_p99_ms: record.latency_ms(990),
-            void: None,
+            ..alone.clone()
         });
         let worse = each.max_by(|one, other| {
             let voids = |pace: &Self| pace.why_void(gates).is_some();
             let delays = one.delay_p99_ms.total_cmp(&other.delay_p99_ms);
             voids(one).cmp(&voids(other)).then(delays)
         });
-        let pace = worse.unwrap_or_else(|| Self {
-            cpu_permille,
-            ..Self::default()
-        });
+        let pace = worse.unwrap_or(alone);
         let void = pace.why_void(gates);
         Self { void, ..pace }
     }
@@ -171,19 +185,25 @@ impl Pace {
                 "the generator used {used:.0} thousandths of its processors, more than {max:.0}"
             ));
         }
-        let (delay, latency) = (self.delay_p99_ms, self.latency_p99_ms);
+        let latency = self.latency_p99_ms;
         let max = gates.generator_late_ms_max as f64;
-        let part = delay * 1_000.0 / latency.max(0.001);
+        let matters = |delay: f64| delay > max && delay * 1_000.0 > latency * PART_PERMILLE_MAX;
         let of = match self.transport.as_deref() {
             Some("stream") => "grab on streams",
             _ => "single call",
         };
-        (delay > max && part > PART_PERMILLE_MAX).then(|| {
-            format!(
-                "one {of} in a hundred was {delay:.1} ms late by the generator's own fault, more than \
-                 {max:.0} ms and a third of the {latency:.1} ms that one in a hundred took"
-            )
-        })
+        let beyond = format!(
+            "more than {max:.0} ms and a third of the {latency:.1} ms that one {of} in a hundred took"
+        );
+        let (delay, still) = (self.delay_p99_ms, self.still_ms);
+        if matters(delay) {
+            return Some(format!(
+                "one {of} in a hundred was {delay:.1} ms late by the generator's own fault, {beyond}"
+            ));
+        }
+        let judged = self.transport.is_some() && self.still_permille >= STILL_PERMILLE_MIN;
+        (judged && matters(still))
+            .then(|| format!("the generator stood still for {still:.0} ms at a stretch, {beyond}"))
     }
 
     /// For people: that the run is void, and why.
@@ -195,10 +215,10 @@ impl Pace {
     /// For people: how it kept up.
     pub fn words(&self) -> Option<String> {
         let used = self.cpu_permille? / 10.0;
-        let delay = self.delay_p99_ms;
+        let (delay, still) = (self.delay_p99_ms, self.still_ms);
         Some(format!(
             "         the generator used {used:.0} % of its processors meanwhile; p99 of its own delay: \
-             {delay:.1} ms"
+             {delay:.1} ms; it stood still for {still:.0} ms at most"
         ))
     }
 }

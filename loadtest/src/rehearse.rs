@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
+use crate::generator::Watch;
 use crate::meanwhile::Commands;
 use crate::process::Process;
 use crate::profile::Profile;
@@ -86,8 +87,10 @@ pub async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<R
     let cpu_before = cpu(&processes);
     let mut commands = None;
     let begins = |start| commands = Some(target.meanwhile.during(start));
+    let watch = Watch::start()?;
     let records = fire::fire(&world, &target.public, &progress, begins).await?;
     let end = Instant::now().into_std();
+    let still = watch.stop()?;
     let cpu_fire = cpu(&processes).since(&cpu_before);
     let start = world.fire_start.get().map_or(end, |it| it.into_std());
     let during = meanwhile::ended(commands.unwrap_or_default()).await;
@@ -115,6 +118,7 @@ pub async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<R
         fired: [start, end],
         cpu: [cpu_fire, cpu_closed.unwrap_or_default()],
         memory,
+        still,
         looks: sampler.stop()?,
         findings,
         audit: audit.map_err(|error| format!("{error:#}")),

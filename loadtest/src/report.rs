@@ -16,7 +16,7 @@ use red_envelope_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::finish::{Findings, Sums};
-use crate::generator::Pace;
+use crate::generator::{Pace, Still};
 use crate::profile::Profile;
 use crate::record::Record;
 use crate::sample::{BACKLOG, Bucket, Looks, Samples};
@@ -252,6 +252,8 @@ pub struct Outcome<'a> {
     pub cpu: [Cpu; 2],
     /// Memory before the run, and when all was prepared.
     pub memory: [Resident; 2],
+    /// When the generator could not run.
+    pub still: Still,
     /// What was seen over time.
     pub looks: Looks,
     /// What was compared.
@@ -283,7 +285,13 @@ impl Report {
         let answered: u64 = records.values().map(|record| record.sent).sum();
         let [start, end] = outcome.fired;
         let fire_s = end.saturating_duration_since(start).as_secs_f64();
-        let generator = Pace::new(&profile.gates, &outcome.cpu[0], fire_s, &records);
+        let generator = Pace::new(
+            &profile.gates,
+            &outcome.cpu[0],
+            fire_s,
+            outcome.still,
+            &records,
+        );
         let [cpu, cpu_until_closed] = outcome.cpu.map(|cpu| cpu.per_grab(answered));
         let answered = u32::try_from(answered).unwrap_or(u32::MAX);
         let slots = align(&mut records);

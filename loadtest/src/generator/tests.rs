@@ -65,7 +65,7 @@ fn record(grabs: u64, delay_ms: u64, latency_ms: u64) -> Record {
     record
 }
 
-fn pace(unary: Record, stream: Record) -> Pace {
+fn paced(unary: Record, stream: Record, still: Still) -> Pace {
     let records = BTreeMap::from([(Transport::Unary, unary), (Transport::Stream, stream)]);
     let gates = Gates {
         generator_late_ms_max: 20,
@@ -75,7 +75,11 @@ fn pace(unary: Record, stream: Record) -> Pace {
         ("server", Duration::MAX),
         ("loadtest", Duration::from_secs(1)),
     ]);
-    Pace::new(&gates, &cpu, 2.0, &records)
+    Pace::new(&gates, &cpu, 2.0, still, &records)
+}
+
+fn pace(unary: Record, stream: Record) -> Pace {
+    paced(unary, stream, Still::default())
 }
 
 #[test]
@@ -98,4 +102,22 @@ fn a_transport_with_few_of_the_grabs_voids_no_run_and_hides_no_other() {
     assert!(other.void.unwrap().contains("one grab on streams"));
     let nobody = pace(record(0, 0, 0), record(99, 30, 40));
     assert_eq!((nobody.void, nobody.transport), (None, None));
+}
+
+#[test]
+fn a_generator_that_stood_still_voids_a_run_although_every_lane_waited_for_a_place() {
+    let still = |longest, sum| {
+        let [longest, sum] = [longest, sum].map(Duration::from_millis);
+        let still = Still { longest, sum };
+        paced(record(0, 0, 0), record(1_000, 1, 2_800), still).void
+    };
+    // Of two seconds.
+    let why = still(1_900, 1_900).unwrap();
+    assert!(why.contains("stood still for 1900 ms"), "{why}");
+    assert_eq!(still(900, 1_900), None, "a third of 2,800 ms is more");
+    assert_eq!(
+        still(1_900, 19),
+        None,
+        "one in a hundred did not wait for it"
+    );
 }

@@ -101,7 +101,9 @@ impl Report {
             let each: Vec<String> = each.collect();
             format!("         CPU time, µs a grab, {until}: {}", each.join(", "))
         };
-        let lines = told.map(line).into_iter();
+        // Where nothing was ever closed, nothing was measured until then.
+        let told = told.into_iter().filter(|(_, times)| !times.is_empty());
+        let lines = told.map(line);
         lines.chain(self.generator.words()).collect()
     }
 
