@@ -18,7 +18,7 @@ const SPAN: Duration = Duration::from_secs(9);
 /// How soon after the overload it must be as before.
 const BACK_MAX: Duration = Duration::from_secs(10);
 /// How often a span is tried in which the crowd itself could not keep up.
-const SPANS_MAX: usize = 3;
+const SPANS_MAX: usize = 5;
 
 async fn pressed(crowd: &mut Crowd, load: Load, won: &mut BTreeSet<u32>) -> Seen {
     for _ in 0..SPANS_MAX {

@@ -35,7 +35,7 @@ const HELD_MAX: usize = 1_024;
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(5);
 /// A try that is sent so much later than it was due is the gateway's fault.
-pub const LATE: Duration = Duration::from_millis(50);
+pub const LATE: Duration = Duration::from_millis(100);
 /// The longest that anybody waits for an answer.
 const TIMEOUT_MS: u32 = 20_000;
 
