@@ -134,25 +134,32 @@ impl Api {
         }))
     }
 
-    /// All steps: the answer, and the terms under which it was given.
-    pub(super) async fn grab_one(&self, asked: &Asked) -> Result<(Outcome, Arc<Terms>), ApiError> {
+    /// All steps: the answer, and the terms under which it was given. The store was asked `asks` times before.
+    pub(super) async fn grab_one(
+        &self,
+        asked: &Asked,
+        asks: usize,
+    ) -> Result<(Outcome, Arc<Terms>), ApiError> {
         let terms = self.facts.find(asked.envelope).await?;
         let outcome = match self.prepare(asked, &terms)? {
-            Prepared::Ask(grab) => self.ask(grab).await?,
+            Prepared::Ask(grab) => self.ask(grab, asks).await?,
             Prepared::OwnEnvelope => self.own_envelope(asked).await?,
         };
         Ok((outcome, terms))
     }
 
     /// Steps 4 and 5.
-    async fn ask(&self, mut grab: Grab) -> Result<Outcome, ApiError> {
+    async fn ask(&self, mut grab: Grab, before: usize) -> Result<Outcome, ApiError> {
         let mut published = false;
-        self.retries.first(1);
-        for asks in 0..ASKS_MAX {
-            if asks > 0 {
+        if before == 0 {
+            self.retries.first(1);
+        }
+        for asks in before..ASKS_MAX {
+            // Who comes with an asking behind him has paid for this one.
+            if asks > before {
                 self.may_ask_again()?;
             }
-            match self.ask_once(&grab).await? {
+            match self.ask_once(&grab, asks).await? {
                 GrabReply::Outcome(outcome) => return Ok(outcome),
                 GrabReply::Funding => return Err(ApiError::Funding),
                 GrabReply::Frozen => return Err(ApiError::Frozen),
@@ -170,12 +177,16 @@ impl Api {
         Err(ApiError::Unavailable(words.into()))
     }
 
-    /// One call, in turn.
-    async fn ask_once(&self, grab: &Grab) -> Result<GrabReply, ApiError> {
+    /// One call, in turn. Who has asked before may have won then: that he is turned away now says nothing of it.
+    async fn ask_once(&self, grab: &Grab, asks: usize) -> Result<GrabReply, ApiError> {
         let turn = match self.gated.admit(grab) {
             Ok(Admitted::Told(reply)) => return Ok(reply),
             Ok(Admitted::In(turn)) => turn,
-            Err(_) => return Err(turned_away(Full::HotStore)),
+            Err(_) if asks == 0 => return Err(turned_away(Full::HotStore)),
+            Err(_) => {
+                let words = "too many wait, so what became of the first asking is not known";
+                return Err(ApiError::Unavailable(words.into()));
+            }
         };
         let replies = self.gated.grab(vec![grab.clone()]).await;
         turn.answered();
@@ -283,7 +294,7 @@ pub(super) async fn grab(
 ) -> Result<v1::GrabResponse, ApiError> {
     let asked = Asked::read(request)?;
     let done = match api.admit_grab() {
-        Ok(()) => api.grab_one(&asked).await,
+        Ok(()) => api.grab_one(&asked, 0).await,
         Err(behind) => Err(behind),
     };
     match done {

@@ -235,7 +235,7 @@ impl Session {
                 Err(error) => return self.fail(tag, &error),
             }
         }
-        self.go_alone(tag, deadline, asked);
+        self.go_alone(tag, deadline, asked, 0);
     }
 
     /// For the next call, unless it need not be asked or would take too long.
@@ -253,11 +253,11 @@ impl Session {
         }
     }
 
-    /// The unary path, under the message's own deadline.
-    fn go_alone(&mut self, tag: u64, deadline: Instant, asked: Asked) {
+    /// The unary path, under the message's own deadline, for who has asked the store so often.
+    fn go_alone(&mut self, tag: u64, deadline: Instant, asked: Asked, asks: usize) {
         let api = Arc::clone(&self.api);
         self.alone.push(Box::pin(async move {
-            let done = tokio::time::timeout_at(deadline, api.grab_one(&asked)).await;
+            let done = tokio::time::timeout_at(deadline, api.grab_one(&asked, asks)).await;
             match done.unwrap_or(Err(ApiError::Deadline)) {
                 Ok((outcome, terms)) => answered(tag, &outcome, &terms, asked),
                 Err(error) => failed(tag, &error),
@@ -315,7 +315,7 @@ impl Session {
             GrabReply::Funding => self.fail(tag, &ApiError::Funding),
             GrabReply::Frozen => self.fail(tag, &ApiError::Frozen),
             GrabReply::Unsettled => self.fail(tag, &ApiError::Unavailable(UNSETTLED.into())),
-            // Neither had an effect: the unary path asks again.
+            // Not there, or decided in an epoch that has ended since: the unary path asks again, and finds what stands.
             GrabReply::Missing | GrabReply::Epoch(_) => self.ask_again(waiting),
         }
     }
@@ -323,7 +323,7 @@ impl Session {
     /// The unary path, for a grab that the store was asked about once.
     fn ask_again(&mut self, waiting: Waiting) {
         match self.api.may_ask_again() {
-            Ok(()) => self.go_alone(waiting.tag, waiting.deadline, waiting.asked),
+            Ok(()) => self.go_alone(waiting.tag, waiting.deadline, waiting.asked, 1),
             Err(error) => self.fail(waiting.tag, &error),
         }
     }
@@ -387,7 +387,12 @@ impl Session {
     fn set_alarm(&mut self) {
         let waiting = self.batches.iter().flat_map(|batch| &batch.waiting);
         let due = waiting.filter(|w| !w.answered).map(|w| w.deadline).min();
-        self.alarm_at = due.map(|due| due.min(timer_now() + ALARM_LATE_MAX));
+        let soon = timer_now() + ALARM_LATE_MAX;
+        self.alarm_at = match due {
+            Some(due) => Some(due.min(soon)),
+            // What arrives while all calls hang has to be read, too.
+            None => (self.batches.len() >= BATCHES_MAX).then_some(soon),
+        };
         if let Some(at) = self.alarm_at {
             self.alarm.as_mut().reset(at);
         }
@@ -418,9 +423,7 @@ impl Stream for Session {
             if moved {
                 continue;
             }
-            let idle = session.batches.is_empty()
-                && session.held.grabs.is_empty()
-                && session.alone.is_empty();
+            let idle = session.batches.is_empty() && session.alone.is_empty();
             if session.inbound.is_none() && idle {
                 return Poll::Ready(session.ending.take().map(Err));
             }

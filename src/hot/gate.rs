@@ -121,7 +121,8 @@ impl Gated {
         (self.gate.is_none() || is_no_share).then_some(reply)
     }
 
-    /// Counts one who is let in, and would wait so long.
+    /// Counts one who is let in, beside those who are to be served with him. He would wait so long, by [`Gated::wait`]
+    /// when the first of them came.
     ///
     /// # Errors
     /// As [`Gated::admit`].

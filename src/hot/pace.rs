@@ -36,6 +36,10 @@ const KNOWN_FROM_SECONDS: f64 = 0.05;
 /// many is answered, and soon there are as many again.
 const FORGETS_AFTER: Duration = Duration::from_secs(1);
 
+/// So much of a time with fewer than `floor` counts as time in which answers were given: what lies between the answers of a
+/// call of many and the next who come.
+const GAP_MAX: Duration = Duration::from_millis(50);
+
 /// Too many are inside, or they are answered too slowly: come again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnedAway;
@@ -99,8 +103,12 @@ impl Pace {
         if before >= self.max || wait > self.patience {
             return Err(TurnedAway);
         }
-        if before + 1 == self.floor && !self.crowded.swap(true, Ordering::Relaxed) {
-            self.seen.lock().begin();
+        if before + 1 == self.floor
+            || (before >= self.floor && !self.crowded.load(Ordering::Relaxed))
+        {
+            let mut seen = self.seen.lock();
+            seen.fill(timer_now());
+            self.crowded.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -134,8 +142,7 @@ impl Pace {
         if self.inside() >= self.floor {
             seen.full_at = Some(now);
         }
-        let full = seen.full_at.is_some_and(|at| now < at + FORGETS_AFTER);
-        if full {
+        if seen.is_fresh(now) {
             seen.answered(count, now);
         } else {
             *seen = Seen::default();
@@ -145,13 +152,19 @@ impl Pace {
 }
 
 impl Seen {
-    fn begin(&mut self) {
-        let now = Some(timer_now());
-        *self = Self {
-            last: now,
-            full_at: now,
-            ..Self::default()
-        };
+    /// `floor` are inside again, or at first.
+    fn fill(&mut self, now: Instant) {
+        if !self.is_fresh(now) {
+            *self = Self::default();
+        }
+        // While there were few, the time went by in which nobody came, not in which nobody was served.
+        let counts_from = now.checked_sub(GAP_MAX).unwrap_or(now);
+        self.last = Some(self.last.map_or(now, |last| last.max(counts_from)));
+        self.full_at = Some(now);
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.full_at.is_some_and(|at| now < at + FORGETS_AFTER)
     }
 
     fn answered(&mut self, count: usize, now: Instant) {
@@ -279,6 +292,33 @@ mod tests {
         after(1_001).await;
         some(&pace, 1).answered();
         let _crowd = some(&pace, 2_000);
+        assert_eq!(pace.wait(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_in_which_nobody_came_is_no_time_in_which_nobody_was_served() {
+        let pace = pace();
+        for pause_ms in [900, 3_600_000] {
+            // 5,000 are answered in 20 ms, none of them while there are few …
+            let crowd: Vec<_> = (0..50).map(|_| some(&pace, 100)).collect();
+            after(20).await;
+            for some in crowd {
+                some.answered();
+            }
+            after(pause_ms).await;
+            // … and so are the next ones.
+            let crowd = some(&pace, 5_000);
+            assert!(pace.wait() <= PATIENCE, "{:?}", pace.wait());
+            after(20).await;
+            crowd.answered();
+            let one_more = some(&pace, 200);
+            assert!(pace.wait() <= PATIENCE, "{:?}", pace.wait());
+            drop(one_more);
+        }
+        // The last ones leave without an answer: an hour later nothing of it counts.
+        drop(some(&pace, 5_000));
+        after(3_600_000).await;
+        let _crowd = some(&pace, 200);
         assert_eq!(pace.wait(), Duration::ZERO);
     }
 

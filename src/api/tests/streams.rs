@@ -9,7 +9,7 @@ use tonic::Streaming;
 
 use super::*;
 use crate::api::facts::UNKNOWN_FOR;
-use crate::api::grab_stream::{IN_FLIGHT_MAX, TIMEOUT_MS_MAX};
+use crate::api::grab_stream::{BATCHES_MAX, IN_FLIGHT_MAX, TIMEOUT_MS_MAX};
 use crate::clock::timer_now;
 use crate::hot::VIEWS_PER_CALL_MAX;
 
@@ -234,6 +234,31 @@ async fn a_grab_whose_time_is_over_says_so_and_takes_effect_once() {
     assert_eq!(answers.message().await.unwrap(), None);
     let seen = world.get(&id, "alice").await.unwrap().envelope.unwrap();
     assert_eq!(seen.progress.unwrap().taken_count, 1);
+}
+
+/// One after the other, so that each is a call of its own, and none of them comes back.
+#[tokio::test]
+async fn who_comes_while_all_calls_hang_is_answered_when_his_time_is_over() {
+    let world = World::with_alice().await;
+    let id = world.send(lucky("r1", 1_000, 40)).await;
+    let (sending, mut answers) = open(&world, 1).await;
+    world.hot.set_open(false);
+    for tag in 0..2 * BATCHES_MAX as u64 {
+        let hurried = v1::GrabStreamRequest {
+            timeout_ms: 20,
+            ..message(tag, &id, &format!("grabber-{tag}"))
+        };
+        sending.send(hurried).await.unwrap();
+        let late = answers.message().await.unwrap().unwrap();
+        let Some(Answer::Status(status)) = late.result else {
+            panic!("{late:?}");
+        };
+        let told = (late.tag, Code::from_i32(status.code));
+        assert_eq!(told, (tag, Code::DeadlineExceeded));
+    }
+    world.hot.set_open(true);
+    drop(sending);
+    assert_eq!(answers.message().await.unwrap(), None);
 }
 
 #[tokio::test]

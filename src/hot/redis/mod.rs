@@ -212,8 +212,8 @@ impl HotStore for RedisStore {
     }
 
     fn takes_at_once(&self) -> usize {
-        // Those on their way, and the next one.
-        (CALLS_IN_FLIGHT_MAX + 1) * CALL_GRABS_MAX
+        // Those on their way and as many again: two that return together both find a full one.
+        2 * CALLS_IN_FLIGHT_MAX * CALL_GRABS_MAX
     }
 
     fn remembered(&self, grab: &Grab) -> Option<GrabReply> {

@@ -6,15 +6,17 @@
 //! | [`Load::InFlight`] | so many at a time, of somebody new each: as fast as the server answers |
 //! | [`Load::PerSecond`] | so many a second, whatever the server does: of who was turned away first, without any pause, then of somebody new |
 //!
-//! A try is served if it is answered with an outcome. Its time counts from the instant at which it was due.
+//! A try is served if it wins: there must be shares for all. Its time counts from the instant at which it was due, and
+//! only tries that were due after the warm-up count.
 //!
 //! # Bounds
 //! [`STREAMS`] streams; what a stream does not take waits in the gateway, [`HELD_MAX`] tries a stream, and what is more
 //! is not sent: it counts as turned away by the gateway.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -48,7 +50,7 @@ pub enum Load {
     PerSecond(f64),
 }
 
-/// What became of the tries of one span.
+/// What became of the tries that were due in one span.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Tries that left.
@@ -61,13 +63,12 @@ pub struct Seen {
     pub turned_away: u64,
     /// Served in the span, a second.
     pub served_per_s: f64,
-    /// When each was served, and how long after it was due.
+    /// When each was due, and how much later it was served.
     served: Vec<(Instant, Duration)>,
     /// Shares that were won, each with its number.
     pub won: Vec<u32>,
-    /// Other statuses than SHED.
+    /// Other answers than a win and SHED.
     pub failed: Vec<String>,
-    began: Option<Instant>,
 }
 
 impl Seen {
@@ -81,14 +82,7 @@ impl Seen {
 
     /// Whether the tries left as they were due: 99 of 100.
     pub fn is_valid(&self) -> bool {
-        self.late * 100 <= self.sent
-    }
-
-    /// The longest wait of those served from so long after the beginning on.
-    pub fn longest_from(&self, after: Duration) -> Duration {
-        let from = self.began.map(|began| began + after);
-        let late = self.served.iter().filter(|(at, _)| Some(*at) >= from);
-        late.map(|(_, waited)| *waited).max().unwrap_or_default()
+        (self.late + self.held_back) * 100 <= self.sent
     }
 }
 
@@ -118,7 +112,10 @@ struct Span {
     /// By tag: who, and when it was due. Tags are places here.
     tries: Mutex<Vec<(u64, Instant)>>,
     seen: Mutex<Seen>,
-    over: AtomicBool,
+    /// When what counts is due.
+    counts: Range<Instant>,
+    /// Tries that were answered, whether they count or not.
+    done: AtomicUsize,
     answered: tokio::sync::Notify,
 }
 
@@ -136,19 +133,15 @@ impl Crowd {
         }
     }
 
-    /// Everybody who ever tried and has not been served goes home.
-    pub fn go_home(&self) {
-        self.people.again.lock().clear();
-    }
-
-    /// Tries for so long; what counts is what is sent, and served, after `warm_up`. Returns when everything that was
-    /// sent is answered.
+    /// Tries for so long; what counts was due after `warm_up`. Returns when everything that was sent is answered.
     pub async fn press(&mut self, load: Load, warm_up: Duration, span: Duration) -> Seen {
+        let end = Instant::now() + warm_up + span;
         let shared = Arc::new(Span {
             people: Arc::clone(&self.people),
             tries: Mutex::default(),
             seen: Mutex::default(),
-            over: AtomicBool::new(false),
+            counts: end - span..end,
+            done: AtomicUsize::new(0),
             answered: tokio::sync::Notify::new(),
         });
         let (mut streams, mut lanes) = (JoinSet::new(), Vec::new());
@@ -164,22 +157,16 @@ impl Crowd {
                 }
             });
         }
-        let end = Instant::now() + warm_up + span;
-        let counted_from = end - span;
         match load {
             Load::InFlight(count) => shared.keep(&lanes, count, end).await,
             Load::PerSecond(rate) => shared.fire(&lanes, rate, end).await,
         }
-        shared.over.store(true, Ordering::Release);
         drop(lanes);
         while let Some(ended) = streams.join_next().await {
             ended.unwrap();
         }
         let mut seen = std::mem::take(&mut *shared.seen.lock());
-        seen.began = Some(end - warm_up - span);
-        let counts = |at: &Instant| (counted_from..end).contains(at);
-        let served = seen.served.iter().filter(|(at, _)| counts(at)).count();
-        seen.served_per_s = served as f64 / span.as_secs_f64();
+        seen.served_per_s /= span.as_secs_f64();
         seen
     }
 }
@@ -190,12 +177,7 @@ impl Span {
         let mut sent = 0;
         while Instant::now() < end {
             let answered = self.answered.notified();
-            let done = {
-                let seen = self.seen.lock();
-                seen.served.len()
-                    + seen.failed.len()
-                    + usize::try_from(seen.turned_away).unwrap_or(usize::MAX)
-            };
+            let done = self.done.load(Ordering::Acquire);
             while sent - done < count {
                 self.send(&lanes[sent % lanes.len()], Instant::now());
                 sent += 1;
@@ -222,8 +204,9 @@ impl Span {
     }
 
     fn send(&self, lane: &mpsc::Sender<GrabStreamRequest>, due: Instant) {
+        let counts = u64::from(self.counts.contains(&due));
         let Ok(room) = lane.try_reserve() else {
-            self.seen.lock().held_back += 1;
+            self.seen.lock().held_back += counts;
             return;
         };
         let person = self.people.somebody();
@@ -242,29 +225,35 @@ impl Span {
             }),
         });
         let mut seen = self.seen.lock();
-        seen.sent += 1;
-        seen.late += u64::from(due.elapsed() > LATE);
+        seen.sent += counts;
+        seen.late += counts * u64::from(due.elapsed() > LATE);
     }
 
     fn take(&self, answer: GrabStreamResponse) {
         let place = usize::try_from(answer.tag).unwrap();
         let (person, due) = self.tries.lock()[place];
+        let counts = self.counts.contains(&due);
         let mut seen = self.seen.lock();
         match answer.result.unwrap() {
-            Told::Outcome(told) => {
+            Told::Outcome(told) if told.outcome() == GrabOutcome::Won => {
                 let now = Instant::now();
-                seen.served.push((now, now - due));
-                if told.outcome() == GrabOutcome::Won {
-                    seen.won.push(told.share.unwrap().number);
+                seen.won.push(told.share.unwrap().number);
+                if self.counts.contains(&now) {
+                    seen.served_per_s += 1.0;
+                }
+                if counts {
+                    seen.served.push((due, now - due));
                 }
             }
+            Told::Outcome(told) => seen.failed.push(told.outcome().as_str_name().to_owned()),
             Told::Status(status) if status.code == tonic::Code::ResourceExhausted as i32 => {
-                seen.turned_away += 1;
+                seen.turned_away += u64::from(counts);
                 drop(seen);
                 self.people.again.lock().push_back(person);
             }
             Told::Status(status) => seen.failed.push(status.message),
         }
+        self.done.fetch_add(1, Ordering::Release);
         self.answered.notify_one();
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Says which: `long`, or nothing.
 const VARIABLE: &str = "RED_ENVELOPE_FAULTS";
+/// The seed of an earlier run, to draw the same ones in the same order.
+const SEED: &str = "RED_ENVELOPE_FAULTS_SEED";
 
 /// Durations of faults.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Faults {
     pub pause: Duration,
     /// How long one fault follows the other.
     pub soak: Duration,
+    /// From which they are drawn.
+    pub seed: u64,
     /// Milliseconds between two of them.
     pub soak_rests: Range<u64>,
 }
@@ -24,12 +28,17 @@ pub struct Faults {
 impl Faults {
     /// Those that the environment asks for.
     pub fn asked_for() -> Self {
+        let seed = match std::env::var(SEED) {
+            Ok(seed) => seed.parse().expect("a seed is a number"),
+            Err(_) => rand::random(),
+        };
         match std::env::var(VARIABLE).as_deref() {
             Ok("long") => Self {
                 is_long: true,
                 outage: Duration::from_secs(300),
                 pause: Duration::from_secs(120),
                 soak: Duration::from_secs(1_800),
+                seed,
                 soak_rests: 5_000..15_000,
             },
             Ok("") | Err(_) => Self {
@@ -37,6 +46,7 @@ impl Faults {
                 outage: Duration::from_secs(60),
                 pause: Duration::from_secs(20),
                 soak: Duration::from_secs(60),
+                seed,
                 soak_rests: 1_000..4_000,
             },
             Ok(other) => panic!("{VARIABLE} is \"long\" or not set, not {other:?}"),

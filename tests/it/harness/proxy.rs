@@ -198,15 +198,17 @@ async fn join(
     let made_under = orders.borrow().cuts;
     let asked = AtomicBool::new(false);
     let (late, mut due) = mpsc::channel(SLOW_CHUNKS_MAX);
+    let mut delivering = Box::pin(deliver(&mut due, &mut to_client));
     let end = tokio::select! {
         () = requests(&mut from_client, &mut to_server, orders.clone(), &asked) => End::Closed,
         end = replies(&mut from_server, late, orders, (swallowed, &asked)) => end,
-        () = deliver(&mut due, &mut to_client) => End::Closed,
+        () = &mut delivering => End::Closed,
         _ = cuts.wait_for(|orders| orders.cuts > made_under) => End::Cut,
     };
-    if !matches!(end, End::Cut) {
-        // What the server said before is told.
-        deliver(&mut due, &mut to_client).await;
+    // What the server said before is told.
+    match end {
+        End::Cut => drop(delivering),
+        End::Closed | End::Swallowed => delivering.await,
     }
     if !matches!(end, End::Closed) {
         let client = from_client.reunite(to_client);
@@ -280,7 +282,10 @@ type Reply = (Instant, Vec<u8>);
 /// Passes on what is due, and all of it before the client hears that the server has ended.
 async fn deliver(due: &mut mpsc::Receiver<Reply>, to: &mut OwnedWriteHalf) {
     while let Some((at, bytes)) = due.recv().await {
-        tokio::time::sleep_until(at).await;
+        // Clocks of tokio are as coarse as a millisecond.
+        if at > Instant::now() {
+            tokio::time::sleep_until(at).await;
+        }
         if to.write_all(&bytes).await.is_err() {
             return;
         }
