@@ -20,7 +20,6 @@
 
 #[path = "../../tests/it/harness/crowd.rs"]
 #[expect(
-    dead_code,
     clippy::unwrap_used,
     reason = "a failed step ends the benchmark as it ends a test"
 )]
