@@ -18,6 +18,7 @@
 
 pub mod folder;
 pub mod keys;
+pub mod open_files;
 pub mod role;
 mod settings;
 pub mod stores;

@@ -23,6 +23,7 @@ use red_envelope::cli::args::{self, Invocation, Reconciling, RestoredBooks};
 use red_envelope::cli::{self, EXIT_SOFTWARE, EXIT_USAGE};
 use red_envelope::clock::{Clock, SystemClock};
 use red_envelope::config::folder::Folder;
+use red_envelope::config::open_files::{self, Room};
 use red_envelope::config::stores::BooksUrl;
 use red_envelope::config::{self, Config, ConfigError, Environment, LogFormat, Sources};
 use red_envelope::ledger::postgres;
@@ -158,6 +159,7 @@ fn run(sources: &Sources) -> anyhow::Result<()> {
     for name in unread {
         tracing::warn!(variable = name, "this environment variable has no effect");
     }
+    tell_of_open_files(open_files::make_room(&config.transport));
     let place = claim(&config, &sources.environment)?;
     let runtime = threads(&config)?;
     let served = runtime.block_on(async {
@@ -223,6 +225,19 @@ fn tell_by_log(config: &Config, environment: &Environment) -> anyhow::Result<()>
         LogFormat::Json => true,
     };
     Ok(logs::install(&config.log.level, json)?)
+}
+
+fn tell_of_open_files(room: Room) {
+    match room {
+        Room::Enough => {}
+        Room::Raised { from, to } => tracing::info!(from, to, "the limit of open files is raised"),
+        Room::TooLittle { limit, needed } => tracing::warn!(
+            limit,
+            needed,
+            "the limit of open files is below transport.connections_max: connections beyond it wait. Raise \
+             the hard limit (ulimit -Hn, LimitNOFILE), or lower transport.connections_max"
+        ),
+    }
 }
 
 /// The data folder with its keys, and the sources of time and chance.
