@@ -9,7 +9,8 @@
 //!
 //! # Bounds
 //! tonic has no limit of connections, so [`Door`] closes what exceeds the total or a peer's share
-//! before a byte is read. A head of more than [`HEAD_BYTES_MAX`] ends its stream.
+//! before a byte is read. A head of more than [`HEAD_BYTES_MAX`] ends its stream. A connection that takes
+//! nothing of what it asked for is ended ([`Untaken::is_deaf`]).
 //!
 //! # Not here
 //! What the RPCs do; limits of messages (each server's own).
@@ -19,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,11 +32,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 pub use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use super::deadline::Deadlines;
 use super::details::Details;
 use super::priority::Prioritize;
+use super::untaken::Untaken;
 use crate::config::Transport;
 use crate::telemetry::metrics;
 use crate::telemetry::rpc::MeasureRpcs;
@@ -75,6 +78,7 @@ pub async fn serve(
             peer_max: transport.connections_per_peer_max,
             taken: Mutex::default(),
         }),
+        untaken: Arc::default(),
     };
     Server::builder()
         .max_concurrent_streams(transport.streams_per_connection_max)
@@ -114,6 +118,8 @@ pub fn rpc_names() -> Vec<String> {
 struct Door {
     listener: TcpListener,
     seats: Arc<Seats>,
+    /// Bytes of answers that no connection has taken yet.
+    untaken: Arc<AtomicUsize>,
 }
 
 impl Door {
@@ -137,7 +143,8 @@ impl Door {
             let _slower = socket.set_nodelay(true);
             return Connection {
                 socket,
-                _seat: seat,
+                untaken: Untaken::beside(&self.untaken),
+                seat,
             };
         }
     }
@@ -202,14 +209,16 @@ impl Drop for Seat {
 /// A socket in its seat.
 struct Connection {
     socket: TcpStream,
-    _seat: Seat,
+    untaken: Arc<Untaken>,
+    seat: Seat,
 }
 
+/// Every request of the connection is told.
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Untaken>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    fn connect_info(&self) -> Arc<Untaken> {
+        Arc::clone(&self.untaken)
     }
 }
 
@@ -219,6 +228,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // It is asked at the latest when the next ping is due.
+        if self.untaken.is_deaf() {
+            metrics::connection_turned_away(self.seat.seats.name, "deaf");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.socket).poll_read(cx, buffer)
     }
 }
@@ -296,6 +310,7 @@ mod tests {
         let door = Door {
             listener,
             seats: seats(1, 1),
+            untaken: Arc::default(),
         };
         let accepting = tokio::spawn(async move {
             let first = door.next().await;

@@ -9,7 +9,7 @@
 //! | a file an RPC | the flow |
 //! | `wire`, `status`, `token` | domain ↔ contract |
 //! | `routes`, `envelopes` | RPCs by listener |
-//! | `listen`, `deadline`, `details` | connections, calls whose time is over, what the transport refuses |
+//! | `listen`, `deadline`, `details`, `untaken` | connections, calls whose time is over, what the transport refuses, answers that wait for their clients |
 //!
 //! # Bounds
 //! [`MESSAGE_BYTES_MAX`], and those of each file.
@@ -50,6 +50,7 @@ mod server_facts;
 mod sight;
 mod status;
 mod token;
+mod untaken;
 mod watch;
 mod wire;
 mod year_totals;

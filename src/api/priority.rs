@@ -35,6 +35,7 @@ use tower::{Layer, Service};
 
 use super::Api;
 use super::status::{ApiError, Full, code_name};
+use super::untaken::Untaken;
 use crate::hot::GRAB_WAIT_MAX;
 use crate::hot::pace::{Pace, Passing};
 use crate::telemetry::metrics;
@@ -45,7 +46,7 @@ pub const CLOSES_MAX: usize = 4_096;
 pub const GRABS_MAX: usize = 2 * 65_536;
 /// Creates, deposits and withdrawals in flight: what the books let wait.
 pub const CREATES_MAX: usize = 10_000;
-/// Looks in flight: each holds an answer of up to 4 MiB.
+/// Looks in flight. Their answers, of up to 4 MiB, are counted until they are taken: `untaken`.
 pub const LOOKS_MAX: usize = 4_096;
 
 /// From so many creates in flight on, their pace counts: two transactions of the books.
@@ -217,6 +218,12 @@ impl Priorities {
 
 type Inside = Passing;
 
+/// The answer, unless too many wait to be taken.
+fn kept(untaken: &Arc<Untaken>, answer: Response<Body>) -> Response<Body> {
+    let kept = untaken.keep(answer);
+    kept.unwrap_or_else(|| turned_away(Full::Untaken).to_status().into_http())
+}
+
 /// Counts it, too.
 pub(super) fn turned_away(full: Full) -> ApiError {
     metrics::shed(full.name(), 1);
@@ -271,13 +278,20 @@ where
         let priorities = &self.api.priorities;
         match priorities.enter(class, self.api.gated.wait()) {
             Ok(inside) => {
+                let untaken = match class {
+                    Class::Look => request.extensions().get::<Arc<Untaken>>().cloned(),
+                    _ => None,
+                };
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let answer = answer.await;
                     if let Some(inside) = inside {
                         inside.answered();
                     }
-                    answer
+                    match untaken {
+                        Some(untaken) => answer.map(|answer| kept(&untaken, answer)),
+                        None => answer,
+                    }
                 })
             }
             Err(full) => {

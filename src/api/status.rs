@@ -71,6 +71,8 @@ pub enum Full {
     Creates,
     /// Calls that look.
     Looks,
+    /// Answers that their clients have not taken.
+    Untaken,
 }
 
 /// What is turned away while settlement is behind.
@@ -335,6 +337,7 @@ impl Full {
             Self::Grabs => "this server is too busy for another grab: try again later",
             Self::Creates => "grabs come first, and there are too many: try again later",
             Self::Looks => "grabs and new envelopes come first: look again later",
+            Self::Untaken => "too many answers wait to be taken: take them, then look again",
         }
     }
 
@@ -350,6 +353,7 @@ impl Full {
             Self::Grabs => "grabs",
             Self::Creates => "creates",
             Self::Looks => "looks",
+            Self::Untaken => "untaken",
         }
     }
 }

@@ -268,7 +268,7 @@ pub const METRICS: &[Metric] = &[
         TURNED_AWAY,
         MetricKind::Counter,
         Unit::Count,
-        "Connections closed at once, by listener and reason",
+        "Connections that the server closed, by listener and reason",
     ),
     metric(STREAMS, MetricKind::Gauge, Unit::Count, "Open GrabStreams"),
     metric(

@@ -441,7 +441,7 @@ pub fn connection_ended(listener: &'static str) {
     metrics::gauge!(CONNECTIONS, "listener" => listener).decrement(1.0);
 }
 
-/// A connection was closed at once: `why` is `total` or `peer`.
+/// A connection was closed: at once, where `why` is `total` or `peer`, or when it was `deaf`.
 pub fn connection_turned_away(listener: &'static str, why: &'static str) {
     metrics::counter!(TURNED_AWAY, "listener" => listener, "why" => why).increment(1);
 }
