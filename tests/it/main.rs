@@ -26,6 +26,7 @@ mod fleet_failover;
 mod fleet_faults;
 mod fleet_history;
 mod fleet_lost_replies;
+mod hostile;
 mod ledger_faults;
 mod letters;
 mod listeners;

@@ -3,11 +3,13 @@
 pub mod crowd;
 pub mod faults;
 pub mod fleet;
+pub mod frames;
 pub mod hop;
 pub mod power;
 pub mod proxy;
 mod proxy_is_true;
 pub mod record;
+pub mod scene;
 pub mod server;
 pub mod storm;
 pub mod world;

@@ -53,6 +53,8 @@ pub struct Start {
     /// Redis has the time that servers usually give it; else more, for a machine that does much beside the test.
     /// For tests in which it gives no answer.
     pub usual_timing: bool,
+    /// The soft limit of open files with which it starts, as many systems set it; else this process's.
+    pub open_files_max: Option<u32>,
     /// What it does at other points, such as `settle::before_post=1*sleep(1000)`.
     pub points: Option<String>,
     /// More flags.
@@ -287,6 +289,23 @@ impl Server {
         assert!(sent.unwrap().success());
     }
 
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The memory that it holds, as the kernel counts it.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib << 10
+    }
+
     /// Whether it is ready, and what it says about that.
     pub async fn readiness(&self) -> (bool, String) {
         let (head, body) = self.get("/readyz").await;
@@ -411,7 +430,15 @@ fn spawn(folder: &Path, start: &Start) -> Child {
         .append(true)
         .open(folder.join("log"))
         .unwrap();
-    let mut command = Command::new(PROGRAM);
+    let mut command = match start.open_files_max {
+        None => Command::new(PROGRAM),
+        Some(max) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -S -n $0 && exec \"$@\""]);
+            shell.args([&max.to_string(), PROGRAM]);
+            shell
+        }
+    };
     command
         .arg("serve")
         .args(["--data-dir".as_ref(), data.as_os_str()])
