@@ -32,6 +32,7 @@ mod letters;
 mod listeners;
 mod lost_replies;
 mod made_good;
+mod mega;
 mod overload;
 mod paused;
 mod reconcile;

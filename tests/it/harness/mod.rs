@@ -1,5 +1,6 @@
 //! Starts, kills, cuts and asks a real server, in the words of the domain.
 
+pub mod cores;
 pub mod crowd;
 pub mod faults;
 pub mod fleet;
