@@ -21,6 +21,7 @@ use super::checks::{self, Reason};
 use super::emptied::Emptied;
 use super::keys::Keys;
 use super::link::{Failure, Link, refusal};
+use super::pending::Asked;
 use super::reply::{self, Reply};
 use super::sums::Sums;
 use crate::clock::{Clock, StoreClock};
@@ -54,6 +55,8 @@ pub struct Core {
     pub acked: Acked,
     /// Empty envelopes that many still ask for.
     pub emptied: Emptied,
+    /// Who asks what waits for the ledger.
+    pub asked: Mutex<Asked>,
     epochs: Vec<AtomicU64>,
     registered: watch::Sender<bool>,
     level: Mutex<Result<AckLevel, Vec<String>>>,
@@ -75,6 +78,7 @@ impl Core {
             sums: Cache::new(SUMS_KEPT_MAX),
             acked: Acked::default(),
             emptied: Emptied::default(),
+            asked: Mutex::default(),
             epochs,
             registered: watch::Sender::new(false),
             level: Mutex::new(Err(vec![NOT_CHECKED.into()])),

@@ -10,6 +10,7 @@
 //! | `batcher` | grabs on their own connection, many a call |
 //! | `acked` | what was acknowledged and is not in the books yet |
 //! | `emptied` | who took the shares of empty envelopes that many still ask for |
+//! | `pending` | what people have won that waits for the ledger |
 //! | `lifecycle`, `reads`, `walk`, `outbox`, `repair` | the other functions of the door |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
@@ -35,6 +36,7 @@ mod layout;
 mod lifecycle;
 mod link;
 mod outbox;
+mod pending;
 mod reads;
 mod register;
 mod repair;

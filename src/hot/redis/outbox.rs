@@ -21,8 +21,8 @@ use super::reply::{self, Reply};
 use crate::clock::{StoreClock, timer_now};
 use crate::domain::envelope::HotState;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
-use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
-use crate::hot::{HotError, HotVitals, Mark, PendingShare};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
+use crate::hot::{HotError, HotVitals, Mark};
 use crate::telemetry::Seldom;
 
 /// Pairs of one call of `settled_1`: each reads an entry.
@@ -42,8 +42,9 @@ static UNSAID: Seldom = Seldom::new();
 
 /// What a look through outboxes found.
 #[derive(Debug, Default)]
-struct Found {
-    records: Vec<OutboxRecord>,
+pub struct Found {
+    /// In whole entries: those of others, too.
+    pub records: Vec<OutboxRecord>,
     /// Entries that hold what was looked for, and that nobody can read.
     unreadable: Vec<Vec<u8>>,
 }
@@ -211,7 +212,7 @@ impl Core {
 
     /// What the outboxes of these partitions hold with one of these byte strings in it. The caller looks
     /// at each record: another name may hold the string as well.
-    async fn find(
+    pub async fn find(
         &self,
         partitions: impl Iterator<Item = Partition>,
         needles: &[Vec<u8>],
@@ -303,30 +304,6 @@ impl Core {
             let tombstone = meta.length == 0 && !meta.compact;
             meta.epoch == epoch && meta.state != HotState::Funding && !tombstone
         }))
-    }
-
-    /// What somebody has won that waits for the ledger, declined shares aside.
-    pub async fn pending(
-        &self,
-        tenant: &TenantId,
-        grabber: &PersonId,
-    ) -> Result<Vec<PendingShare>, HotError> {
-        let mut needle = vec![u8::try_from(grabber.as_str().len()).expect("ids are short")];
-        needle.extend_from_slice(grabber.as_str().as_bytes());
-        let needles = [needle];
-        let mut own = self.find(self.keys.count().all(), &needles).await?.records;
-        own.retain(|record| record.grabber == *grabber && !record.declined);
-        let ids: Vec<_> = own.iter().map(|record| record.envelope).collect();
-        let terms = self.terms_of(&ids).await?;
-        let with_terms = own.into_iter().zip(terms).filter_map(|(record, terms)| {
-            let terms = terms.filter(|terms| terms.tenant == *tenant)?;
-            Some(PendingShare {
-                envelope: record.envelope,
-                terms,
-                grant: record.grant,
-            })
-        });
-        Ok(with_terms.collect())
     }
 
     /// Forgets what is over and owes nothing.

@@ -9,6 +9,7 @@ mod full;
 mod histories;
 mod interrupted;
 mod mended;
+mod pending;
 mod planted;
 mod poison;
 mod repairs;

@@ -1,0 +1,98 @@
+//! Many who ask at once what waits for them: each hears of his own, and Redis is asked a few times.
+
+use redis::Value;
+
+use super::{Crash, Flavour, OnRedis};
+use crate::domain::id::Partition;
+use crate::hot::conformance::stage::{Cast, person, tenant};
+use crate::hot::redis::pending::TOGETHER_MAX;
+use crate::hot::{HotError, HotStore};
+
+/// Calls of functions that only read, which this server has answered.
+fn looks(stage: &OnRedis) -> u64 {
+    let Value::BulkString(text) = stage.server.command(&[b"INFO", b"commandstats"]) else {
+        panic!("INFO answers with text");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_fcall_ro:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_ask_at_once_hear_of_their_own_from_a_few_looks() {
+    let stage = OnRedis::new(Flavour::Debian, Crash::Process).await;
+    let store = &*stage.store;
+    let (one, other) = (Cast::lucky(&[5, 7]), Cast::lucky(&[11]));
+    for cast in [&one, &other] {
+        cast.publish(store).await;
+    }
+    // One name is part of the other.
+    one.grab(store, "ann").await;
+    one.grab(store, "anna").await;
+    other.grab(store, "ann").await;
+    const MANY: usize = 200;
+    let names: Vec<_> = (0..MANY)
+        .map(|number| match number % 4 {
+            0 => "ann".to_owned(),
+            1 => "anna".to_owned(),
+            _ => format!("guest-{number}"),
+        })
+        .collect();
+    let before = looks(&stage);
+    let asked = names
+        .iter()
+        .map(|name| store.pending(tenant(), person(name)));
+    let told = futures_util::future::try_join_all(asked).await.unwrap();
+    for (name, shares) in names.iter().zip(told) {
+        let mut minor: Vec<_> = shares
+            .iter()
+            .map(|share| share.grant.amount_minor)
+            .collect();
+        minor.sort_unstable();
+        match name.as_str() {
+            "ann" => assert_eq!(minor.len(), 2, "{minor:?}"),
+            "anna" => assert_eq!(minor.len(), 1, "{minor:?}"),
+            _ => assert_eq!(minor, [0; 0]),
+        }
+    }
+    // Of a look: which outboxes hold something, and one call for each of the two that do. The first may have
+    // looked for one alone. Terms are known.
+    let at_most = u64::try_from((MANY.div_ceil(TOGETHER_MAX) + 1) * 3).unwrap();
+    let made = looks(&stage) - before;
+    assert!((3..=at_most).contains(&made), "{made} looks of {at_most}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_takes_nobody_s_answer_with_him() {
+    let stage = OnRedis::new(Flavour::Debian, Crash::Process).await;
+    let store = &*stage.store;
+    let cast = Cast::lucky(&[5, 7]);
+    cast.publish(store).await;
+    cast.grab(store, "ann").await;
+    for _ in 0..50 {
+        let (gone, ann) = (person("gone"), person("ann"));
+        let (mut goes, mut stays) = (
+            Box::pin(store.pending(tenant(), gone)),
+            Box::pin(store.pending(tenant(), ann)),
+        );
+        // He has asked, so that a look is on its way, and then leaves.
+        assert!(futures_util::poll!(&mut goes).is_pending());
+        assert!(futures_util::poll!(&mut stays).is_pending());
+        drop(goes);
+        assert_eq!(stays.await.unwrap().len(), 1);
+    }
+    // And where a look fails, each of those who asked hears of it, and the next one is asked anew.
+    let key = store.core.keys.outbox(Partition::ZERO);
+    stage.server.command(&[b"SET", key.as_bytes(), b"x"]);
+    let asked = ["ann", "bob"].map(|name| store.pending(tenant(), person(name)));
+    for told in futures_util::future::join_all(asked).await {
+        assert!(matches!(told, Err(HotError::Unavailable(_))), "{told:?}");
+    }
+    stage.server.command(&[b"DEL", key.as_bytes()]);
+    assert_eq!(
+        store.pending(tenant(), person("ann")).await.unwrap().len(),
+        1
+    );
+}
