@@ -72,6 +72,11 @@ bench: bench-tools ## Measure on this machine (installs redis-server, postgresql
 	cargo bench --locked --bench ledger --bench redis --bench embedded
 	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst --bench overload
 
+.PHONY: rehearse
+rehearse: test-tools ## Every profile of the load test on every stack (25 minutes after the build), as a table; pages in rehearse/ under cargo's target folder
+	cargo build $(TESTED) --bins
+	scripts/with-servers $(VENV) $(VENV)/bin/python scripts/rehearse.py $(TARGET)/ci $(TARGET)/rehearse
+
 .PHONY: crosscheck
 crosscheck: crosscheck-tools ## An independent generator (h2load) and loadtest agree on rate and p50, on a machine that does nothing else
 	cargo build $(TESTED) --bins

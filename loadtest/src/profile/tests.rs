@@ -10,6 +10,19 @@ fn every_embedded_profile_is_valid_and_bears_its_name() {
 }
 
 #[test]
+fn every_profile_beside_the_embedded_ones_is_valid() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+    let mut others = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert_eq!(load(path.to_str().unwrap()).unwrap().name, name);
+        others += usize::from(EMBEDDED.iter().all(|(embedded, _)| *embedded != name));
+    }
+    assert_eq!(others, 1, "red-rain-million alone is not embedded");
+}
+
+#[test]
 fn a_scaled_profile_has_more_envelopes_or_one_that_is_larger() {
     let twice = load("burst").unwrap().scaled(2.0).unwrap();
     let [everyone, chat] = &twice.crowds[..] else {
