@@ -14,7 +14,15 @@
 //! | `redis_bytes_per_share` | of envelopes of 100 shares, before the first grab |
 //! | `redis_bytes_per_grab` | the same when all is taken and nothing settled, everything counted |
 //!
-//! **Bounds**: [`ROUNDS`] rounds; the longest has 256,000 grabs.
+//! `… --bench redis -- growth` measures instead how the cost of a grab grows, with 256 grabs a call:
+//!
+//! | figure | what |
+//! |---|---|
+//! | `redis_us_of_`*N*`_shares` | envelopes of *N* shares, 1,000 to 1,000,000, taken one after the other to the last share |
+//! | `redis_us_on_`*N*`_envelopes` | on *N* envelopes a call, 1 to 64, all in one partition |
+//! | `redis_us_on_`*N*`_partitions` | on *N* envelopes a call, 1 to 64, each in a partition of its own |
+//!
+//! **Bounds**: [`ROUNDS`] rounds; the longest has 256,000 grabs, and of `growth` 1,300,000.
 
 #[path = "burst/summary.rs"]
 mod summary;
@@ -25,7 +33,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use red_envelope::clock::SystemClock;
 use red_envelope::domain::ack::AckLevel;
 use red_envelope::domain::audience::Audience;
@@ -33,7 +41,9 @@ use red_envelope::domain::envelope::{
     Draft, Kind, LOAD_CHUNK_SHARES_MAX, LeafRef, Reveal, Terms, shares_checksum,
 };
 use red_envelope::domain::grab::{Grab, GrabReply, Outcome};
-use red_envelope::domain::id::{EnvelopeId, Epoch, PartitionCount, PersonId, TenantId, UnixMs};
+use red_envelope::domain::id::{
+    EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId, UnixMs,
+};
 use red_envelope::domain::money::Currency;
 use red_envelope::domain::split::Split;
 use red_envelope::hot::redis::{RedisStore, Timing};
@@ -61,9 +71,18 @@ end)";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
+    let growth = match std::env::args().skip(1).find(|word| word != "--bench") {
+        None => false,
+        Some(word) if word == "growth" => true,
+        Some(word) => bail!("{word} is nothing that can be measured"),
+    };
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        rounds.push(round().await?);
+        rounds.push(if growth {
+            growth_round().await?
+        } else {
+            round().await?
+        });
     }
     let mut summary = serde_json::Map::new();
     println!("medians of {ROUNDS} rounds");
@@ -71,13 +90,13 @@ async fn main() -> anyhow::Result<()> {
         let mut values: Vec<f64> = rounds.iter().map(|round| round[name]).collect();
         values.sort_by(f64::total_cmp);
         let median = values[ROUNDS / 2];
-        let goal = match *name {
+        let goal = match name.as_str() {
             "redis_bytes_per_grab" => told(median <= BYTES_PER_GRAB_GOAL, BYTES_PER_GRAB_GOAL),
             "many_envelopes_cost" => told(median <= MANY_ENVELOPES_GOAL, MANY_ENVELOPES_GOAL),
             _ => String::new(),
         };
         println!("{name:>32} {median:>9.2}{goal}");
-        summary.insert((*name).to_owned(), median.into());
+        summary.insert(name.clone(), median.into());
     }
     summary::write(summary)
 }
@@ -87,22 +106,25 @@ fn told(met: bool, goal: f64) -> String {
     format!("   goal ≤ {goal}: {verdict}")
 }
 
-type Figures = BTreeMap<&'static str, f64>;
+type Figures = BTreeMap<String, f64>;
 
 async fn round() -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let bench = Bench::start().await?;
-    figures.insert("S_single_us", bench.peer(20_000, 1).await?);
-    figures.insert("S_us", bench.peer(64_000, PIPELINED).await?);
+    figures.insert("S_single_us".to_owned(), bench.peer(20_000, 1).await?);
+    figures.insert("S_us".to_owned(), bench.peer(64_000, PIPELINED).await?);
     let one = bench.publish(150_000).await?;
     figures.insert(
-        "redis_single_grab_us",
+        "redis_single_grab_us".to_owned(),
         bench.grabs(&[one], 1, 20_000).await?,
     );
-    figures.insert("redis_batch32_us", bench.grabs(&[one], 32, 3_000).await?);
+    figures.insert(
+        "redis_batch32_us".to_owned(),
+        bench.grabs(&[one], 32, 3_000).await?,
+    );
     let hot = bench.publish(300_000).await?;
     let on_one = bench.grabs(&[hot], 256, 1_000).await?;
-    figures.insert("redis_batch256_us", on_one);
+    figures.insert("redis_batch256_us".to_owned(), on_one);
     drop(bench);
 
     let bench = Bench::start().await?;
@@ -111,11 +133,48 @@ async fn round() -> anyhow::Result<Figures> {
         envelopes.push(bench.publish(300).await?);
     }
     let on_many = bench.grabs(&envelopes, 256, 1_000).await?;
-    figures.insert("redis_batch256_many_us", on_many);
-    figures.insert("many_envelopes_cost", on_many / on_one);
+    figures.insert("redis_batch256_many_us".to_owned(), on_many);
+    figures.insert("many_envelopes_cost".to_owned(), on_many / on_one);
     drop(bench);
 
     memory(&mut figures).await?;
+    Ok(figures)
+}
+
+/// How cost grows with the shares of an envelope, and with the envelopes and partitions of a call.
+async fn growth_round() -> anyhow::Result<Figures> {
+    const A_CALL: usize = 256;
+    /// Grabs of a figure; of the largest envelope all of its shares.
+    const GRABS: usize = 102_400;
+    let mut figures = Figures::new();
+    for shares in [1_000, 10_000, 100_000, 1_000_000] {
+        let bench = Bench::start().await?;
+        let mut envelopes = Vec::new();
+        for _ in 0..GRABS.div_ceil(shares) {
+            envelopes.push(bench.publish(shares).await?);
+        }
+        let (mut us, mut calls) = (0.0, 0.0);
+        for envelope in envelopes {
+            let each = shares / A_CALL;
+            us += bench.grabs(&[envelope], A_CALL, each).await? * each as f64;
+            calls += each as f64;
+        }
+        figures.insert(format!("redis_us_of_{shares}_shares"), us / calls);
+    }
+    for count in [1, 4, 16, 64] {
+        let calls = GRABS / A_CALL;
+        let shares = GRABS / count;
+        let bench = Bench::start().await?;
+        let (mut together, mut apart) = (Vec::new(), Vec::new());
+        for partition in bench.store.partitions().all().take(count) {
+            together.push(bench.publish_in(Partition::ZERO, shares).await?);
+            apart.push(bench.publish_in(partition, shares).await?);
+        }
+        let us = bench.grabs(&together, A_CALL, calls).await?;
+        figures.insert(format!("redis_us_on_{count}_envelopes"), us);
+        let us = bench.grabs(&apart, A_CALL, calls).await?;
+        figures.insert(format!("redis_us_on_{count}_partitions"), us);
+    }
     Ok(figures)
 }
 
@@ -134,8 +193,8 @@ async fn memory(figures: &mut Figures) -> anyhow::Result<()> {
         bench.grabs(&[*envelope], 50, SHARES / 50).await?;
     }
     let taken = bench.used_memory().await?;
-    figures.insert("redis_bytes_per_share", (loaded - empty) / count);
-    figures.insert("redis_bytes_per_grab", (taken - empty) / count);
+    figures.insert("redis_bytes_per_share".to_owned(), (loaded - empty) / count);
+    figures.insert("redis_bytes_per_grab".to_owned(), (taken - empty) / count);
     for partition in bench.store.partitions().all() {
         let entries = bench.store.outbox(partition, None, usize::MAX).await?;
         let pairs: Vec<_> = entries.iter().map(|e| (e.id, e.nonce)).collect();
@@ -143,7 +202,10 @@ async fn memory(figures: &mut Figures) -> anyhow::Result<()> {
         bench.store.settled(epoch, partition, pairs).await?;
     }
     let settled = bench.used_memory().await?;
-    figures.insert("redis_bytes_per_settled_grab", (settled - empty) / count);
+    figures.insert(
+        "redis_bytes_per_settled_grab".to_owned(),
+        (settled - empty) / count,
+    );
     Ok(())
 }
 
@@ -281,7 +343,20 @@ impl Bench {
     }
 
     async fn publish(&self, shares: usize) -> anyhow::Result<EnvelopeId> {
-        let id = EnvelopeId::from_parts(20_500, rand::random());
+        self.publish_as(EnvelopeId::from_parts(20_500, rand::random()), shares)
+            .await
+    }
+
+    /// In this partition.
+    async fn publish_in(&self, partition: Partition, shares: usize) -> anyhow::Result<EnvelopeId> {
+        let count = self.store.partitions();
+        let ids = std::iter::repeat_with(|| EnvelopeId::from_parts(20_500, rand::random()));
+        let mut ids = ids.filter(|id| id.partition(count) == partition);
+        let id = ids.next().context("ids have no end")?;
+        self.publish_as(id, shares).await
+    }
+
+    async fn publish_as(&self, id: EnvelopeId, shares: usize) -> anyhow::Result<EnvelopeId> {
         let amounts = vec![888; shares];
         let terms = Arc::new(terms(shares)?);
         let epoch = Epoch(2);

@@ -20,6 +20,9 @@
 //! Unary calls are made as T's are, by tonic's channels on two workers with the system's allocator, but 256
 //! of them are in flight on eight connections; T has 64 on four.
 //!
+//! Names of subjects after `--` measure these alone, for a profile or for how cost grows with connections:
+//! `… --bench burst -- stream_1024 stream_on_32 stream_on_256 stream_on_1024`.
+//!
 //! # Bounds
 //! An odd number of rounds, [`ROUNDS_MAX`] at the most; a pair of them is begun before [`BEGIN_MAX`] only.
 
@@ -97,7 +100,7 @@ fn main() -> ExitCode {
         Some(echo::SERVE) => echo::serve(),
         Some(echo::CALL) => echo::call(words.get(1).map_or("", String::as_str), SPAN),
         // What `cargo bench` passes; `cargo test --benches` does not, and measures nothing.
-        Some("--bench") => measure(),
+        Some("--bench") => asked(&words[1..]).and_then(measure),
         _ => {
             println!("this measures; run it with: cargo bench --features test-hooks --bench burst");
             Ok(())
@@ -112,6 +115,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// The subjects that were named; none: those of `make bench`.
+fn asked(names: &[String]) -> anyhow::Result<Vec<Subject>> {
+    if names.is_empty() {
+        return Ok(Subject::ALL.to_vec());
+    }
+    let named = |name: &String| {
+        let found = Subject::every().find(|subject| subject.name() == name);
+        found.with_context(|| format!("{name} is nothing that can be measured"))
+    };
+    names.iter().map(named).collect()
+}
+
 /// Everything that runs while a round does.
 struct Stage {
     /// One worker: what is light needs no more.
@@ -123,6 +138,7 @@ struct Stage {
     peers: Peers,
     /// Of our books; ends last.
     books: PostgresServer,
+    subjects: Vec<Subject>,
 }
 
 fn workers(count: usize) -> std::io::Result<Runtime> {
@@ -132,10 +148,10 @@ fn workers(count: usize) -> std::io::Result<Runtime> {
         .build()
 }
 
-fn measure() -> anyhow::Result<()> {
+fn measure(subjects: Vec<Subject>) -> anyhow::Result<()> {
     light::a_light_request_is_the_contract_s_request()?;
     let folder = tempfile::tempdir()?;
-    let stage = Stage::set(folder.path())?;
+    let stage = Stage::set(folder.path(), subjects)?;
     let logs = || {
         let (memory, fsync) = (stage.memory.server.log(), stage.fsync.server.log());
         format!("our servers' logs:\n{memory}\n{fsync}")
@@ -146,7 +162,7 @@ fn measure() -> anyhow::Result<()> {
 }
 
 impl Stage {
-    fn set(folder: &Path) -> anyhow::Result<Self> {
+    fn set(folder: &Path, subjects: Vec<Subject>) -> anyhow::Result<Self> {
         let (light, heavy) = (workers(1)?, workers(echo::WORKERS)?);
         let settings = ["shared_buffers=1GB", "max_wal_size=8GB"];
         let books = PostgresServer::start_on_disk(Release::Debian, &settings);
@@ -158,6 +174,7 @@ impl Stage {
             books,
             light,
             heavy,
+            subjects,
         })
     }
 
@@ -184,8 +201,8 @@ impl Stage {
             "  {:>14} {t_per_s:>9.0}/s, by h2load {h2load_per_s:.0}/s, D {d_per_s:.0}/s",
             "T"
         );
-        let mut targets = Vec::with_capacity(Subject::ALL.len());
-        for subject in Subject::ALL {
+        let mut targets = Vec::with_capacity(self.subjects.len());
+        for &subject in &self.subjects {
             targets.push((subject, self.target(subject, number, t_per_s)?));
         }
         let check = "/grpc.health.v1.Health/Check";
@@ -222,7 +239,7 @@ impl Stage {
         match subject {
             Subject::Peer(design) => self.peers.target(design, &label, shares),
             Subject::Empty => self.light.block_on(self.memory.emptied(&label)),
-            Subject::Unary | Subject::Stream(_) => {
+            Subject::Unary | Subject::Stream(_) | Subject::StreamOn(_) => {
                 self.light.block_on(self.memory.target(&label, shares))
             }
             Subject::StreamFsync => self.light.block_on(self.fsync.target(&label, shares)),
@@ -236,10 +253,17 @@ impl Stage {
         };
         match subject {
             Subject::Stream(in_flight) => {
-                let stream = ours.stream(target, in_flight, SPAN);
+                let stream = ours.stream(target, (in_flight, streams::CONNECTIONS), SPAN);
                 self.light.block_on(stream)
             }
-            Subject::StreamFsync => self.light.block_on(ours.stream(target, 256, SPAN)),
+            Subject::StreamOn(connections) => {
+                let stream = ours.stream(target, (1_024, connections), SPAN);
+                self.light.block_on(stream)
+            }
+            Subject::StreamFsync => {
+                let stream = ours.stream(target, (256, streams::CONNECTIONS), SPAN);
+                self.light.block_on(stream)
+            }
             Subject::Unary | Subject::Empty => self.heavy.block_on(ours.unary(target, SPAN)),
             Subject::Peer(_) => self.heavy.block_on(unary::run(target, SPAN)),
         }

@@ -158,11 +158,11 @@ impl Ours {
     pub async fn stream(
         &self,
         target: Target,
-        in_flight: usize,
+        (in_flight, connections): (usize, usize),
         span: Duration,
     ) -> anyhow::Result<Measured> {
         let before = self.server.commits().await?;
-        let channels = self.server.connect_all(streams::CONNECTIONS).await?;
+        let channels = self.server.connect_all(connections).await?;
         let ids = vec![Arc::clone(&target.envelope_id)];
         let field = Arc::new(Field::new(ids, usize::try_from(target.shares)?));
         let mut running = streams::start(channels, &field, in_flight);

@@ -51,8 +51,12 @@ pub fn tell(rounds: &[Round], audited: &str) -> anyhow::Result<()> {
     for name in yardsticks {
         println!("  {name:24} {:>9.0}", number(&keys, name));
     }
-    table(&keys);
-    for (name, _, _) in OVER {
+    table(measured(rounds), &keys);
+    for name in OVER
+        .map(|(name, _, _)| name)
+        .into_iter()
+        .filter(|name| keys.contains_key(*name))
+    {
         println!("  {name:24} {:>9.2}", number(&keys, name));
     }
     println!(
@@ -85,7 +89,7 @@ fn figures(rounds: &[Round]) -> Map<String, Value> {
     put("burst_unsettled_at_end".into(), unsettled);
     let settled = median(rounds, |it| it.settled_after_s);
     put("burst_settled_after_s".into(), settled);
-    for name in Subject::ALL.map(Subject::name) {
+    for name in measured(rounds) {
         let of = |what: fn(&Measured) -> f64| median(rounds, |it| what(&it.measured[name]));
         put(format!("{name}_per_s"), of(|it| it.per_s));
         let over_t = median(rounds, |it| it.measured[name].per_s / it.t_per_s);
@@ -102,16 +106,29 @@ fn figures(rounds: &[Round]) -> Map<String, Value> {
             of(|it| it.turned_away as f64),
         );
     }
-    for (ratio, ours, theirs) in OVER {
+    let both = |(_, ours, theirs): &(_, &str, &str)| {
+        let of_all = &rounds[0].measured;
+        of_all.contains_key(ours) && of_all.contains_key(theirs)
+    };
+    for (ratio, ours, theirs) in OVER.into_iter().filter(both) {
         let over = |it: &Round| it.measured[ours].per_s / it.measured[theirs].per_s;
         put(ratio.into(), median(rounds, over));
     }
-    let over_d = |it: &Round| {
-        let synced = &it.measured[Subject::StreamFsync.name()];
-        synced.per_s / (it.d_per_s * synced.mean_batch)
-    };
-    put("stream_fsync_over_D".into(), median(rounds, over_d));
+    let synced = Subject::StreamFsync.name();
+    if rounds[0].measured.contains_key(synced) {
+        let over_d = |it: &Round| {
+            let synced = &it.measured[synced];
+            synced.per_s / (it.d_per_s * synced.mean_batch)
+        };
+        put("stream_fsync_over_D".into(), median(rounds, over_d));
+    }
     keys
+}
+
+/// What was measured, in the order of the table.
+fn measured(rounds: &[Round]) -> impl Iterator<Item = &'static str> {
+    let names = Subject::every().map(Subject::name);
+    names.filter(|name| rounds[0].measured.contains_key(name))
 }
 
 /// 0 for what is not there: a process that a subject does not have.
@@ -119,7 +136,7 @@ fn number(keys: &Map<String, Value>, name: &str) -> f64 {
     keys.get(name).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-fn table(keys: &Map<String, Value>) {
+fn table(names: impl Iterator<Item = &'static str>, keys: &Map<String, Value>) {
     println!();
     println!(
         "{:>14} {:>9} {:>6} {:>7} {:>7} {:>8} {:>9} {:>7} {:>8} {:>8} {:>6}",
@@ -135,7 +152,7 @@ fn table(keys: &Map<String, Value>) {
         "p99 ms",
         "away"
     );
-    for name in Subject::ALL.map(Subject::name) {
+    for name in names {
         let us = |process: &str| number(keys, &format!("{process}_us_per_grab_{name}"));
         let it = |what: &str| number(keys, &format!("{name}_{what}"));
         println!(
@@ -157,14 +174,14 @@ fn table(keys: &Map<String, Value>) {
 
 fn verdicts(rounds: &[Round], keys: &Map<String, Value>) {
     let word = |met| if met { "met" } else { "MISSED" };
-    for (name, goal) in AT_LEAST {
+    for (name, goal) in AT_LEAST.into_iter().filter(|it| keys.contains_key(it.0)) {
         let value = number(keys, name);
         println!(
             "{name:>28} {value:>7.2}   goal ≥ {goal}: {}",
             word(value >= goal)
         );
     }
-    for (name, goal) in AT_MOST {
+    for (name, goal) in AT_MOST.into_iter().filter(|it| keys.contains_key(it.0)) {
         let value = number(keys, name);
         println!(
             "{name:>28} {value:>7.2}   goal ≤ {goal}: {}",
@@ -172,6 +189,9 @@ fn verdicts(rounds: &[Round], keys: &Map<String, Value>) {
         );
     }
     let [(over_t, goal_t), (over_d, goal_d)] = SYNCED;
+    if !keys.contains_key(over_d) {
+        return;
+    }
     let (by_t, by_d) = (number(keys, over_t), number(keys, over_d));
     let rates = rounds.iter().map(|round| round.d_per_s);
     let (least, most) = rates.fold((f64::INFINITY, 0.0_f64), |(least, most), rate| {

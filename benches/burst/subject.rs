@@ -32,8 +32,10 @@ pub enum Subject {
     Unary,
     /// Ours: unary Grab on an envelope that has nothing left.
     Empty,
-    /// Ours: GrabStream with so many in flight, Redis without AOF.
+    /// Ours: GrabStream with so many in flight, over the streams of other benchmarks, Redis without AOF.
     Stream(usize),
+    /// Ours: GrabStream with 1,024 in flight over so many streams, each on a connection of its own.
+    StreamOn(usize),
     /// Ours: GrabStream with 256 in flight, each grab synced before it is acknowledged.
     StreamFsync,
     /// Unary Grab, Redis without AOF or PostgreSQL without synchronous commits.
@@ -54,6 +56,18 @@ impl Subject {
         Self::StreamFsync,
     ];
 
+    /// How cost grows with connections: measured where they are named.
+    pub const ON_MORE: [Self; 3] = [
+        Self::StreamOn(32),
+        Self::StreamOn(256),
+        Self::StreamOn(1_024),
+    ];
+
+    /// Those that can be measured, in the order of the table.
+    pub fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::ON_MORE)
+    }
+
     /// As keys and the table have it.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,6 +75,9 @@ impl Subject {
             Self::Empty => "empty",
             Self::Stream(1_024) => "stream_1024",
             Self::Stream(_) => "stream",
+            Self::StreamOn(32) => "stream_on_32",
+            Self::StreamOn(256) => "stream_on_256",
+            Self::StreamOn(_) => "stream_on_1024",
             Self::StreamFsync => "stream_fsync",
             Self::Peer(design) => design.word(),
         }
@@ -72,7 +89,7 @@ impl Subject {
         let over_t = match self {
             Self::Unary | Self::Peer(_) => 1.5,
             Self::Empty => return 1,
-            Self::Stream(_) => 8.0,
+            Self::Stream(_) | Self::StreamOn(_) => 8.0,
             Self::StreamFsync => 4.0,
         };
         let wanted = over_t * t_per_s * span.as_secs_f64();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -28,6 +28,10 @@ const FUNDS_IN_FLIGHT: usize = 256;
 /// Batches that are settled at once: as many partitions have a backlog.
 const BATCHES_IN_FLIGHT: usize = 12;
 
+/// Processes that settle one envelope, and partitions that it is dealt to.
+const DOORS: u16 = 4;
+const PARTITIONS: u16 = 64;
+
 /// Who grabs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Crowd {
@@ -41,6 +45,7 @@ pub enum Crowd {
 
 pub struct Stage {
     pub server: PostgresServer,
+    url: String,
     pub database: String,
     ledger: PostgresLedger,
     accounts: u32,
@@ -65,12 +70,11 @@ impl Stage {
         });
         let server = server.await?;
         let url = server.database();
-        let keys = SealKeys::new(vec![SealKey::new(1, [1; 32])])?;
-        let rng = Box::new(StdRng::seed_from_u64(1));
-        let ledger = PostgresLedger::open(&url, Arc::new(SystemClock), keys, rng).await?;
+        let ledger = door(&url).await?;
         let database = url.rsplit('/').next().context("a database")?.to_owned();
         let stage = Self {
             server,
+            url,
             database,
             ledger,
             accounts,
@@ -100,9 +104,9 @@ impl Stage {
         self.server.sql(&self.database, statement);
     }
 
-    async fn fund(&self, envelopes: u32) -> anyhow::Result<Vec<EnvelopeId>> {
+    async fn fund(&self, envelopes: u32, shares: u32) -> anyhow::Result<Vec<EnvelopeId>> {
         let first = self.funded.fetch_add(envelopes, Ordering::Relaxed);
-        let draft = draft()?;
+        let draft = draft(shares)?;
         stream::iter(first..first + envelopes)
             .map(|number| {
                 let draft = draft.clone();
@@ -122,22 +126,13 @@ impl Stage {
 
     /// So many grabs of new envelopes, as an outbox has them: envelope after envelope.
     async fn grabs(&self, crowd: Crowd, count: u32) -> anyhow::Result<Vec<SettleItem>> {
-        let envelopes = self.fund(count / SHARES).await?;
+        let envelopes = self.fund(count / SHARES, SHARES).await?;
         let mut items = Vec::new();
         let first = self.funded.load(Ordering::Relaxed) - count / SHARES;
         for (at, envelope) in (first..).zip(envelopes) {
             for share in 0..SHARES {
                 let grabber = self.grabber(crowd, at, share);
-                items.push(SettleItem::Pay(OutboxRecord {
-                    envelope,
-                    grabber: PersonId::parse(&format!("grabber-{grabber}"))?,
-                    grant: Grant {
-                        share,
-                        amount_minor: 1,
-                        at: UnixMs(1),
-                    },
-                    declined: false,
-                }));
+                items.push(paid(envelope, grabber, share)?);
             }
         }
         Ok(items)
@@ -183,6 +178,48 @@ impl Stage {
         Ok(f64::from(count) / started.elapsed().as_secs_f64())
     }
 
+    /// Grabs a second of one envelope whose records lie in as many outboxes as there are partitions, which
+    /// several processes drain, all at once. Each of their transactions waits for the envelope's row.
+    pub async fn settle_one_envelope(&self, count: u32) -> anyhow::Result<f64> {
+        let [envelope] = self.fund(1, count).await?[..] else {
+            bail!("one envelope was asked for");
+        };
+        let mut doors = Vec::new();
+        for _ in 0..DOORS {
+            doors.push(door(&self.url).await?);
+        }
+        let a_partition = count / u32::from(PARTITIONS);
+        let mut batches = Vec::new();
+        for partition in (0..PARTITIONS).filter_map(Partition::new) {
+            let first = u32::from(partition.index()) * a_partition;
+            let shares = first..first + a_partition;
+            let items = shares.map(|share| {
+                let grabber = self.grabber(Crowd::Uniform, share / SHARES, share % SHARES);
+                paid(envelope, grabber, share)
+            });
+            batches.push((partition, items.collect::<anyhow::Result<Vec<_>>>()?));
+        }
+        self.sql("CHECKPOINT");
+        let started = Instant::now();
+        let epoch = Epoch::FIRST;
+        let settling = batches.into_iter().map(|(partition, items)| {
+            let door = &doors[usize::from(partition.index() % DOORS)];
+            async move {
+                let verdicts = door.settle(Under { partition, epoch }, items).await?;
+                let paid = verdicts.iter().filter(|v| **v == Settled::Paid).count();
+                anyhow::Ok(paid)
+            }
+        });
+        let paid: usize = futures_util::future::try_join_all(settling)
+            .await?
+            .iter()
+            .sum();
+        let seconds = started.elapsed().as_secs_f64();
+        let all = a_partition * u32::from(PARTITIONS);
+        ensure!(paid == all as usize, "{paid} of {all} were paid");
+        Ok(f64::from(all) / seconds)
+    }
+
     async fn post(&self, items: Vec<SettleItem>, batch: usize) -> anyhow::Result<usize> {
         let batches: Vec<Vec<SettleItem>> = items.chunks(batch).map(<[_]>::to_vec).collect();
         stream::iter(batches)
@@ -207,14 +244,33 @@ impl Stage {
     }
 }
 
-fn draft() -> anyhow::Result<Draft> {
+async fn door(url: &str) -> anyhow::Result<PostgresLedger> {
+    let keys = SealKeys::new(vec![SealKey::new(1, [1; 32])])?;
+    let rng = Box::new(StdRng::seed_from_u64(1));
+    Ok(PostgresLedger::open(url, Arc::new(SystemClock), keys, rng).await?)
+}
+
+fn paid(envelope: EnvelopeId, grabber: u64, share: u32) -> anyhow::Result<SettleItem> {
+    Ok(SettleItem::Pay(OutboxRecord {
+        envelope,
+        grabber: PersonId::parse(&format!("grabber-{grabber}"))?,
+        grant: Grant {
+            share,
+            amount_minor: 1,
+            at: UnixMs(1),
+        },
+        declined: false,
+    }))
+}
+
+fn draft(share_count: u32) -> anyhow::Result<Draft> {
     Ok(Draft {
         tenant: TenantId::parse("")?,
         sender: PersonId::parse("sender")?,
         kind: Kind::Equal,
         currency: Currency::from_code("CNY").context("a code")?,
-        total_minor: i64::from(SHARES),
-        share_count: SHARES,
+        total_minor: i64::from(share_count),
+        share_count,
         min_minor: 1,
         max_minor: 1,
         split: Some(Split::Even),

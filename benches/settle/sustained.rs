@@ -21,8 +21,8 @@ use crate::streams::{self, Field};
 /// Grabs a second.
 const RATES: [u32; 4] = [30_000, 45_000, 60_000, 75_000];
 /// Each for so long, of which the last part counts.
-const SPAN: Duration = Duration::from_secs(9);
-const COUNTED: Duration = Duration::from_secs(6);
+const SPAN: Duration = Duration::from_secs(24);
+const COUNTED: Duration = Duration::from_secs(20);
 /// How much less than what was due may come into the books: they come by the thousand.
 const SHORT_OF_MAX: f64 = 0.03;
 /// People, each of whom grabs once from one of so many envelopes; then all go on to the next.
