@@ -10,7 +10,7 @@ mod svg;
 mod tests;
 
 use crate::report::{Gate, Report};
-use crate::text::{escape, float, mib, number, short, whole};
+use crate::text::{counted, escape, float, mib, number, short, whole};
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -59,12 +59,12 @@ fn about(report: &Report) -> String {
         false => " · built without optimisation: times and costs tell nothing",
     };
     let words = format!(
-        "{} · seed {} · {} grabs on {} envelopes · {stores} · {} cores{built}",
+        "{} · seed {} · {} on {} · {stores} · {}{built}",
         report.began_at,
         report.seed,
-        number(float(report.planned_grabs)),
-        number(float(report.envelopes)),
-        setup.cores
+        counted(report.planned_grabs, "grab"),
+        counted(report.envelopes, "envelope"),
+        counted(setup.cores, "core"),
     );
     format!("<p class=\"soft\">{}</p>", escape(&words))
 }
@@ -105,14 +105,13 @@ fn verdict(report: &Report) -> String {
         (false, false) => ("bad", "✗", "Money audit: NOT CLEAN."),
     };
     let found = format!(
-        "{} discrepancies over {} envelopes, {} grants and {} claims; {} wrong answers or balances over {} \
-         accounts.",
+        "{} discrepancies over {}, {} and {}; {} wrong answers or balances over {}.",
         audit.discrepancy_count,
-        number(float(audit.envelopes)),
-        number(float(audit.grants)),
-        number(float(audit.claims)),
+        counted(audit.envelopes, "envelope"),
+        counted(audit.grants, "grant"),
+        counted(audit.claims, "claim"),
         report.violation_count,
-        number(float(report.accounts_compared)),
+        counted(report.accounts_compared, "account"),
     );
     let missed: Vec<&str> = report
         .gates

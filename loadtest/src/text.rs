@@ -40,6 +40,12 @@ pub fn number(value: f64) -> String {
     format!("{sign}{grouped}{point}{rest}")
 }
 
+/// So many of a thing, whose plural has an `s`.
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", number(float(count)))
+}
+
 /// An amount, exactly.
 pub fn whole(value: i64) -> String {
     let sign = if value < 0 { "−" } else { "" };

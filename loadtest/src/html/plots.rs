@@ -175,7 +175,7 @@ fn curve(report: &Report) -> Lines {
                 .into(),
             empty: NOBODY,
         },
-        x: ("of all answers", Scale::Slower(float(most.unwrap_or(0)))),
+        x: ("percent of all answers", Scale::Slower(float(most.unwrap_or(0)))),
         y: ("milliseconds", milliseconds(&series)),
         series,
         marks: Vec::new(),
@@ -232,6 +232,7 @@ fn trouble(report: &Report) -> Lines {
         ),
         empty: NOBODY,
     };
+    until_the_end(report, &mut series);
     over_time(words, "a second", series)
 }
 
@@ -266,14 +267,19 @@ fn ends(report: &Report) -> Vec<(f64, &'static str)> {
     vec![(report.fire_s, "last answer"), (closed_s, "all closed")]
 }
 
-/// What was seen until everything was in the books and closed, and a little longer; the comparing and the audit that
-/// follow take many times as long.
-fn to_the_end(report: &Report, words: Words, y: &'static str, mut series: Vec<Series>) -> Lines {
+/// Leaves what was seen until everything was in the books and closed, and a little longer; the comparing and the audit
+/// that follow take many times as long.
+fn until_the_end(report: &Report, series: &mut [Series]) {
     let after_s = report.close_s.max(report.drained_s.unwrap_or_default());
     let last_s = 1.0 + 1.2 * (report.fire_s + after_s);
-    for series in &mut series {
+    for series in series {
         series.points.retain(|(at_s, _)| *at_s <= last_s);
     }
+}
+
+/// The same, with its marks.
+fn to_the_end(report: &Report, words: Words, y: &'static str, mut series: Vec<Series>) -> Lines {
+    until_the_end(report, &mut series);
     let mut lines = over_time(words, y, series);
     lines.marks = ends(report);
     lines

@@ -83,7 +83,7 @@ impl Scale {
             Self::Slower(of) => {
                 let slower = [0.5, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6];
                 let known = slower.into_iter().filter(|slower| slower * of >= 1.0);
-                known.map(|slower| (slower, self.word(slower))).collect()
+                known.map(|slower| (slower, percent(slower))).collect()
             }
         }
     }
@@ -92,13 +92,16 @@ impl Scale {
     pub fn word(&self, value: f64) -> String {
         match self {
             Self::Slower(_) if value == 0.0 => "slowest".into(),
-            Self::Slower(_) => {
-                let percent = format!("{:.5}", 100.0 * (1.0 - value));
-                format!("{} %", percent.trim_end_matches('0').trim_end_matches('.'))
-            }
+            Self::Slower(_) => format!("{} %", percent(value)),
             Self::Linear(..) | Self::Log(..) => crate::text::number(value),
         }
     }
+}
+
+/// Of all answers those that were not slower: without the sign, which would not fit beside an axis six times.
+fn percent(slower: f64) -> String {
+    let percent = format!("{:.5}", 100.0 * (1.0 - slower));
+    percent.trim_end_matches('0').trim_end_matches('.').into()
 }
 
 fn ends(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -153,7 +156,8 @@ mod tests {
     #[test]
     fn percentiles_reach_as_far_as_there_are_answers() {
         let scale = Scale::Slower(1_000.0);
-        assert_eq!(words(&scale), ["50 %", "90 %", "99 %", "99.9 %"]);
+        assert_eq!(words(&scale), ["50", "90", "99", "99.9"]);
+        assert_eq!(scale.word(0.001), "99.9 %");
         assert!((scale.part(0.0) - 1.0).abs() < 1e-9);
         assert!((scale.part(1.0)).abs() < 1e-9);
     }

@@ -16,6 +16,8 @@ const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 48.0;
 /// Right of it, for half a number of the x axis.
 const RIGHT: f64 = 18.0;
+/// Of a letter beside an axis, on a phone.
+const LETTER: f64 = 7.5;
 /// Above it.
 const TOP: f64 = 12.0;
 /// Below it, for the numbers and the name of the x axis.
@@ -118,10 +120,13 @@ impl Lines {
         }
         for (value, words) in self.x.1.ticks() {
             let (x, _) = self.at(value, 0.0);
+            // Wholly inside the drawing.
+            let half = LETTER / 2.0 * f64::from(u32::try_from(words.chars().count()).unwrap_or(0));
             let _infallible = write!(
                 drawing,
-                "<path class=\"grid\" d=\"M{x:.1},{low:.1}v4\"/><text class=\"tick\" x=\"{x:.1}\" \
+                "<path class=\"grid\" d=\"M{x:.1},{low:.1}v4\"/><text class=\"tick\" x=\"{:.1}\" \
                  y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                x.min(WIDTH - half),
                 low + 17.0,
                 escape(&words)
             );

@@ -270,6 +270,31 @@ fn what_was_shed_is_drawn_also_where_it_was_nothing() {
 }
 
 #[test]
+fn no_plot_goes_on_while_accounts_are_compared() {
+    let mut report = full();
+    // As after two million of them.
+    report.samples.at_s.push(1_000.0);
+    for column in report.samples.server.values_mut() {
+        let last = column.last().copied().flatten();
+        column.push(last);
+    }
+    for column in report.samples.cpu_s.values_mut() {
+        let last = column.last().copied().flatten();
+        column.push(last);
+    }
+    for column in report.samples.memory_bytes.values_mut() {
+        column.push(Some(50 << 20));
+    }
+    let page = page(&report);
+    tags(&page);
+    for id in ["trouble", "backlog", "lag", "cores", "memory"] {
+        let from = page.find(&format!("id=\"{id}\"")).unwrap();
+        let plot = &page[from..from + page[from..].find("</figure>").unwrap()];
+        assert!(!plot.contains("1,000"), "{id}: {plot}");
+    }
+}
+
+#[test]
 fn a_void_run_is_said_to_be_void_above_the_audit() {
     let mut report = full();
     assert!(!page(&report).contains("VOID"));

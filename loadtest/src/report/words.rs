@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{QUANTILES, Report, TurnedDown};
+use crate::text::counted;
 
 impl Report {
     /// For people.
@@ -10,11 +11,11 @@ impl Report {
         let mut lines = vec![
             String::new(),
             format!(
-                "{} with seed {}: {} grabs on {} envelopes in {:.1} s, {:.0} a second",
+                "{} with seed {}: {} on {} in {:.1} s, {:.0} a second",
                 self.profile,
                 self.seed,
-                self.planned_grabs,
-                self.envelopes,
+                counted(self.planned_grabs, "grab"),
+                counted(self.envelopes, "envelope"),
                 self.fire_s,
                 self.grabs_per_s
             ),
@@ -119,8 +120,10 @@ impl Report {
 
     fn money(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "{} envelopes closed ({} of them recalled first) {:.1} s after the last answer",
-            self.envelopes_closed, self.envelopes_recalled, self.close_s
+            "{} closed ({} of them recalled first) {:.1} s after the last answer",
+            counted(self.envelopes_closed, "envelope"),
+            self.envelopes_recalled,
+            self.close_s
         )];
         if let Some(drained_s) = self.drained_s {
             lines.push(format!(
@@ -139,8 +142,10 @@ impl Report {
         ));
         lines.push(match &self.audit.failed {
             None => format!(
-                "audit: {} envelopes, {} grants, {} claims",
-                self.audit.envelopes, self.audit.grants, self.audit.claims
+                "audit: {}, {}, {}",
+                counted(self.audit.envelopes, "envelope"),
+                counted(self.audit.grants, "grant"),
+                counted(self.audit.claims, "claim")
             ),
             Some(_) => "audit: none".into(),
         });
