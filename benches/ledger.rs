@@ -23,6 +23,7 @@ use red_envelope::domain::grab::{Grant, OutboxRecord};
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
+use red_envelope::domain::stripes::StripeCount;
 use red_envelope::ledger::sqlite::SqliteLedger;
 use red_envelope::ledger::{Fund, Ledger, SettleItem, Settled, Transfer, Under};
 
@@ -146,5 +147,6 @@ fn draft(share_count: u32) -> anyhow::Result<Draft> {
         opens_at: None,
         expires_in_ms: 3_600_000,
         client_nonce: Vec::new(),
+        stripes: StripeCount::ONE,
     })
 }

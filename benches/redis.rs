@@ -46,6 +46,7 @@ use red_envelope::domain::id::{
 };
 use red_envelope::domain::money::Currency;
 use red_envelope::domain::split::Split;
+use red_envelope::domain::stripes::StripeCount;
 use red_envelope::hot::redis::{RedisStore, Timing};
 use red_envelope::hot::{HotStore, LoadChunk};
 use redis::aio::MultiplexedConnection;
@@ -428,6 +429,7 @@ fn terms(shares: usize) -> anyhow::Result<Terms> {
             opens_at: None,
             expires_in_ms: 90 * 86_400_000,
             client_nonce: vec![7; 16],
+            stripes: StripeCount::ONE,
         },
         created_at,
         expires_at: UnixMs(4_000_000_000_000),

@@ -17,6 +17,7 @@ use red_envelope::domain::grab::{Grant, OutboxRecord};
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
+use red_envelope::domain::stripes::StripeCount;
 use red_envelope::ledger::postgres::PostgresLedger;
 use red_envelope::ledger::postgres::server_under_test::{PostgresServer, Release};
 use red_envelope::ledger::{Fund, Ledger, SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Under};
@@ -284,5 +285,6 @@ fn draft(share_count: u32) -> anyhow::Result<Draft> {
         opens_at: None,
         expires_in_ms: 3_600_000,
         client_nonce: Vec::new(),
+        stripes: StripeCount::ONE,
     })
 }

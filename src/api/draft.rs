@@ -33,6 +33,7 @@ use crate::domain::envelope::{
 };
 use crate::domain::id::{ID_BYTES_MAX, PersonId, UnixMs};
 use crate::domain::money::Currencies;
+use crate::domain::stripes::StripeCount;
 
 pub use worth::preview;
 use worth::{Worth, worth};
@@ -127,6 +128,7 @@ pub fn draft(request: v1::CreateEnvelopeRequest, rules: &Rules<'_>) -> Result<Dr
         opens_at,
         expires_in_ms,
         client_nonce: request.client_nonce,
+        stripes: StripeCount::ONE,
     };
     let request_hash = request_hash::of(&draft, &phrase, rules.pepper);
     draft.passphrase =

@@ -8,6 +8,7 @@ use super::audience::{Audience, PassphraseLock};
 use super::id::{PersonId, TenantId, UnixMs};
 use super::money::Currency;
 use super::split::{Cut, Split};
+use super::stripes::StripeCount;
 
 /// Shares of an EXCLUSIVE envelope: it is loaded and closed in one chunk.
 pub const EXCLUSIVE_SHARES_MAX: usize = 1_000;
@@ -163,6 +164,10 @@ pub struct Draft {
     pub expires_in_ms: i64,
     /// Goes into the split's seed.
     pub client_nonce: Vec<u8>,
+    /// Into how many stripes it is dealt: the server's choice, which stands once it is funded. Terms without it
+    /// have one, and terms with one don't write it: the stores compare terms byte by byte.
+    #[serde(default, skip_serializing_if = "StripeCount::is_one")]
+    pub stripes: StripeCount,
 }
 
 /// The terms that an envelope lives under. They never change.
@@ -245,4 +250,43 @@ pub fn shares_checksum(amounts_minor: &[i64]) -> u32 {
         crc.update(&amount.to_le_bytes());
     }
     crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a release wrote that knew no stripes.
+    const TERMS: &str = concat!(
+        r#"{"tenant":"default","sender":"alice","kind":"lucky","currency":"CNY","total_minor":888,"#,
+        r#""share_count":8,"min_minor":1,"max_minor":888,"split":{"rule":"double_mean"},"#,
+        r#""exclusive":[],"audience":"anyone","passphrase":null,"greeting":"恭喜发财","cover_id":"","#,
+        r#""reveal":"after_grab","labels":{},"opens_at":null,"expires_in_ms":3600000,"#,
+        r#""client_nonce":[110],"created_at":1795435200000,"expires_at":1795438800000,"#,
+        r#""leaf":{"leaf_number":0,"leaf_hash":"#,
+        "[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]",
+        r#","batch_number":0,"batch_root":"#,
+        "[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]",
+        "}}",
+    );
+
+    #[test]
+    fn terms_without_stripes_have_one_and_keep_their_bytes() {
+        let terms = Terms::from_json(TERMS).unwrap();
+        assert_eq!(terms.stripes, StripeCount::ONE);
+        assert_eq!(terms.to_json(), TERMS);
+    }
+
+    #[test]
+    fn terms_of_several_stripes_read_back_and_those_of_a_wrong_number_do_not() {
+        let mut terms = Terms::from_json(TERMS).unwrap();
+        terms.draft.stripes = StripeCount::new(4).unwrap();
+        let text = terms.to_json();
+        assert_eq!(Terms::from_json(&text).unwrap(), terms);
+        for (number, good) in [("1", true), ("64", true), ("0", false), ("65", false)] {
+            let other = text.replace("\"stripes\":4", &format!("\"stripes\":{number}"));
+            assert_ne!(other, text);
+            assert_eq!(Terms::from_json(&other).is_ok(), good, "{number}");
+        }
+    }
 }

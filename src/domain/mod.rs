@@ -12,6 +12,7 @@
 //! | `audience` | who may grab |
 //! | `grab` | asking for a share, and the answer |
 //! | `split` | the rule that cuts a total into shares |
+//! | `stripes` | which share and which grabber belong to which partition, where an envelope lies in several |
 //! | `fairness` | seeds that are committed to before they are used |
 //! | `posting` | balanced entries |
 //! | `books` | the law of conservation |
@@ -26,3 +27,4 @@ pub mod id;
 pub mod money;
 pub mod posting;
 pub mod split;
+pub mod stripes;

@@ -16,6 +16,7 @@ use red_envelope::domain::grab::{Grab, GrabReply, Grant, Outcome};
 use red_envelope::domain::id::{EnvelopeId, Partition, PersonId, TenantId};
 use red_envelope::domain::money::{Currency, Money};
 use red_envelope::domain::split::Split;
+use red_envelope::domain::stripes::StripeCount;
 use red_envelope::hot::embedded::{EmbeddedStore, Limits};
 use red_envelope::hot::redis::Timing;
 use red_envelope::hot::{DeclineReply, HotStore, Mark};
@@ -111,6 +112,7 @@ pub fn lucky(sender: &str, total_minor: i64, share_count: u32) -> Draft {
         opens_at: None,
         expires_in_ms: EXPIRES_IN_MS,
         client_nonce: b"nonce".to_vec(),
+        stripes: StripeCount::ONE,
     }
 }
 

@@ -465,6 +465,15 @@ fn the_hash_of_a_request_outlives_releases() {
     );
 }
 
+#[test]
+fn into_how_many_stripes_the_server_deals_is_no_part_of_a_request() {
+    let mut draft = drafted(lucky()).unwrap().draft;
+    let hash = |draft: &Draft| request_hash::of(draft, "", &Pepper([7; 32]));
+    let before = hash(&draft);
+    draft.stripes = StripeCount::new(4).unwrap();
+    assert_eq!(hash(&draft), before);
+}
+
 proptest! {
     #[test]
     fn no_request_panics(bytes: Vec<u8>, minor: i64, count: u32, min: i64, max: i64, kind in 0..5_i32) {

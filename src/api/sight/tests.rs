@@ -9,6 +9,7 @@ use crate::domain::grab::Grant;
 use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::domain::split::Split;
+use crate::domain::stripes::StripeCount;
 
 fn person(name: &str) -> PersonId {
     PersonId::parse(name).unwrap()
@@ -36,6 +37,7 @@ fn terms(reveal: Reveal) -> Arc<Terms> {
             opens_at: None,
             expires_in_ms: 1_000,
             client_nonce: Vec::new(),
+            stripes: StripeCount::ONE,
         },
         created_at: UnixMs(1),
         expires_at: UnixMs(1_001),

@@ -14,6 +14,7 @@ use crate::domain::grab::{Grab, GrabReply, OutboxRecord, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::domain::split::Split;
+use crate::domain::stripes::StripeCount;
 use crate::hot::{HotError, HotStore, LoadChunk};
 
 /// When the stage's clock begins: 2026-02-17, a new year.
@@ -97,6 +98,7 @@ impl Cast {
             opens_at: None,
             expires_in_ms: EXPIRES_IN_MS,
             client_nonce: Vec::new(),
+            stripes: StripeCount::ONE,
         };
         Self::under(draft, amounts.to_vec())
     }

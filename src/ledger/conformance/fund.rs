@@ -6,6 +6,7 @@ use super::{HOUR_MS, NOON_MS, World, assert_insufficient, draft, fund, tenant, t
 use crate::domain::envelope::{BookState, Draft, LeafRef, Terms};
 use crate::domain::fairness::{LEAVES_PER_BATCH, leaf_hash};
 use crate::domain::id::{EnvelopeId, TenantId, UnixMs};
+use crate::domain::stripes::StripeCount;
 use crate::ledger::{LedgerError, Transfer};
 
 #[expect(missing_docs, reason = "the name is the sentence")]
@@ -53,6 +54,23 @@ pub async fn funding_again_answers_the_same_envelope(world: &World) {
     let none = world.ledger.funded(fund(draft("alice", 1, 1), "f2")).await;
     assert!(none.expect("a read").is_none());
     assert_eq!(world.has("alice").await, (112, 888));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn into_how_many_stripes_an_envelope_is_dealt_stands_once_it_is_funded(world: &World) {
+    world.deposit("alice", 1_000, "d1").await;
+    let dealt = |count| Draft {
+        stripes: StripeCount::new(count).expect("a good number"),
+        ..draft("alice", 888, 8)
+    };
+    let first = world.fund(dealt(4), "f1").await;
+    assert_eq!(first.terms.draft, dealt(4));
+    assert_eq!(world.envelope(first.id).await.terms, first.terms);
+    // The server would deal it otherwise by now, and it is the same request.
+    let again = world.ledger.fund(fund(dealt(2), "f1")).await;
+    let again = again.expect("the same request has the same answer");
+    assert!(again.replayed);
+    assert_eq!(again.envelope.terms, first.terms);
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]

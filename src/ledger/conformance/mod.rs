@@ -30,6 +30,7 @@ use crate::domain::grab::{Grant, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::split::Split;
+use crate::domain::stripes::StripeCount;
 use crate::ledger::{
     AdminAct, AuditPage, EnvelopeRow, Fund, Ledger, LedgerError, MakeGood, PAGE_ROWS_MAX, Parked,
     SETTLE_BATCH_MAX, SettleItem, Settled, Transfer, Under,
@@ -95,6 +96,7 @@ pub fn draft(sender: &str, total_minor: i64, share_count: u32) -> Draft {
         opens_at: None,
         expires_in_ms: HOUR_MS,
         client_nonce: b"nonce".to_vec(),
+        stripes: StripeCount::ONE,
     }
 }
 
@@ -338,6 +340,7 @@ macro_rules! ledger_conformance {
             fund::the_same_request_id_with_another_body_is_refused,
             fund::a_sender_without_the_money_funds_nothing,
             fund::a_thousand_concurrent_requests_of_one_id_make_one_debit,
+            fund::into_how_many_stripes_an_envelope_is_dealt_stands_once_it_is_funded,
             fund::a_tenants_first_batch_comes_with_its_first_deposit_and_no_question_makes_one,
             fund::every_envelope_uses_the_next_leaf_of_a_published_batch,
             fund::the_id_and_the_commitment_follow_from_the_seed,

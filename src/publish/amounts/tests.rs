@@ -8,6 +8,7 @@ use crate::domain::envelope::{Draft, ExclusiveShare, LeafRef, Reveal};
 use crate::domain::id::{PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::domain::split::Split;
+use crate::domain::stripes::StripeCount;
 use proptest::prelude::*;
 
 fn id(n: u8) -> EnvelopeId {
@@ -40,6 +41,7 @@ fn terms(kind: Kind, total_minor: i64, share_count: u32, split: Option<Split>) -
             opens_at: None,
             expires_in_ms: 1_000,
             client_nonce: vec![1, 2, 3],
+            stripes: StripeCount::ONE,
         },
         created_at: UnixMs(0),
         expires_at: UnixMs(1_000),

@@ -6,6 +6,7 @@ use crate::domain::envelope::{Draft, ExclusiveShare, Kind, LeafRef, Reveal};
 use crate::domain::grab::Grant;
 use crate::domain::id::{PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
+use crate::domain::stripes::StripeCount;
 use proptest::prelude::*;
 
 fn id(n: u8) -> EnvelopeId {
@@ -44,6 +45,7 @@ fn terms(kind: Kind, share_count: u32) -> Arc<Terms> {
             opens_at: None,
             expires_in_ms: 1_000,
             client_nonce: Vec::new(),
+            stripes: StripeCount::ONE,
         },
         created_at: UnixMs(0),
         expires_at: UnixMs(1_000),
