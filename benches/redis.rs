@@ -360,7 +360,7 @@ impl Bench {
     async fn publish_as(&self, id: EnvelopeId, shares: usize) -> anyhow::Result<EnvelopeId> {
         let amounts = vec![888; shares];
         let terms = Arc::new(terms(shares)?);
-        let epoch = Epoch(2);
+        let under = self.store.epochs();
         for (number, chunk) in (0_u32..).zip(amounts.chunks(LOAD_CHUNK_SHARES_MAX)) {
             let chunk = LoadChunk {
                 envelope: id,
@@ -368,10 +368,10 @@ impl Bench {
                 offset: number * u32::try_from(LOAD_CHUNK_SHARES_MAX)?,
                 amounts_minor: chunk.to_vec(),
             };
-            self.store.load(epoch, chunk).await?;
+            self.store.load(&under, chunk).await?;
         }
         self.store
-            .open(epoch, id, shares_checksum(&amounts))
+            .open(&under, id, shares_checksum(&amounts))
             .await?;
         Ok(id)
     }

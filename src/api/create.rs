@@ -35,8 +35,9 @@ use super::sight::Viewer;
 use super::status::{ApiError, Offence};
 use crate::domain::envelope::{BookState, SYNCHRONOUS_SHARES_MAX};
 use crate::domain::id::EnvelopeId;
+use crate::hot::Epochs;
 use crate::ledger::{EnvelopeRow, Fund, Funded};
-use crate::publish::{Epochs, PublishError, Published};
+use crate::publish::{PublishError, Published};
 use crate::telemetry::metrics;
 
 /// Large envelopes that are published at once without a waiting caller: the vectors of four of the
@@ -63,7 +64,7 @@ pub(super) async fn create_envelope(
     } = draft(request, &rules)?;
     let sender = draft.sender.clone();
     // 2. hold
-    let before = api.publisher.epochs();
+    let before = api.hot.epochs();
     let fund = Fund {
         request_id,
         request_hash,

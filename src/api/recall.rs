@@ -93,11 +93,9 @@ fn over_before(before: &Snapshot) -> Result<bool, ApiError> {
 async fn close(api: &Api, id: EnvelopeId, before: &Snapshot) -> Result<(), ApiError> {
     for _ in 0..CLOSE_TRIES_MAX {
         let terms = before.terms().clone();
-        let closed = api
-            .hot
-            .close(api.epoch(id), id, terms, CloseReason::Recalled)
-            .await;
-        return match closed {
+        let under = api.hot.epochs();
+        let closed = api.hot.close(&under, id, terms, CloseReason::Recalled);
+        return match closed.await {
             Ok(CloseReply::Over {
                 reason: CloseReason::Recalled,
                 ..

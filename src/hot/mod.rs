@@ -14,8 +14,9 @@
 //!
 //! # Ordering
 //! Every function takes the epoch under which the caller believes the partition to stand, and
-//! does nothing but say so where it is another one. Every function is idempotent: repeating a
-//! call whose answer was lost has no second effect.
+//! does nothing but say so where it is another one. What brings an envelope in, marks it or ends it takes
+//! the epochs of all partitions ([`Epochs`]), and is held to that of the partition in which the envelope
+//! lies. Every function is idempotent: repeating a call whose answer was lost has no second effect.
 //!
 //! # Not here
 //! Audiences (the caller checks them against the terms), money accounts (the ledger), protobuf.
@@ -68,6 +69,23 @@ pub enum HotError {
     /// The store has stopped for good, since memory and disk may differ. The process must end.
     #[error("the hot store has stopped: {0}")]
     Stopped(String),
+}
+
+/// In which epoch each partition stands, as far as a process knew when it looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epochs(Vec<Epoch>);
+
+impl Epochs {
+    /// The same one in each of so many partitions.
+    pub fn all(partitions: PartitionCount, epoch: Epoch) -> Self {
+        Self(vec![epoch; usize::from(partitions.get())])
+    }
+
+    /// That of a partition. One that is not there stands in none, so nothing is done in it.
+    pub fn of(&self, partition: Partition) -> Epoch {
+        let known = self.0.get(usize::from(partition.index()));
+        known.copied().unwrap_or(Epoch(0))
+    }
 }
 
 /// Consecutive shares of one envelope. Loading the same chunk twice changes nothing.
@@ -233,6 +251,12 @@ pub trait HotStore: Send + Sync + 'static {
     /// In which epoch a partition stands, as far as this process knows.
     fn epoch(&self, partition: Partition) -> Epoch;
 
+    /// The same of all partitions.
+    fn epochs(&self) -> Epochs {
+        let all = self.partitions().all();
+        Epochs(all.map(|partition| self.epoch(partition)).collect())
+    }
+
     /// Whether it serves; if not, a sentence that says what to change.
     fn ready(&self) -> Result<(), String>;
 
@@ -252,14 +276,14 @@ pub trait HotStore: Send + Sync + 'static {
     /// Puts shares down at their offsets. An envelope that is Live or over stays as it is.
     /// Chunks are sent in ascending order; several may be on their way at once, and one that
     /// overtook the chunk before it is `Unavailable` until the load is repeated.
-    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError>;
+    async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError>;
 
     /// Makes a loaded envelope Live, if every share is there and `checksum`
     /// (`envelope::shares_checksum` over all amounts) is theirs. Answers the state that now
     /// stands: an envelope that is over stays over.
     async fn open(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError>;
@@ -319,7 +343,7 @@ pub trait HotStore: Send + Sync + 'static {
     /// loader can't publish it again; so does one that is not whole, once nothing of it is owed.
     async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         terms: Arc<Terms>,
         reason: CloseReason,
@@ -327,12 +351,12 @@ pub trait HotStore: Send + Sync + 'static {
 
     /// Sets [`Mark::Books`]; a heavier mark stays. A missing envelope is not an error: the ledger
     /// has the mark.
-    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError>;
+    async fn freeze(&self, under: &Epochs, envelope: EnvelopeId) -> Result<(), HotError>;
 
     /// Takes the mark off, unless it is heavier than `upto`.
     async fn unfreeze(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         upto: Mark,
     ) -> Result<(), HotError>;
@@ -370,7 +394,7 @@ pub trait HotStore: Send + Sync + 'static {
     ) -> Result<u64, HotError>;
 
     /// Forgets envelopes that are over, closed in the ledger and out of the outbox; skips others.
-    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError>;
+    async fn remove(&self, under: &Epochs, envelopes: Vec<EnvelopeId>) -> Result<(), HotError>;
 
     /// Who stands behind the door; `None`: a store that nothing replaces under a process, which
     /// needs no registration.
@@ -414,7 +438,7 @@ pub trait HotStore: Send + Sync + 'static {
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the
     /// store still holds stays taken, the rest can be grabbed. Answers where it stands. An envelope
     /// that stands in this epoch stays as it is.
-    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError>;
+    async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError>;
 
     /// Ids of envelopes above `after`, ascending, at most `limit`: how an audit walks the store.
     async fn envelopes(

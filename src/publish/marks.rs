@@ -34,8 +34,8 @@
 //! Who asks for it, and how often (`api`, `settle`); what a frozen envelope may not do (the doors).
 
 use crate::domain::envelope::BookState;
-use crate::domain::id::{EnvelopeId, Epoch, PersonId, UnixMs};
-use crate::hot::{HotError, HotStore, Mark};
+use crate::domain::id::{EnvelopeId, PersonId, UnixMs};
+use crate::hot::{Epochs, HotError, HotStore, Mark};
 use crate::ledger::{AdminAct, EnvelopeRow, Ledger, LedgerError};
 use crate::telemetry::metrics;
 
@@ -110,7 +110,8 @@ pub async fn follow(
     for _ in 0..FOLLOW_TRIES_MAX {
         crash("marks::between_look_and_write")?;
         if frozen {
-            in_epoch(hot, id, |epoch| hot.freeze(epoch, id)).await?;
+            let set = |under: Epochs| async move { hot.freeze(&under, id).await };
+            in_epochs(hot, set).await?;
         } else {
             lift(hot, id, Mark::Books).await?;
         }
@@ -176,25 +177,24 @@ async fn row(ledger: &dyn Ledger, id: EnvelopeId) -> Result<EnvelopeRow, LedgerE
 }
 
 async fn lift(hot: &dyn HotStore, id: EnvelopeId, upto: Mark) -> Result<(), HotError> {
-    in_epoch(hot, id, |epoch| hot.unfreeze(epoch, id, upto)).await
+    let lift = |under: Epochs| async move { hot.unfreeze(&under, id, upto).await };
+    in_epochs(hot, lift).await
 }
 
-/// Repeats a call in the epoch in which the partition stands by then.
-async fn in_epoch<Called>(
+/// Repeats a call in the epochs in which the partitions stand by then.
+async fn in_epochs<Called>(
     hot: &dyn HotStore,
-    id: EnvelopeId,
-    call: impl Fn(Epoch) -> Called,
+    call: impl Fn(Epochs) -> Called,
 ) -> Result<(), HotError>
 where
     Called: Future<Output = Result<(), HotError>>,
 {
-    let epoch = || hot.epoch(id.partition(hot.partitions()));
-    let mut tried = call(epoch()).await;
+    let mut tried = call(hot.epochs()).await;
     for _ in 1..EPOCH_TRIES_MAX {
         if !matches!(tried, Err(HotError::Epoch(_))) {
             break;
         }
-        tried = call(epoch()).await;
+        tried = call(hot.epochs()).await;
     }
     tried
 }

@@ -4,7 +4,7 @@
 //!
 //! | step | door | crash point before it |
 //! |---|---|---|
-//! | 1. look | `hot.epoch`, then `ledger.envelopes`, then `hot.view`; after Create [`Publisher::epochs`], and the row that it made | |
+//! | 1. look | `hot.epochs`, then `ledger.envelopes`, then `hot.view`; after Create the epochs from before its hold, and the row that it made | |
 //! | 2. decide | `revive::plan`: stands, load, repair | |
 //! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
@@ -26,7 +26,7 @@
 //! nothing) never goes back, whatever is loaded or opened after it. Only a publish that outlasts
 //! what the hot store remembers of the end could bring it back: so a publish that waited for a
 //! permit looks again, and step 6 ends what the books have closed. Everything that is read is read
-//! after the epoch was looked up, and what is written is written under it: where the store was
+//! after the epochs were looked up, and what is written is written under it: where the store was
 //! replaced meanwhile nothing is written, and it begins again with step 1. One write to Redis is not
 //! guarded so: a repair puts down the terms first, in the epoch that it believes in. They are the same
 //! in every epoch, nobody is served from them, and whoever loads or rebuilds writes them again.
@@ -62,7 +62,7 @@ use crate::domain::envelope::{
     shares_checksum,
 };
 use crate::domain::id::{EnvelopeId, Epoch};
-use crate::hot::{CloseReply, HotError, HotStore, LoadChunk};
+use crate::hot::{CloseReply, Epochs, HotError, HotStore, LoadChunk};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
 use revive::{Look, Plan};
 
@@ -167,9 +167,6 @@ pub struct Published {
     pub row: EnvelopeRow,
 }
 
-/// The epochs of all partitions at one moment.
-pub struct Epochs(Vec<Epoch>);
-
 /// Publishes envelopes: for Create, for a grab that meets a missing one, for the sweeper.
 pub struct Publisher {
     hot: Arc<dyn HotStore>,
@@ -218,20 +215,12 @@ impl Publisher {
         before: &Epochs,
     ) -> Result<Published, PublishError> {
         let id = row.id;
-        let partition = id.partition(self.hot.partitions());
-        let epoch = before.0.get(usize::from(partition.index())).copied();
         let since_ms = self.ledger.now().0.saturating_sub(row.terms.created_at.0);
-        let fresh = since_ms < FRESH_MS;
-        let new = epoch
-            .filter(|_| fresh)
-            .and_then(|epoch| Look::of_new(epoch, row));
+        let new = match since_ms < FRESH_MS {
+            true => Look::of_new(before.clone(), row),
+            false => None,
+        };
         self.flights.join(id, self.publish_alone(id, new)).await
-    }
-
-    /// The epochs as they are now, for [`Publisher::publish_new`].
-    pub fn epochs(&self) -> Epochs {
-        let all = self.hot.partitions().all();
-        Epochs(all.map(|partition| self.hot.epoch(partition)).collect())
     }
 
     async fn publish_alone(
@@ -240,7 +229,7 @@ impl Publisher {
         mut new: Option<Look>,
     ) -> Result<Published, PublishError> {
         let mut permit = None;
-        let new_in = new.as_ref().map(|look| look.epoch);
+        let new_in = new.as_ref().map(|look| self.own(&look.under, id));
         for _ in 0..LOOKS_MAX {
             // 1. look, 2. decide
             let look = match new.take() {
@@ -296,9 +285,8 @@ impl Publisher {
     async fn end(&self, row: &EnvelopeRow, reason: CloseReason) -> Result<HotState, PublishError> {
         // The store refuses to call empty what it holds shares of; it sees by itself what expired.
         let why = CloseReason::Recalled;
-        let close = self
-            .hot
-            .close(self.epoch(row.id), row.id, Arc::clone(&row.terms), why);
+        let under = self.hot.epochs();
+        let close = self.hot.close(&under, row.id, Arc::clone(&row.terms), why);
         match close.await? {
             CloseReply::Over { .. } => Ok(HotState::Over(reason)),
             CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::Frozen),
@@ -321,7 +309,7 @@ impl Publisher {
         let opened = match self.load(look, &amounts).await {
             Ok(()) => {
                 crash("publish::before_open")?;
-                self.hot.open(look.epoch, row.id, checksum).await
+                self.hot.open(&look.under, row.id, checksum).await
             }
             Err(error) => Err(error),
         };
@@ -329,7 +317,7 @@ impl Publisher {
     }
 
     async fn load(&self, look: &Look, amounts: &[i64]) -> Result<(), HotError> {
-        let (epoch, row) = (look.epoch, &look.row);
+        let (under, row) = (&look.under, &look.row);
         let chunks = amounts.len().div_ceil(LOAD_CHUNK_SHARES_MAX);
         stream::iter((0..chunks).zip(0_u32..))
             .map(|(index, number)| {
@@ -341,23 +329,24 @@ impl Publisher {
                     offset: number * ONE_CHUNK_SHARES,
                     amounts_minor: amounts[from..to].to_vec(),
                 };
-                self.load_chunk(epoch, chunk).boxed()
+                self.load_chunk(under, chunk).boxed()
             })
             .buffered(LOADS_IN_FLIGHT_MAX)
             .try_collect()
             .await
     }
 
-    async fn load_chunk(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+    async fn load_chunk(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
         crash_hot(match chunk.offset {
             0 => "publish::before_load",
             _ => "publish::between_chunks",
         })?;
-        self.hot.load(epoch, chunk).await
+        self.hot.load(under, chunk).await
     }
 
-    fn epoch(&self, id: EnvelopeId) -> Epoch {
-        self.hot.epoch(id.partition(self.hot.partitions()))
+    /// That of the partition in which the envelope lies.
+    fn own(&self, under: &Epochs, id: EnvelopeId) -> Epoch {
+        under.of(id.partition(self.hot.partitions()))
     }
 
     /// Leave to hold a vector of so many shares, which is more than one chunk; a share weighs as

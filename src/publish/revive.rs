@@ -42,7 +42,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, PersonId};
 use crate::domain::split::SHARE_COUNT_MAX;
-use crate::hot::{GrantWalk, HotView, Repair};
+use crate::hot::{Epochs, GrantWalk, HotView, Repair};
 use crate::ledger::{DeadLetterRow, EnvelopeRow, PAGE_ROWS_MAX};
 use crate::publish::PublishError;
 
@@ -69,9 +69,9 @@ pub(super) enum Plan {
     Stale,
 }
 
-/// What both stores say of an envelope, in an epoch that was looked up before.
+/// What both stores say of an envelope, in epochs that were looked up before.
 pub(super) struct Look {
-    pub epoch: Epoch,
+    pub under: Epochs,
     pub row: EnvelopeRow,
     pub plan: Plan,
 }
@@ -110,11 +110,11 @@ fn untouched(row: &EnvelopeRow) -> bool {
 }
 
 impl Look {
-    /// Of an envelope that was funded after this was its epoch: neither store needs to be asked.
-    pub(super) fn of_new(epoch: Epoch, row: EnvelopeRow) -> Option<Self> {
+    /// Of an envelope that was funded after these were the epochs: neither store needs to be asked.
+    pub(super) fn of_new(under: Epochs, row: EnvelopeRow) -> Option<Self> {
         let first = row.state == BookState::Funding && !row.frozen && untouched(&row);
         let plan = Plan::Load;
-        first.then_some(Self { epoch, row, plan })
+        first.then_some(Self { under, row, plan })
     }
 
     /// Where it stands without being published.
@@ -137,17 +137,18 @@ impl Publisher {
         id: EnvelopeId,
         new_in: Option<Epoch>,
     ) -> Result<Look, PublishError> {
-        // First the epoch: whatever is read after it is at least as new.
-        let epoch = self.epoch(id);
+        // First the epochs: whatever is read after them is at least as new.
+        let under = self.hot.epochs();
         let row = self.row(id).await?;
         let views = self.hot.view(vec![id]).await?;
         let view = views.into_iter().flatten().next();
-        let first = new_in == Some(epoch) && row.state == BookState::Funding && untouched(&row);
+        let same = new_in == Some(self.own(&under, id));
+        let first = same && row.state == BookState::Funding && untouched(&row);
         let plan = match plan(&row, view.as_ref()) {
             Plan::Missing if first => Plan::Load,
             plan => plan,
         };
-        Ok(Look { epoch, row, plan })
+        Ok(Look { under, row, plan })
     }
 
     /// Brings a missing or stale envelope into the epoch. `None`: the epoch is another one.
@@ -183,7 +184,7 @@ impl Publisher {
                 _ => None,
             },
         };
-        brought(id, self.hot.repair(look.epoch, repair).await)
+        brought(id, self.hot.repair(&look.under, repair).await)
     }
 
     /// The open dead letters of an envelope of which nothing is parked.

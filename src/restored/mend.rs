@@ -308,12 +308,12 @@ impl Mender {
     }
 
     async fn remove(&self, id: EnvelopeId, terms: Arc<Terms>) -> Result<(), RestoredError> {
-        let epoch = self.under(id).epoch;
-        self.hot.unfreeze(epoch, id, Mark::Broken).await?;
+        let under = self.hot.epochs();
+        self.hot.unfreeze(&under, id, Mark::Broken).await?;
         let reason = CloseReason::Recalled;
-        let reply = self.hot.close(epoch, id, terms, reason).await?;
+        let reply = self.hot.close(&under, id, terms, reason).await?;
         if matches!(reply, CloseReply::Over { .. }) {
-            self.hot.remove(epoch, vec![id]).await?;
+            self.hot.remove(&under, vec![id]).await?;
         }
         match self.hot.view(vec![id]).await?.pop().flatten() {
             None => Ok(()),

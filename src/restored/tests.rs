@@ -123,11 +123,10 @@ impl Scene {
         let paid = self.hot.settled(Epoch::FIRST, Partition::ZERO, owed);
         paid.await.unwrap();
         let terms = books.envelope(id).await.terms;
-        let closed = self
-            .hot
-            .close(Epoch::FIRST, id, terms, CloseReason::Recalled);
+        let (under, reason) = (self.hot.epochs(), CloseReason::Recalled);
+        let closed = self.hot.close(&under, id, terms, reason);
         closed.await.unwrap();
-        self.hot.remove(Epoch::FIRST, vec![id]).await.unwrap();
+        self.hot.remove(&under, vec![id]).await.unwrap();
         assert!(!self.holds(id).await);
     }
 

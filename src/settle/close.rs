@@ -84,12 +84,13 @@ pub async fn go_on(
     };
     let id = row.id;
     let partition = id.partition(hot.partitions());
-    let epoch = hot.epoch(partition);
+    let epochs = hot.epochs();
+    let epoch = epochs.of(partition);
     // A store in its first epoch was never replaced, and has lost nothing.
     if epoch != Epoch::FIRST {
         bring_back(hot, publisher, &row).await?;
     }
-    let close = || hot.close(epoch, id, Arc::clone(&row.terms), reason);
+    let close = || hot.close(&epochs, id, Arc::clone(&row.terms), reason);
     let mut reply = close().await?;
     if reply == CloseReply::Frozen && free(hot, ledger, id).await? {
         reply = close().await?;

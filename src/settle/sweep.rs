@@ -245,9 +245,9 @@ impl Sweep {
             let partition = id.partition(self.hot.partitions());
             by_partition.entry(partition).or_default().push(id);
         }
-        for (partition, ids) in by_partition {
+        for ids in by_partition.into_values() {
             let count = ids.len();
-            match self.hot.remove(self.hot.epoch(partition), ids).await {
+            match self.hot.remove(&self.hot.epochs(), ids).await {
                 Ok(_) => removed += count,
                 Err(error) => drop(failure.get_or_insert(error.into())),
             }

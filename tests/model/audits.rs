@@ -113,16 +113,16 @@ async fn an_envelope_that_only_the_hot_store_has_is_named() {
     let known = world.live(equal("alice", 10, 2)).await;
     let row = world.row(known).await;
     let stranger = EnvelopeId::from_parts(known.day(), [9; 14]);
-    let epoch = world.hot().epoch(Partition::ZERO);
+    let under = world.hot().epochs();
     let chunk = LoadChunk {
         envelope: stranger,
         terms: Arc::clone(&row.terms),
         offset: 0,
         amounts_minor: vec![10, 10],
     };
-    world.hot().load(epoch, chunk).await.unwrap();
+    world.hot().load(&under, chunk).await.unwrap();
     let checksum = shares_checksum(&[10, 10]);
-    world.hot().open(epoch, stranger, checksum).await.unwrap();
+    world.hot().open(&under, stranger, checksum).await.unwrap();
     world.is_wrong_by(&[DiscrepancyKind::StateMismatch]).await;
     let report = world.audit().await;
     assert_eq!(report.discrepancies[0].envelope, Some(stranger));

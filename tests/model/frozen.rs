@@ -144,8 +144,8 @@ async fn an_unfreeze_that_dies_leaves_it_frozen_or_free_and_never_between() {
 async fn a_mark_that_the_books_have_no_more_is_lifted_without_an_act() {
     let mut world = World::new();
     let id = grabbed(&mut world).await;
-    let epoch = world.hot().epoch(id.partition(world.hot().partitions()));
-    world.hot().freeze(epoch, id).await.unwrap();
+    let under = world.hot().epochs();
+    world.hot().freeze(&under, id).await.unwrap();
     assert_eq!(world.sweep().await.marked.followed, 1);
     world.win(id, "carol").await;
     assert_eq!(acts(&world, id).await, []);
@@ -188,8 +188,8 @@ async fn of_a_publish_and_an_unfreeze_that_cross_the_unfreeze_stands() {
 async fn of_a_sweep_and_a_freeze_that_cross_the_freeze_stands() {
     let mut world = World::new();
     let id = grabbed(&mut world).await;
-    let epoch = world.hot().epoch(id.partition(world.hot().partitions()));
-    world.hot().freeze(epoch, id).await.unwrap();
+    let under = world.hot().epochs();
+    world.hot().freeze(&under, id).await.unwrap();
     let (hot, ledger) = world.doors();
     let act = world.act("freeze", id);
     crosses("marks::between_look_and_write", move || async move {

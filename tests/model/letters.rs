@@ -17,10 +17,10 @@ async fn with_other_amounts(world: &mut World) -> EnvelopeId {
         offset: 0,
         amounts_minor: vec![150, 50],
     };
-    let epoch = world.hot().epoch(Partition::ZERO);
-    world.hot().load(epoch, chunk).await.unwrap();
+    let under = world.hot().epochs();
+    world.hot().load(&under, chunk).await.unwrap();
     let checksum = shares_checksum(&[150, 50]);
-    world.hot().open(epoch, id, checksum).await.unwrap();
+    world.hot().open(&under, id, checksum).await.unwrap();
     id
 }
 

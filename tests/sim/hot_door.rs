@@ -8,7 +8,7 @@ use red_envelope::domain::envelope::{CloseReason, HotState, Terms};
 use red_envelope::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use red_envelope::hot::{
-    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
+    CloseReply, DeclineReply, Epochs, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
     PendingShare, Repair, Standing,
 };
 
@@ -71,7 +71,7 @@ impl HotStore for HotDoor {
         self.ask(|s| s.hot.vitals()).await
     }
 
-    async fn load(&self, _: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+    async fn load(&self, _: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
         self.attempt(|s| {
             let idempotent = s.keep(Rule::IdempotentLoad);
             s.hot.load(chunk, idempotent)
@@ -79,7 +79,7 @@ impl HotStore for HotDoor {
         .await
     }
 
-    async fn open(&self, _: Epoch, id: EnvelopeId, checksum: u32) -> Result<HotState, HotError> {
+    async fn open(&self, _: &Epochs, id: EnvelopeId, checksum: u32) -> Result<HotState, HotError> {
         self.attempt(move |s| s.hot.open(id, checksum)).await
     }
 
@@ -134,7 +134,7 @@ impl HotStore for HotDoor {
 
     async fn close(
         &self,
-        _: Epoch,
+        _: &Epochs,
         id: EnvelopeId,
         terms: Arc<Terms>,
         reason: CloseReason,
@@ -146,7 +146,7 @@ impl HotStore for HotDoor {
         .await
     }
 
-    async fn freeze(&self, _: Epoch, id: EnvelopeId) -> Result<(), HotError> {
+    async fn freeze(&self, _: &Epochs, id: EnvelopeId) -> Result<(), HotError> {
         self.ask(move |s| {
             if let Some(kept) = s.hot.envelopes.get_mut(&id) {
                 kept.should.frozen = kept.should.frozen.or(Some(Mark::Books));
@@ -155,7 +155,7 @@ impl HotStore for HotDoor {
         .await
     }
 
-    async fn unfreeze(&self, _: Epoch, id: EnvelopeId, upto: Mark) -> Result<(), HotError> {
+    async fn unfreeze(&self, _: &Epochs, id: EnvelopeId, upto: Mark) -> Result<(), HotError> {
         self.ask(move |s| {
             if let Some(kept) = s.hot.envelopes.get_mut(&id) {
                 kept.should.frozen = kept.should.frozen.filter(|mark| *mark > upto);
@@ -195,7 +195,7 @@ impl HotStore for HotDoor {
         .await
     }
 
-    async fn remove(&self, _: Epoch, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
+    async fn remove(&self, _: &Epochs, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
         self.ask(|s| s.hot.remove(ids)).await
     }
 
@@ -215,7 +215,7 @@ impl HotStore for HotDoor {
         self.ask(move |s| s.hot.owes(id)).await
     }
 
-    async fn repair(&self, _: Epoch, repair: Repair) -> Result<HotState, HotError> {
+    async fn repair(&self, _: &Epochs, repair: Repair) -> Result<HotState, HotError> {
         self.attempt(|s| s.hot.repair(repair)).await
     }
 

@@ -107,7 +107,7 @@ impl Town {
         for _ in 0..tries {
             let asked = self.sendings[envelope].fund(envelope);
             let sent = self.call(async |process| {
-                let before = process.publisher.epochs();
+                let before = process.hot.epochs();
                 let funded = process.ledger.fund(asked).await.ok()?;
                 let id = funded.envelope.id;
                 let publisher = &process.publisher;
@@ -281,7 +281,8 @@ async fn recall(process: &Process, id: EnvelopeId) -> Option<bool> {
     }
     let (hot, reason) = (&process.hot, CloseReason::Recalled);
     process.ledger.begin_close(id, reason).await.ok()?;
-    match hot.close(Epoch::FIRST, id, row.terms, reason).await.ok()? {
+    let closed = hot.close(&hot.epochs(), id, row.terms, reason).await;
+    match closed.ok()? {
         CloseReply::Over { .. } => Some(true),
         CloseReply::Frozen => None,
         CloseReply::NotDue(_) => Some(false),

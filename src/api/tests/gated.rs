@@ -12,7 +12,7 @@ use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::embedded::EmbeddedStore;
 use crate::hot::{
-    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
+    CloseReply, DeclineReply, Epochs, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
     PendingShare, Repair, Standing,
 };
 
@@ -82,17 +82,17 @@ impl HotStore for Gated {
         self.inner.vitals().await
     }
 
-    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
-        self.inner.load(epoch, chunk).await
+    async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
+        self.inner.load(under, chunk).await
     }
 
     async fn open(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError> {
-        self.inner.open(epoch, envelope, checksum).await
+        self.inner.open(under, envelope, checksum).await
     }
 
     async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
@@ -149,25 +149,25 @@ impl HotStore for Gated {
 
     async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         terms: Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        self.inner.close(epoch, envelope, terms, reason).await
+        self.inner.close(under, envelope, terms, reason).await
     }
 
-    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
-        self.inner.freeze(epoch, envelope).await
+    async fn freeze(&self, under: &Epochs, envelope: EnvelopeId) -> Result<(), HotError> {
+        self.inner.freeze(under, envelope).await
     }
 
     async fn unfreeze(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         upto: Mark,
     ) -> Result<(), HotError> {
-        self.inner.unfreeze(epoch, envelope, upto).await
+        self.inner.unfreeze(under, envelope, upto).await
     }
 
     async fn marked(
@@ -196,8 +196,8 @@ impl HotStore for Gated {
         self.inner.settled(epoch, partition, entries).await
     }
 
-    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
-        self.inner.remove(epoch, envelopes).await
+    async fn remove(&self, under: &Epochs, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
+        self.inner.remove(under, envelopes).await
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
@@ -220,8 +220,8 @@ impl HotStore for Gated {
         self.inner.owes(envelope).await
     }
 
-    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
-        self.inner.repair(epoch, repair).await
+    async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
+        self.inner.repair(under, repair).await
     }
 
     async fn envelopes(

@@ -32,8 +32,8 @@ async fn the_same_grabber_gets_the_same_share_each_time_also_after_the_close() {
         if close {
             world.close(&id).await;
             let hot_id = vec![id.parse().unwrap()];
-            let epoch = world.hot.epoch(Partition::ZERO);
-            world.hot.remove(epoch, hot_id.clone()).await.unwrap();
+            let under = world.hot.epochs();
+            world.hot.remove(&under, hot_id.clone()).await.unwrap();
             assert!(world.hot.view(hot_id).await.unwrap()[0].is_none());
         }
         let again = world.grab(&id, "bob").await.unwrap();

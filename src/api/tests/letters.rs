@@ -54,16 +54,16 @@ impl World {
 
     /// Loads amounts, and terms, that the books don't have.
     async fn load(&self, id: EnvelopeId, terms: Arc<Terms>, amounts_minor: &[i64]) {
-        let epoch = self.hot.epoch(Partition::ZERO);
+        let under = self.hot.epochs();
         let chunk = LoadChunk {
             envelope: id,
             terms,
             offset: 0,
             amounts_minor: amounts_minor.to_vec(),
         };
-        self.hot.load(epoch, chunk).await.unwrap();
+        self.hot.load(&under, chunk).await.unwrap();
         let checksum = shares_checksum(amounts_minor);
-        self.hot.open(epoch, id, checksum).await.unwrap();
+        self.hot.open(&under, id, checksum).await.unwrap();
         self.ledger.mark_live(id).await.unwrap();
     }
 
@@ -290,10 +290,8 @@ async fn a_letter_of_an_envelope_of_which_the_hot_store_has_only_the_end_is_dism
     let stands = refused("DEAD_LETTER_STANDS");
     assert_eq!(failure(world.dismiss(&letter).await), stands);
     assert!(!world.ends(row.id, 0).await);
-    let epoch = world.hot.epoch(Partition::ZERO);
-    let closed = world
-        .hot
-        .close(epoch, row.id, row.terms, CloseReason::Recalled);
+    let (under, reason) = (world.hot.epochs(), CloseReason::Recalled);
+    let closed = world.hot.close(&under, row.id, row.terms, reason);
     closed.await.unwrap();
     let not_granted = refused("DEAD_LETTER_NOT_GRANTED");
     assert_eq!(failure(world.correct(&letter).await), not_granted);

@@ -12,9 +12,7 @@ use crate::hot::{CloseReply, GrantWalk, HotStore, HotView, Mark};
 
 async fn close(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
     let terms = Arc::clone(&cast.terms);
-    let closed = store
-        .close(epoch(store, cast.id), cast.id, terms, reason)
-        .await;
+    let closed = store.close(&store.epochs(), cast.id, terms, reason).await;
     closed.expect("the store serves")
 }
 
@@ -124,16 +122,10 @@ pub async fn a_tombstone_stops_a_late_loader(stage: &mut dyn Stage) {
 pub async fn a_frozen_envelope_stands_still_until_it_is_unfrozen(stage: &mut dyn Stage) {
     let cast = Cast::exclusive(&[("ann", 5), ("bob", 7)]);
     cast.publish(&*stage.store()).await;
-    let freeze = stage
-        .store()
-        .freeze(epoch(&*stage.store(), cast.id), cast.id)
-        .await;
+    let freeze = stage.store().freeze(&stage.store().epochs(), cast.id).await;
     freeze.expect("it serves");
     let nobody = Cast::lucky(&[1]).id;
-    let freeze = stage
-        .store()
-        .freeze(epoch(&*stage.store(), nobody), nobody)
-        .await;
+    let freeze = stage.store().freeze(&stage.store().epochs(), nobody).await;
     freeze.expect("a missing envelope is no error");
     stage.crash().await;
     let store = stage.store();
@@ -154,9 +146,7 @@ pub async fn a_frozen_envelope_stands_still_until_it_is_unfrozen(stage: &mut dyn
     assert_eq!(marked, [(cast.id, Mark::Books)]);
     let above = store.marked(Some(cast.id), 10).await.expect("it serves");
     assert_eq!(above, []);
-    let unfrozen = store
-        .unfreeze(epoch(&*store, cast.id), cast.id, Mark::Books)
-        .await;
+    let unfrozen = store.unfreeze(&store.epochs(), cast.id, Mark::Books).await;
     unfrozen.expect("it serves");
     let marked = store.marked(None, 10).await.expect("it serves");
     assert_eq!(marked, []);
@@ -297,12 +287,12 @@ pub async fn only_what_is_over_and_settled_is_removed(stage: &mut dyn Stage) {
     }
     let freeze = stage
         .store()
-        .freeze(epoch(&*stage.store(), frozen.id), frozen.id)
+        .freeze(&stage.store().epochs(), frozen.id)
         .await;
     freeze.expect("it serves");
     let remove = stage
         .store()
-        .remove(epoch(&*stage.store(), over.id), ids.clone())
+        .remove(&stage.store().epochs(), ids.clone())
         .await;
     remove.expect("it serves");
     assert!(
@@ -310,10 +300,7 @@ pub async fn only_what_is_over_and_settled_is_removed(stage: &mut dyn Stage) {
         "it is not settled"
     );
     over.settle_all(&*stage.store()).await;
-    let remove = stage
-        .store()
-        .remove(epoch(&*stage.store(), over.id), ids)
-        .await;
+    let remove = stage.store().remove(&stage.store().epochs(), ids).await;
     remove.expect("it serves");
     for _ in 0..2 {
         assert!(view(&*stage.store(), over.id).await.is_none());

@@ -8,7 +8,7 @@ use crate::domain::audience::WRONG_TRIES_PER_GRABBER_MAX;
 use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, shares_checksum};
 use crate::domain::grab::{Grab, GrabReply, Outcome, Refusal};
 use crate::domain::id::{Epoch, TenantId, UnixMs};
-use crate::hot::{DeclineReply, HotError, Mark};
+use crate::hot::{CloseReply, DeclineReply, Epochs, HotError, Mark};
 
 /// Three shares, five grabs in one call: one of them twice, the last share in the middle.
 pub async fn grabs_of_one_call_are_answered_in_their_order_with_duplicates_and_the_last_share(
@@ -50,12 +50,8 @@ pub async fn a_repeated_grab_is_answered_with_the_first_share_for_ever(stage: &m
     assert_eq!(outcome(cast.grab(&*stage.store(), "ann").await), again);
     let recalled = CloseReason::Recalled;
     let store = stage.store();
-    let closed = store.close(
-        epoch(&*store, cast.id),
-        cast.id,
-        Arc::clone(&cast.terms),
-        recalled,
-    );
+    let (under, terms) = (store.epochs(), Arc::clone(&cast.terms));
+    let closed = store.close(&under, cast.id, terms, recalled);
     closed.await.expect("it can be closed");
     assert_eq!(outcome(cast.grab(&*store, "ann").await), again);
     assert_eq!(outcome(cast.grab(&*store, "bob").await), Outcome::Recalled);
@@ -126,7 +122,7 @@ pub async fn a_chunk_may_be_loaded_twice_and_only_the_whole_envelope_opens(stage
     let cast = Cast::lucky(&vec![2; shares]);
     let load = |store: Arc<dyn crate::hot::HotStore>, number| {
         let chunk = cast.chunk(number);
-        async move { store.load(epoch(&*store, chunk.envelope), chunk).await }
+        async move { store.load(&store.epochs(), chunk).await }
     };
     load(stage.store(), 0)
         .await
@@ -168,19 +164,19 @@ pub async fn wrong_shares_are_refused_and_nothing_is_published(stage: &mut dyn S
     let cast = Cast::lucky(&[5, 7]);
     let mut beyond = cast.chunk(0);
     beyond.amounts_minor.push(1);
-    refused(store.load(epoch(&*store, cast.id), beyond).await);
+    refused(store.load(&store.epochs(), beyond).await);
     let mut nothing = cast.chunk(0);
     nothing.amounts_minor = vec![5, 0];
-    refused(store.load(epoch(&*store, cast.id), nothing).await);
+    refused(store.load(&store.epochs(), nothing).await);
     let none = store.view(vec![cast.id]).await.expect("it serves");
     assert!(none[0].is_none(), "a refused chunk leaves no envelope");
 
     cast.load(&*store).await.expect("these are fine");
     let mut other = cast.chunk(0);
     other.amounts_minor = vec![5, 8];
-    refused(store.load(epoch(&*store, cast.id), other).await);
+    refused(store.load(&store.epochs(), other).await);
     let checksum = shares_checksum(&[5, 8]);
-    let opened = store.open(epoch(&*store, cast.id), cast.id, checksum).await;
+    let opened = store.open(&store.epochs(), cast.id, checksum).await;
     assert!(matches!(opened, Err(HotError::Mismatch(_))), "{opened:?}");
     assert_eq!(cast.grab(&*store, "ann").await, GrabReply::Funding);
 
@@ -199,6 +195,7 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     let cast = Cast::lucky(&[5, 7]);
     cast.publish(&*store).await;
     let (right, wrong) = (epoch(&*store, cast.id), Epoch(777));
+    let all_wrong = Epochs::all(store.partitions(), wrong);
     let refused = |answer: Option<HotError>| {
         assert!(
             matches!(&answer, Some(HotError::Epoch(stands)) if *stands == right),
@@ -206,8 +203,8 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
         );
     };
     let fresh = Cast::lucky(&[1]);
-    refused(store.load(wrong, fresh.chunk(0)).await.err());
-    refused(store.open(wrong, cast.id, 0).await.err());
+    refused(store.load(&all_wrong, fresh.chunk(0)).await.err());
+    refused(store.open(&all_wrong, cast.id, 0).await.err());
     let grab = Grab {
         epoch: wrong,
         ..cast.grab_in(&*store, "ann")
@@ -216,21 +213,22 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
     let decline = store.decline(wrong, tenant(), cast.id, person("ann"));
     refused(decline.await.err());
     let close = store.close(
-        wrong,
+        &all_wrong,
         cast.id,
         Arc::clone(&cast.terms),
         CloseReason::Recalled,
     );
     refused(close.await.err());
-    refused(store.freeze(wrong, cast.id).await.err());
-    refused(store.unfreeze(wrong, cast.id, Mark::Broken).await.err());
+    refused(store.freeze(&all_wrong, cast.id).await.err());
+    let unfreeze = store.unfreeze(&all_wrong, cast.id, Mark::Broken);
+    refused(unfreeze.await.err());
     refused(
         store
             .settled(wrong, partition(&*store, cast.id), vec![])
             .await
             .err(),
     );
-    refused(store.remove(wrong, vec![cast.id]).await.err());
+    refused(store.remove(&all_wrong, vec![cast.id]).await.err());
     let views = store
         .view(vec![cast.id, fresh.id])
         .await
@@ -241,6 +239,12 @@ pub async fn every_function_refuses_another_epoch(stage: &mut dyn Stage) {
         (HotState::Live, None, 0)
     );
     assert!(views[1].is_none());
+    // In what the partitions stand in which the envelope does not lie is not asked.
+    let mut own_right = all_wrong;
+    own_right.0[usize::from(partition(&*store, cast.id).index())] = right;
+    let close = store.close(&own_right, cast.id, cast.terms, CloseReason::Recalled);
+    let closed = close.await.expect("it stands there");
+    assert!(matches!(closed, CloseReply::Over { .. }), "{closed:?}");
 }
 
 /// A grab under another tenant's name finds nothing and takes nothing.

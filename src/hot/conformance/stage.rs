@@ -166,9 +166,7 @@ impl Cast {
     /// Loads it.
     pub async fn load(&self, store: &dyn HotStore) -> Result<(), HotError> {
         for number in 0..self.amounts.len().div_ceil(LOAD_CHUNK_SHARES_MAX) {
-            store
-                .load(epoch(store, self.id), self.chunk(number))
-                .await?;
+            store.load(&store.epochs(), self.chunk(number)).await?;
         }
         Ok(())
     }
@@ -176,7 +174,7 @@ impl Cast {
     /// Opens it.
     pub async fn open(&self, store: &dyn HotStore) -> Result<HotState, HotError> {
         let checksum = shares_checksum(&self.amounts);
-        store.open(epoch(store, self.id), self.id, checksum).await
+        store.open(&store.epochs(), self.id, checksum).await
     }
 
     /// Loads and opens it.

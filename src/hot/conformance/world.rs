@@ -192,7 +192,7 @@ impl<'a, P: Player> World<'a, P> {
             Op::Close(which, reason) => self.close(&*store, *which, *reason, now).await,
             Op::Freeze(which) => {
                 let id = self.casts[*which].id;
-                store.freeze(epoch(&*store, id), id).await.unwrap();
+                store.freeze(&store.epochs(), id).await.unwrap();
                 if let Some(should) = &mut self.should[*which] {
                     should.frozen = should.frozen.or(Some(Mark::Books));
                 }
@@ -205,7 +205,7 @@ impl<'a, P: Player> World<'a, P> {
             }
             Op::Unfreeze(which, upto) => {
                 let id = self.casts[*which].id;
-                store.unfreeze(epoch(&*store, id), id, *upto).await.unwrap();
+                store.unfreeze(&store.epochs(), id, *upto).await.unwrap();
                 if let Some(should) = &mut self.should[*which] {
                     should.frozen = should.frozen.filter(|mark| mark > upto);
                 }
@@ -216,7 +216,7 @@ impl<'a, P: Player> World<'a, P> {
             Op::SettleAllAndRemove(which) => {
                 self.settle(&*store, usize::MAX).await;
                 let id = self.casts[*which].id;
-                store.remove(epoch(&*store, id), vec![id]).await.unwrap();
+                store.remove(&store.epochs(), vec![id]).await.unwrap();
                 let gone = |s: &Should| matches!(s.state, HotState::Over(_)) && s.frozen.is_none();
                 if self.should[*which].as_ref().is_some_and(gone) {
                     self.should[*which] = None;
@@ -286,9 +286,7 @@ impl<'a, P: Player> World<'a, P> {
     ) {
         let cast = &self.casts[which];
         let terms = Arc::clone(&cast.terms);
-        let reply = store
-            .close(epoch(store, cast.id), cast.id, terms, reason)
-            .await;
+        let reply = store.close(&store.epochs(), cast.id, terms, reason).await;
         let standing = self.should[which].take();
         let mut should = standing
             .clone()

@@ -68,7 +68,7 @@ use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
-    CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
+    CloseReply, DeclineReply, Epochs, GRANTS_PER_PAGE_MAX, HotError, HotStore, HotView, HotVitals,
     LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair, SETTLED_PER_CALL_MAX,
     Standing, VIEWS_PER_CALL_MAX,
 };
@@ -169,6 +169,11 @@ impl EmbeddedStore {
         }
     }
 
+    /// The same of all partitions: there is one.
+    fn all_stand(under: &Epochs) -> Result<(), HotError> {
+        Self::stands(under.of(Partition::ZERO))
+    }
+
     fn gone(&self) -> HotError {
         let why = self.stopped.borrow().clone();
         HotError::Stopped(why.unwrap_or_else(|| "the writer has ended".into()))
@@ -248,8 +253,8 @@ impl HotStore for EmbeddedStore {
         })
     }
 
-    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
-        Self::stands(epoch)?;
+    async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
+        Self::all_stand(under)?;
         let cost = chunk.amounts_minor.len().max(1);
         let load = move |desk: &mut Desk<'_>| desk.index.load(desk.batch, chunk);
         self.ask(cost, load).await?
@@ -257,11 +262,11 @@ impl HotStore for EmbeddedStore {
 
     async fn open(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError> {
-        Self::stands(epoch)?;
+        Self::all_stand(under)?;
         let open = move |desk: &mut Desk<'_>| desk.index.open(desk.batch, envelope, checksum);
         self.ask(1, open).await?
     }
@@ -347,20 +352,20 @@ impl HotStore for EmbeddedStore {
 
     async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         terms: Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        Self::stands(epoch)?;
+        Self::all_stand(under)?;
         self.ask(1, move |desk| {
             desk.index.close(desk.batch, envelope, terms, reason)
         })
         .await?
     }
 
-    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
-        Self::stands(epoch)?;
+    async fn freeze(&self, under: &Epochs, envelope: EnvelopeId) -> Result<(), HotError> {
+        Self::all_stand(under)?;
         self.ask(1, move |desk| {
             desk.index.freeze(desk.batch, envelope);
         })
@@ -369,11 +374,11 @@ impl HotStore for EmbeddedStore {
 
     async fn unfreeze(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         upto: Mark,
     ) -> Result<(), HotError> {
-        Self::stands(epoch)?;
+        Self::all_stand(under)?;
         self.ask(1, move |desk| {
             desk.index.unfreeze(desk.batch, envelope, upto);
         })
@@ -421,8 +426,8 @@ impl HotStore for EmbeddedStore {
         Ok(watermark)
     }
 
-    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
-        Self::stands(epoch)?;
+    async fn remove(&self, under: &Epochs, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
+        Self::all_stand(under)?;
         for some in envelopes.chunks(REMOVED_PER_CALL_MAX) {
             let some = some.to_vec();
             let remove = move |desk: &mut Desk<'_>| {
@@ -457,8 +462,8 @@ impl HotStore for EmbeddedStore {
         Ok(self.any_record_of(envelope).await)
     }
 
-    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
-        self.bring_back(epoch, repair).await
+    async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
+        self.bring_back(under, repair).await
     }
 
     async fn envelopes(

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::EmbeddedStore;
 use super::writer::Desk;
 use crate::domain::envelope::{HotState, LOAD_CHUNK_SHARES_MAX, shares_checksum};
-use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId};
-use crate::hot::{HotError, HotStore, LoadChunk, PendingShare, Repair, VIEWS_PER_CALL_MAX};
+use crate::domain::id::{EnvelopeId, PersonId, TenantId};
+use crate::hot::{Epochs, HotError, HotStore, LoadChunk, PendingShare, Repair, VIEWS_PER_CALL_MAX};
 
 /// [`LOAD_CHUNK_SHARES_MAX`] as a number of shares.
 #[expect(clippy::cast_possible_truncation, reason = "it is 1,000")]
@@ -76,10 +76,10 @@ impl EmbeddedStore {
     /// Publishes an envelope that is not here; one that is stays.
     pub(super) async fn bring_back(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         repair: Repair,
     ) -> Result<HotState, HotError> {
-        Self::stands(epoch)?;
+        Self::all_stand(under)?;
         let id = repair.envelope;
         let views = self.view(vec![id]).await?;
         if let Some(view) = views.into_iter().flatten().next()
@@ -105,9 +105,9 @@ impl EmbeddedStore {
                 offset: number.saturating_mul(CHUNK_SHARES),
                 amounts_minor: amounts_minor.to_vec(),
             };
-            self.load(epoch, chunk).await?;
+            self.load(under, chunk).await?;
         }
         let checksum = shares_checksum(&repair.amounts_minor);
-        self.open(epoch, id, checksum).await
+        self.open(under, id, checksum).await
     }
 }

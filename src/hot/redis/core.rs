@@ -28,7 +28,7 @@ use crate::clock::{Clock, StoreClock};
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::Terms;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
-use crate::hot::HotError;
+use crate::hot::{Epochs, HotError};
 
 /// Terms that are kept: 1 KB each, 64 MB; a look-up is a round trip.
 const TERMS_KEPT_MAX: usize = 65_536;
@@ -203,6 +203,12 @@ impl Core {
             Epoch(0) => Err(HotError::Unavailable("Redis is not registered yet".into())),
             known => Err(HotError::Epoch(known)),
         }
+    }
+
+    /// The same of a caller who has the epochs of all partitions: that of this one.
+    pub fn stands_in(&self, partition: Partition, under: &Epochs) -> Result<Epoch, HotError> {
+        let epoch = under.of(partition);
+        self.stands(partition, epoch).map(|()| epoch)
     }
 
     /// Calls a function of one partition.

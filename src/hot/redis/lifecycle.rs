@@ -20,7 +20,7 @@ use crate::domain::envelope::{
 use crate::domain::grab::{Grant, HeldShare};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 use crate::domain::money::AMOUNT_MINOR_MAX;
-use crate::hot::{CloseReply, DeclineReply, HotError, LoadChunk, Mark};
+use crate::hot::{CloseReply, DeclineReply, Epochs, HotError, LoadChunk, Mark};
 
 /// Bytes of packed shares that one command reads back.
 const READ_BACK_BYTES: usize = 65_536;
@@ -56,9 +56,9 @@ impl Core {
     }
 
     /// Puts shares down.
-    pub async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
+    pub async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
         let partition = self.partition(chunk.envelope);
-        self.stands(partition, epoch)?;
+        let epoch = self.stands_in(partition, under)?;
         let shares = packed(&chunk)?;
         let call = Call::writing(self, "load_1", partition);
         let call = self
@@ -91,12 +91,12 @@ impl Core {
     /// Makes a loaded envelope live.
     pub async fn open(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         id: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError> {
         let partition = self.partition(id);
-        self.stands(partition, epoch)?;
+        let epoch = self.stands_in(partition, under)?;
         let terms = self.terms_of(&[id]).await?.pop().flatten();
         let Some(terms) = terms else {
             return mismatch("nothing is loaded");
@@ -241,12 +241,12 @@ impl Core {
     /// leaves a tombstone.
     pub async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         id: EnvelopeId,
         terms: &Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        self.stands(self.partition(id), epoch)?;
+        let epoch = self.stands_in(self.partition(id), under)?;
         let (mut code, mut items) = self.close_once(epoch, id, terms, reason, false).await?;
         if code == Reply::Missing {
             if self.owes(id).await? {
@@ -323,13 +323,13 @@ impl Core {
     /// Sets a mark, or lifts one that is not heavier than `upto`.
     pub async fn mark(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         id: EnvelopeId,
         mark: Option<Mark>,
         upto: Mark,
     ) -> Result<(), HotError> {
         let partition = self.partition(id);
-        self.stands(partition, epoch)?;
+        let epoch = self.stands_in(partition, under)?;
         let call = Call::writing(self, "freeze_1", partition)
             .key(self.keys.envelope(id).grabs)
             .key(self.keys.marked(partition))

@@ -69,7 +69,7 @@ use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
-    CloseReply, DeclineReply, GRANTS_PER_PAGE_MAX, GrantWalk, HotError, HotStore, HotView,
+    CloseReply, DeclineReply, Epochs, GRANTS_PER_PAGE_MAX, GrantWalk, HotError, HotStore, HotView,
     HotVitals, LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair,
     SETTLED_PER_CALL_MAX, Standing, VIEWS_PER_CALL_MAX,
 };
@@ -231,17 +231,17 @@ impl HotStore for RedisStore {
         Ok(vitals)
     }
 
-    async fn load(&self, epoch: Epoch, chunk: LoadChunk) -> Result<(), HotError> {
-        self.core.load(epoch, chunk).await
+    async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
+        self.core.load(under, chunk).await
     }
 
     async fn open(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError> {
-        self.core.open(epoch, envelope, checksum).await
+        self.core.open(under, envelope, checksum).await
     }
 
     async fn grab(&self, grabs: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
@@ -314,27 +314,27 @@ impl HotStore for RedisStore {
 
     async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         terms: Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        self.core.close(epoch, envelope, &terms, reason).await
+        self.core.close(under, envelope, &terms, reason).await
     }
 
-    async fn freeze(&self, epoch: Epoch, envelope: EnvelopeId) -> Result<(), HotError> {
+    async fn freeze(&self, under: &Epochs, envelope: EnvelopeId) -> Result<(), HotError> {
         let mark = Some(Mark::Books);
         let _forgets = Forgets(&self.core, std::slice::from_ref(&envelope));
-        self.core.mark(epoch, envelope, mark, Mark::Books).await
+        self.core.mark(under, envelope, mark, Mark::Books).await
     }
 
     async fn unfreeze(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         envelope: EnvelopeId,
         upto: Mark,
     ) -> Result<(), HotError> {
-        self.core.mark(epoch, envelope, None, upto).await
+        self.core.mark(under, envelope, None, upto).await
     }
 
     async fn marked(
@@ -372,9 +372,9 @@ impl HotStore for RedisStore {
         self.core.settled(epoch, partition, &entries).await
     }
 
-    async fn remove(&self, epoch: Epoch, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
+    async fn remove(&self, under: &Epochs, envelopes: Vec<EnvelopeId>) -> Result<(), HotError> {
         let _forgets = Forgets(&self.core, &envelopes);
-        self.core.remove(epoch, envelopes.clone()).await
+        self.core.remove(under, envelopes.clone()).await
     }
 
     async fn standing(&self) -> Result<Option<Standing>, HotError> {
@@ -424,10 +424,10 @@ impl HotStore for RedisStore {
         self.core.acked.adopted(envelope, held);
     }
 
-    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+    async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
         let envelope = repair.envelope;
         let _forgets = Forgets(&self.core, std::slice::from_ref(&envelope));
-        self.core.repair(epoch, repair).await
+        self.core.repair(under, repair).await
     }
 
     async fn envelopes(

@@ -22,7 +22,7 @@ use crate::clock::{StoreClock, timer_now};
 use crate::domain::envelope::HotState;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
-use crate::hot::{HotError, HotVitals, Mark};
+use crate::hot::{Epochs, HotError, HotVitals, Mark};
 use crate::telemetry::Seldom;
 
 /// Pairs of one call of `settled_1`: each reads an entry.
@@ -307,13 +307,13 @@ impl Core {
     }
 
     /// Forgets what is over and owes nothing.
-    pub async fn remove(&self, epoch: Epoch, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
+    pub async fn remove(&self, under: &Epochs, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
         let mut by_partition = std::collections::BTreeMap::<Partition, Vec<EnvelopeId>>::new();
         for id in ids {
             by_partition.entry(self.partition(id)).or_default().push(id);
         }
         for (partition, ids) in by_partition {
-            self.stands(partition, epoch)?;
+            let epoch = self.stands_in(partition, under)?;
             for some in ids.chunks(REMOVED_PER_CALL_MAX) {
                 let needles: Vec<_> = some.iter().map(|id| id.to_bytes().to_vec()).collect();
                 let owed = self.find(std::iter::once(partition), &needles).await?;

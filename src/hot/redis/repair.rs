@@ -38,7 +38,7 @@ use super::reply::Reply;
 use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, Epoch, PersonId};
-use crate::hot::{HotError, Repair};
+use crate::hot::{Epochs, HotError, Repair};
 
 /// Grants of one call of `rebuild_put_1`: two arguments each.
 const GRANTS_PER_PUT_MAX: usize = 500;
@@ -62,9 +62,9 @@ struct Plan {
 
 impl Core {
     /// See [`HotStore::repair`](crate::hot::HotStore::repair).
-    pub async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
+    pub async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
         let (id, partition) = (repair.envelope, self.partition(repair.envelope));
-        self.stands(partition, epoch)?;
+        let epoch = self.stands_in(partition, under)?;
         // 0. terms. Of an envelope that is over and removed meanwhile they stay behind, 700 bytes that
         // nobody reads.
         self.put_terms(id, &repair.terms).await?;

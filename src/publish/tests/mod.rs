@@ -19,7 +19,7 @@ use crate::domain::fairness::{SealKey, SealKeys};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
 use crate::hot::{
-    CloseReply, DeclineReply, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
+    CloseReply, DeclineReply, Epochs, HotError, HotStore, HotView, HotVitals, LoadChunk, Mark,
     PendingShare, Repair, Standing,
 };
 use crate::ledger::conformance::{NOON_MS, World};
@@ -88,11 +88,11 @@ impl Scripted {
         std::mem::take(&mut self.said.lock().calls)
     }
 
-    /// Takes note of a call, and turns it away where its epoch is another one.
-    fn told(&self, call: &'static str, epoch: Epoch) -> Result<(), HotError> {
+    /// Takes note of a call, and turns it away where its epochs are others.
+    fn told(&self, call: &'static str, under: &Epochs) -> Result<(), HotError> {
         let mut said = self.said.lock();
         said.calls.push(call);
-        if epoch == said.stands {
+        if *under == Epochs::all(self.partitions, said.stands) {
             return Ok(());
         }
         said.believed = said.stands;
@@ -126,12 +126,12 @@ impl HotStore for Scripted {
         Ok(HotVitals::default())
     }
 
-    async fn load(&self, epoch: Epoch, _: LoadChunk) -> Result<(), HotError> {
-        self.told("load", epoch)
+    async fn load(&self, under: &Epochs, _: LoadChunk) -> Result<(), HotError> {
+        self.told("load", under)
     }
 
-    async fn open(&self, epoch: Epoch, _: EnvelopeId, _: u32) -> Result<HotState, HotError> {
-        self.told("open", epoch).map(|()| HotState::Live)
+    async fn open(&self, under: &Epochs, _: EnvelopeId, _: u32) -> Result<HotState, HotError> {
+        self.told("open", under).map(|()| HotState::Live)
     }
 
     async fn grab(&self, _: Vec<Grab>) -> Result<Vec<GrabReply>, HotError> {
@@ -190,24 +190,24 @@ impl HotStore for Scripted {
 
     async fn close(
         &self,
-        epoch: Epoch,
+        under: &Epochs,
         _: EnvelopeId,
         _: Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        self.told("close", epoch).map(|()| CloseReply::Over {
+        self.told("close", under).map(|()| CloseReply::Over {
             reason,
             taken_count: 0,
             taken_minor: 0,
         })
     }
 
-    async fn freeze(&self, epoch: Epoch, _: EnvelopeId) -> Result<(), HotError> {
-        self.told("freeze", epoch)
+    async fn freeze(&self, under: &Epochs, _: EnvelopeId) -> Result<(), HotError> {
+        self.told("freeze", under)
     }
 
-    async fn unfreeze(&self, epoch: Epoch, _: EnvelopeId, _: Mark) -> Result<(), HotError> {
-        self.told("unfreeze", epoch)
+    async fn unfreeze(&self, under: &Epochs, _: EnvelopeId, _: Mark) -> Result<(), HotError> {
+        self.told("unfreeze", under)
     }
 
     async fn marked(
@@ -231,7 +231,7 @@ impl HotStore for Scripted {
         unreachable!("nobody drains here")
     }
 
-    async fn remove(&self, _: Epoch, _: Vec<EnvelopeId>) -> Result<(), HotError> {
+    async fn remove(&self, _: &Epochs, _: Vec<EnvelopeId>) -> Result<(), HotError> {
         unreachable!("nothing is forgotten here")
     }
 
@@ -270,8 +270,8 @@ impl HotStore for Scripted {
         Ok(said.owes)
     }
 
-    async fn repair(&self, epoch: Epoch, repair: Repair) -> Result<HotState, HotError> {
-        self.told("repair", epoch)?;
+    async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
+        self.told("repair", under)?;
         let mut said = self.said.lock();
         let over = repair.over;
         said.repairs.push(repair);

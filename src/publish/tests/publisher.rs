@@ -81,7 +81,7 @@ impl Scene {
 #[tokio::test]
 async fn a_new_small_envelope_is_loaded_without_a_look() {
     let scene = scene();
-    let before = scene.publisher.epochs();
+    let before = scene.hot.epochs();
     let row = scene.funded().await;
     let published = scene.publisher.publish_new(row, &before).await.unwrap();
     assert_eq!(published.state, HotState::Live);
@@ -92,7 +92,7 @@ async fn a_new_small_envelope_is_loaded_without_a_look() {
 #[tokio::test]
 async fn a_new_envelope_is_looked_for_where_the_store_was_replaced_since_its_money_was_held() {
     let scene = scene();
-    let before = scene.publisher.epochs();
+    let before = scene.hot.epochs();
     let row = scene.funded().await;
     {
         let mut said = scene.hot.said.lock();
@@ -110,7 +110,7 @@ async fn a_new_envelope_is_looked_for_where_the_store_was_replaced_since_its_mon
 async fn a_new_envelope_of_many_shares_is_loaded_beside_a_backlog() {
     let scene = scene();
     scene.world.deposit("alice", 10_000, "d1").await;
-    let before = scene.publisher.epochs();
+    let before = scene.hot.epochs();
     let row = scene.world.fund(draft("alice", 5_000, 2_500), "e1").await;
     // What the outbox holds is none of its: it is not asked for.
     scene.hot.said.lock().owes = true;
@@ -122,7 +122,7 @@ async fn a_new_envelope_of_many_shares_is_loaded_beside_a_backlog() {
 #[tokio::test]
 async fn an_envelope_whose_money_was_held_long_ago_is_looked_for() {
     let scene = scene();
-    let before = scene.publisher.epochs();
+    let before = scene.hot.epochs();
     let row = scene.funded().await;
     scene.world.clock.advance_ms(60_000);
     scene.publisher.publish_new(row, &before).await.unwrap();

@@ -6,7 +6,6 @@ use std::path::Path;
 use super::{CRAMPED, Embedded};
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::Outcome;
-use crate::domain::id::Epoch;
 use crate::hot::HotStore;
 use crate::hot::conformance::stage::{Cast, Stage, outcome, won};
 
@@ -84,7 +83,8 @@ async fn a_removed_envelope_leaves_nothing_on_the_disk() {
         cast.settle_all(&*stage.store).await;
         stage.crash().await;
         cast.settle_all(&*stage.store).await;
-        let removed = stage.store.remove(Epoch::FIRST, vec![cast.id]).await;
+        let under = stage.store.epochs();
+        let removed = stage.store.remove(&under, vec![cast.id]).await;
         removed.unwrap();
         stage.store.shutdown().await;
         assert_eq!(count(&stage.path(), HEADERS), 0);

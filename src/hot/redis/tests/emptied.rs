@@ -11,7 +11,7 @@ use super::OnRedis;
 use super::mended::stage;
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{Epoch, TenantId};
-use crate::hot::conformance::stage::{Cast, epoch, outcome};
+use crate::hot::conformance::stage::{Cast, outcome};
 use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, Emptied, GRANTS_OF_ONE_MAX, STANDS_FOR};
 use crate::hot::redis::link::Failure;
 use crate::hot::{HotError, HotStore, Mark};
@@ -154,13 +154,13 @@ async fn a_mark_a_removal_and_another_tenant_are_not_answered_from_memory() {
     let replies = store.grab(vec![grab(), stranger, grab()]).await.unwrap();
     assert_eq!(replies[1], GrabReply::Missing);
     assert_eq!(replies[0], replies[2]);
-    let under = epoch(store, cast.id);
-    store.freeze(under, cast.id).await.unwrap();
+    let under = store.epochs();
+    store.freeze(&under, cast.id).await.unwrap();
     assert_eq!(cast.grab(store, "ann").await, GrabReply::Frozen);
-    store.unfreeze(under, cast.id, Mark::Books).await.unwrap();
+    store.unfreeze(&under, cast.id, Mark::Books).await.unwrap();
     until_known(&stage, &cast).await;
     cast.settle_all(store).await;
-    store.remove(under, vec![cast.id]).await.unwrap();
+    store.remove(&under, vec![cast.id]).await.unwrap();
     assert_eq!(cast.grab(store, "ann").await, GrabReply::Missing);
     assert_eq!(cast.grab(store, "late").await, GrabReply::Missing);
 }

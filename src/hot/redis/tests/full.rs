@@ -177,10 +177,7 @@ async fn a_full_redis_tells_nothing_of_what_is_frozen_or_waits_for_a_repair() {
         won(cast.grab(&*stage.store, "ann").await);
     }
     let store = &*stage.store;
-    store
-        .freeze(epoch(store, lucky.id), lucky.id)
-        .await
-        .unwrap();
+    store.freeze(&store.epochs(), lucky.id).await.unwrap();
     let full: [&[u8]; 4] = [b"CONFIG", b"SET", b"maxmemory", b"1"];
     stage.server.command(&full);
     assert!(hears(store, lucky.grab_in(store, "ann")).await.is_err());

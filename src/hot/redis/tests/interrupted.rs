@@ -9,7 +9,6 @@ use super::mended::{KINDS, Kind, Mended, stage};
 use super::{OnRedis, store as another};
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GrabReply, HeldShare, Outcome};
-use crate::hot::conformance::stage::epoch;
 use crate::hot::{CloseReply, HotError, HotStore};
 
 /// Steps that a repair is given at most before it counts as whole.
@@ -22,7 +21,8 @@ async fn dies_after(
     mended: &Mended,
     known: &[HeldShare],
 ) -> bool {
-    let repair = store.repair(epoch(store, mended.cast.id), mended.repair(known));
+    let under = store.epochs();
+    let repair = store.repair(&under, mended.repair(known));
     let mut repair = pin!(repair);
     let mut left = polls;
     let ended = std::future::poll_fn(|context| match left {
@@ -117,8 +117,8 @@ async fn a_half_rebuilt_envelope_can_be_closed() {
         let _died = dies_after(polls, &*stage.store, &mended, &mended.held).await;
         settles_down(&*stage.store).await;
         let (id, terms) = (mended.cast.id, mended.cast.terms.clone());
-        let epoch = epoch(&*stage.store, id);
-        let closed = stage.store.close(epoch, id, terms, CloseReason::Recalled);
+        let under = stage.store.epochs();
+        let closed = stage.store.close(&under, id, terms, CloseReason::Recalled);
         let closed = closed.await.unwrap();
         assert!(matches!(closed, CloseReply::Over { .. }), "{closed:?}");
         let state = mended.mend(&*stage.store, &mended.held).await;

@@ -101,8 +101,7 @@ impl Mended {
     /// Repairs until it is done: another repair may cross this one.
     pub async fn mend(&self, store: &dyn HotStore, claims: &[HeldShare]) -> HotState {
         for _ in 0..20 {
-            let epoch = epoch(store, self.cast.id);
-            match store.repair(epoch, self.repair(claims)).await {
+            match store.repair(&store.epochs(), self.repair(claims)).await {
                 Ok(state) => return state,
                 Err(HotError::Unavailable(why)) => println!("again: {why}"),
                 Err(other) => panic!("{other}"),

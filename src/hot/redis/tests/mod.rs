@@ -128,7 +128,8 @@ impl OnRedis {
                 claims: Vec::new(),
                 over: None,
             };
-            let state = self.store.repair(self.epoch, repair).await.unwrap();
+            let under = self.store.epochs();
+            let state = self.store.repair(&under, repair).await.unwrap();
             assert_eq!(state, view.state);
         }
     }

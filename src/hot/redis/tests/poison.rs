@@ -4,7 +4,7 @@
 use super::{Crash, Flavour, OnRedis};
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::Epoch;
-use crate::hot::conformance::stage::{Cast, EXPIRES_IN_MS, epoch, partition, won};
+use crate::hot::conformance::stage::{Cast, EXPIRES_IN_MS, partition, won};
 use crate::hot::{CloseReply, HotError, HotStore};
 
 /// An envelope with two winners whose debt has become bytes that nobody can read.
@@ -50,7 +50,8 @@ async fn poison_of_an_envelope_that_has_all_its_grants_owes_nothing() {
     // It closes with what was granted, which the books must have before the rest goes back.
     stage.clock.advance_ms(EXPIRES_IN_MS + 1);
     let terms = std::sync::Arc::clone(&cast.terms);
-    let closed = store.close(epoch(store, cast.id), cast.id, terms, CloseReason::Expired);
+    let under = store.epochs();
+    let closed = store.close(&under, cast.id, terms, CloseReason::Expired);
     let CloseReply::Over { taken_count, .. } = closed.await.unwrap() else {
         panic!("it is due");
     };
@@ -71,9 +72,9 @@ async fn poison_of_an_envelope_that_is_not_whole_is_owed_until_a_person_has_look
         // So no tombstone covers what it granted.
         stage.clock.advance_ms(EXPIRES_IN_MS + 1);
         let terms = std::sync::Arc::clone(&cast.terms);
-        let (id, epoch) = (cast.id, epoch(store, cast.id));
+        let (id, under) = (cast.id, store.epochs());
         let closed = store.close(
-            epoch,
+            &under,
             id,
             std::sync::Arc::clone(&terms),
             CloseReason::Expired,
@@ -86,7 +87,7 @@ async fn poison_of_an_envelope_that_is_not_whole_is_owed_until_a_person_has_look
         let poison = store.core.keys.poison(partition(store, id));
         stage.server.command(&[b"UNLINK", poison.as_bytes()]);
         assert!(!store.owes(id).await.unwrap());
-        let closed = store.close(epoch, id, terms, CloseReason::Expired).await;
+        let closed = store.close(&under, id, terms, CloseReason::Expired).await;
         assert!(matches!(closed, Ok(CloseReply::Over { .. })), "{closed:?}");
     }
 }
@@ -119,8 +120,8 @@ async fn a_tombstone_does_not_know_who_had_a_share() {
     stage.server.command(&[b"UNLINK", key.as_bytes()]);
     stage.clock.advance_ms(EXPIRES_IN_MS + 1);
     let terms = std::sync::Arc::clone(&cast.terms);
-    let (epoch, reason) = (epoch(store, cast.id), CloseReason::Expired);
-    store.close(epoch, cast.id, terms, reason).await.unwrap();
+    let (under, reason) = (store.epochs(), CloseReason::Expired);
+    store.close(&under, cast.id, terms, reason).await.unwrap();
     assert!(!store.owes(cast.id).await.unwrap());
     // A person who puts the entry back has not settled it.
     stage.server.command(&[b"RPUSH", poison.as_bytes(), &kept]);

@@ -8,7 +8,7 @@ use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::Outcome;
 use crate::domain::id::Epoch;
-use crate::hot::conformance::stage::{Cast, epoch, outcome, person, won};
+use crate::hot::conformance::stage::{Cast, outcome, person, won};
 use crate::hot::{CloseReply, HotStore, Repair};
 
 fn hurt(stage: &OnRedis, key: &str, damage: &[Vec<&[u8]>]) {
@@ -126,7 +126,7 @@ async fn what_is_over_stays_over_through_a_repair() {
 async fn close(store: &dyn HotStore, mended: &Mended) -> CloseReply {
     let (id, terms) = (mended.cast.id, mended.cast.terms.clone());
     let reason = CloseReason::Recalled;
-    let closed = store.close(epoch(store, id), id, terms, reason).await;
+    let closed = store.close(&store.epochs(), id, terms, reason).await;
     closed.unwrap()
 }
 
@@ -168,8 +168,8 @@ async fn a_damaged_envelope_that_owes_something_is_not_closed() {
     let key = keys_of(&stage, &mended)[0].clone();
     hurt(&stage, &key, &[vec![b"HDEL", b"zoe"]]);
     let (id, terms) = (mended.cast.id, mended.cast.terms.clone());
-    let epoch = epoch(&*stage.store, id);
-    let closed = stage.store.close(epoch, id, terms, CloseReason::Recalled);
+    let under = stage.store.epochs();
+    let closed = stage.store.close(&under, id, terms, CloseReason::Recalled);
     assert!(closed.await.is_err());
     mended.cast.settle_all(&*stage.store).await;
     close(&*stage.store, &mended).await;
@@ -190,7 +190,7 @@ async fn an_index_that_was_deleted_is_made_up_for_when_its_envelopes_end() {
             close(store, &mended).await;
             assert!(store.envelopes(None, 100).await.unwrap().contains(&id));
         }
-        store.remove(epoch(store, id), vec![id]).await.unwrap();
+        store.remove(&store.epochs(), vec![id]).await.unwrap();
         assert!(!store.envelopes(None, 100).await.unwrap().contains(&id));
     }
 }
@@ -232,7 +232,8 @@ async fn what_is_whole_and_to_be_closed_ends_where_it_stands_without_memory() {
         over: Some(CloseReason::Recalled),
     };
     let over = HotState::Over(CloseReason::Recalled);
-    assert_eq!(stage.store.repair(Epoch(3), repair).await.unwrap(), over);
+    let repaired = stage.store.repair(&stage.store.epochs(), repair).await;
+    assert_eq!(repaired.unwrap(), over);
     memory_max(b"0");
     let recalled = Outcome::Recalled;
     assert_eq!(outcome(cast.grab(&*stage.store, "bob").await), recalled);

@@ -7,7 +7,6 @@
 use super::OnRedis;
 use super::mended::{Kind, Mended, stage};
 use crate::domain::grab::HeldShare;
-use crate::hot::conformance::stage::epoch;
 use crate::hot::redis::server_under_test::RedisServer;
 use crate::hot::{GrantWalk, HotStore};
 
@@ -132,12 +131,12 @@ async fn grabs_between_two_pages_are_in_the_next_one_and_cost_no_second_read() {
     for came in 0..3 {
         come(&stage, &mended, &format!("late{came}x"), 50).await;
         let id = mended.cast.id;
-        let under = epoch(&*stage.store, id);
+        let under = stage.store.epochs();
         match came {
-            0 => stage.store.freeze(under, id).await.unwrap(),
+            0 => stage.store.freeze(&under, id).await.unwrap(),
             1 => {
                 let upto = crate::hot::Mark::Books;
-                stage.store.unfreeze(under, id, upto).await.unwrap();
+                stage.store.unfreeze(&under, id, upto).await.unwrap();
             }
             _ => {}
         }
