@@ -389,6 +389,7 @@ impl Bench {
             let mut grabs = Vec::with_capacity(a_call);
             for envelope in turn.by_ref().take(a_call) {
                 grabs.push(Grab {
+                    partition: envelope.partition(self.store.partitions()),
                     epoch: Epoch(2),
                     tenant: TenantId::parse("")?,
                     envelope: *envelope,

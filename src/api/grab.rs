@@ -36,6 +36,7 @@ use crate::domain::audience::PASSPHRASE_BYTES_MAX;
 use crate::domain::envelope::{BookState, CloseReason, Kind, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, Outcome, Refusal};
 use crate::domain::id::{EnvelopeId, PersonId, TENANT_DEFAULT};
+use crate::domain::stripes::home_partition;
 use crate::hot::gate::Admitted;
 use crate::telemetry::metrics;
 
@@ -125,8 +126,11 @@ impl Api {
             Some(lock) if !brought.is_empty() => Some(lock.try_phrase(brought, &self.pepper)),
             _ => None,
         };
+        let (id, of) = (asked.envelope, terms.stripes);
+        let partition = home_partition(id, &asked.grabber, of, self.hot.partitions());
         Ok(Prepared::Ask(Grab {
-            epoch: self.epoch(asked.envelope),
+            partition,
+            epoch: self.hot.epoch(partition),
             tenant: terms.tenant.clone(),
             envelope: asked.envelope,
             grabber: asked.grabber.clone(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::audience::PhraseDigest;
-use super::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
+use super::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 
 /// Grabs that one call of the hot store takes. Redis: 1,000 elements keep a call under 5 ms.
 pub const GRABS_PER_CALL_MAX: usize = 1_000;
@@ -11,7 +11,9 @@ pub const GRABS_PER_CALL_MAX: usize = 1_000;
 /// One grab, after admission: the audience was checked, the shape was checked.
 #[derive(Clone, Debug)]
 pub struct Grab {
-    /// The epoch under which the caller believes the envelope's partition to stand.
+    /// Where the grabber's home stripe lies: he wins there, or nowhere.
+    pub partition: Partition,
+    /// The epoch under which the caller believes that partition to stand.
     pub epoch: Epoch,
     /// Whose envelope; another tenant's is missing.
     pub tenant: TenantId,

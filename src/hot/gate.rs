@@ -155,8 +155,7 @@ impl Gated {
                     grant: *grant,
                     declined: false,
                 };
-                let partition = grab.envelope.partition(self.hot.partitions());
-                shut.owe(&mut owed, (partition, grab.epoch), place, record);
+                shut.owe(&mut owed, (grab.partition, grab.epoch), place, record);
             }
         }
         for (place, posted) in shut.post(owed).await {

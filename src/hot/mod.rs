@@ -14,9 +14,10 @@
 //!
 //! # Ordering
 //! Every function takes the epoch under which the caller believes the partition to stand, and
-//! does nothing but say so where it is another one. What brings an envelope in, marks it or ends it takes
-//! the epochs of all partitions ([`Epochs`]), and is held to that of the partition in which the envelope
-//! lies. Every function is idempotent: repeating a call whose answer was lost has no second effect.
+//! does nothing but say so where it is another one. A grab names that partition; what brings an envelope
+//! in, marks it or ends it takes the epochs of all ([`Epochs`]), and is held to that of the partition in
+//! which the envelope lies. Every function is idempotent: repeating a call whose answer was lost has no
+//! second effect.
 //!
 //! # Not here
 //! Audiences (the caller checks them against the terms), money accounts (the ledger), protobuf.

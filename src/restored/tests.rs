@@ -79,6 +79,7 @@ impl Scene {
     /// One call of the store: its wins and their debt are one entry.
     async fn grab(&self, grabs: &[(EnvelopeId, &str)]) -> Vec<i64> {
         let grab = |(id, grabber): &(EnvelopeId, &str)| Grab {
+            partition: Partition::ZERO,
             epoch: Epoch::FIRST,
             tenant: tenant(),
             envelope: *id,

@@ -182,8 +182,10 @@ impl Stack {
 
     async fn grab(&self, history: &History, id: EnvelopeId, grabber: &str) {
         for _ in 0..TRIES_MAX {
+            let partition = id.partition(self.hot.partitions());
             let grab = Grab {
-                epoch: self.hot.epoch(id.partition(self.hot.partitions())),
+                partition,
+                epoch: self.hot.epoch(partition),
                 tenant: tenant(),
                 envelope: id,
                 grabber: person(grabber),

@@ -304,6 +304,7 @@ impl World {
 
     pub async fn grab(&self, id: EnvelopeId, who: &str) -> GrabReply {
         let grab = Grab {
+            partition: Partition::ZERO,
             epoch: self.hot().epoch(Partition::ZERO),
             tenant: tenant(),
             envelope: id,

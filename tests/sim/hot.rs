@@ -144,9 +144,7 @@ impl Hot {
                 };
                 let granted = self.granted.entry(grab.envelope).or_default();
                 granted.insert(grant.share, held);
-                owed.entry(self.partition(grab.envelope))
-                    .or_default()
-                    .push(record);
+                owed.entry(grab.partition).or_default().push(record);
             }
         }
         for (partition, records) in owed {

@@ -219,6 +219,7 @@ impl Town {
 /// Grab, as `api::grab` does it.
 async fn grab(process: &Process, id: EnvelopeId, who: usize) -> Option<Answer> {
     let grab = Grab {
+        partition: id.partition(process.hot.partitions()),
         epoch: Epoch::FIRST,
         tenant: tenant(),
         envelope: id,

@@ -8,7 +8,7 @@ use red_envelope_proto::v1::GrabOutcome as O;
 
 use super::*;
 use crate::domain::grab::{Grab, GrabReply, OutboxRecord, Outcome};
-use crate::domain::id::{Epoch, PersonId, TenantId};
+use crate::domain::id::{Epoch, Partition, PersonId, TenantId};
 use crate::hot::HotError;
 
 /// Takes everything, nothing, is away, or stands in another epoch.
@@ -213,6 +213,7 @@ async fn a_senders_own_share_that_the_books_refuse_is_neither_shown_nor_denied()
     assert_eq!(nothing.refusal(), own_envelope);
     // Decided while senders could grab, and told to nobody.
     let grab = Grab {
+        partition: Partition::ZERO,
         epoch: Epoch::FIRST,
         tenant: TenantId::parse("").unwrap(),
         envelope: id.parse().unwrap(),

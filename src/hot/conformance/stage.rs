@@ -14,7 +14,7 @@ use crate::domain::grab::{Grab, GrabReply, OutboxRecord, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::Currency;
 use crate::domain::split::Split;
-use crate::domain::stripes::StripeCount;
+use crate::domain::stripes::{StripeCount, home_partition};
 use crate::hot::{HotError, HotStore, LoadChunk};
 
 /// When the stage's clock begins: 2026-02-17, a new year.
@@ -186,15 +186,19 @@ impl Cast {
 
     /// A grab by somebody, in the epoch in which the store stands.
     pub fn grab_in(&self, store: &dyn HotStore, name: &str) -> Grab {
+        let (grab, of) = (self.grab_by(name), self.terms.stripes);
+        let partition = home_partition(self.id, &grab.grabber, of, store.partitions());
         Grab {
-            epoch: epoch(store, self.id),
-            ..self.grab_by(name)
+            partition,
+            epoch: store.epoch(partition),
+            ..grab
         }
     }
 
     /// A grab by somebody, of a store that is never replaced.
     pub fn grab_by(&self, name: &str) -> Grab {
         Grab {
+            partition: Partition::ZERO,
             epoch: Epoch::FIRST,
             tenant: self.terms.tenant.clone(),
             envelope: self.id,

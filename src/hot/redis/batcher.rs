@@ -227,22 +227,17 @@ impl Packed {
         // What is believed to stand in another epoch is answered without asking.
         order.retain(|at| {
             let grab = grab(at);
-            core.epoch(core.partition(grab.envelope)) == grab.epoch
+            core.epoch(grab.partition) == grab.epoch
         });
-        order.sort_by(|a, b| {
-            let place = |at| (core.partition(grab(at).envelope), of_one_envelope(grab(at)));
-            place(a).cmp(&place(b))
-        });
+        order.sort_by(|a, b| of_one_envelope(grab(a)).cmp(&of_one_envelope(grab(b))));
         let (command, places) = command(core, &asks, &order);
         let grabs = order.iter().map(|at| grab(at).clone()).collect();
         let unanswered = |ask: &Ask| {
-            let others =
-                ask.grabs
-                    .iter()
-                    .map(|grab| match core.epoch(core.partition(grab.envelope)) {
-                        epoch if epoch == grab.epoch => GrabReply::Missing,
-                        epoch => GrabReply::Epoch(epoch),
-                    });
+            let others = ask.grabs.iter();
+            let others = others.map(|grab| match core.epoch(grab.partition) {
+                epoch if epoch == grab.epoch => GrabReply::Missing,
+                epoch => GrabReply::Epoch(epoch),
+            });
             others.collect()
         };
         let replies: Vec<Vec<GrabReply>> = asks.iter().map(unanswered).collect();
@@ -391,10 +386,8 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Pa
     let mut keys: Vec<String> = Vec::new();
     let mut args: Vec<Vec<u8>> = vec![core.clock_arg().into_bytes()];
     let mut places = Vec::with_capacity(order.len());
-    let by_partition =
-        order.chunk_by(|a, b| core.partition(grab(a).envelope) == core.partition(grab(b).envelope));
-    for of_partition in by_partition {
-        let partition = core.partition(grab(&of_partition[0]).envelope);
+    for of_partition in order.chunk_by(|a, b| grab(a).partition == grab(b).partition) {
+        let partition = grab(&of_partition[0]).partition;
         let envelopes =
             || of_partition.chunk_by(|a, b| of_one_envelope(grab(a)) == of_one_envelope(grab(b)));
         keys.extend([core.keys.epoch(partition), core.keys.outbox(partition)]);
@@ -405,7 +398,7 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Pa
         args.push(envelopes().count().to_string().into_bytes());
         for of_envelope in envelopes() {
             let first = grab(&of_envelope[0]);
-            let own = core.keys.envelope(first.envelope);
+            let own = core.keys.envelope(partition, first.envelope);
             keys.extend([own.grabs, own.shares, own.list, own.phrase]);
             let phrases = of_envelope.iter().any(|at| grab(at).phrase.is_some());
             args.push(first.envelope.to_bytes().to_vec());
@@ -439,8 +432,8 @@ fn command(core: &Core, asks: &[Ask], order: &[(usize, usize)]) -> (Cmd, Vec<(Pa
 
 /// What the grabs of one place in a call have in common. Two tenants can't have one envelope, and
 /// who names another one's must not stand in its grabbers' way.
-fn of_one_envelope(grab: &Grab) -> (EnvelopeId, &TenantId) {
-    (grab.envelope, &grab.tenant)
+fn of_one_envelope(grab: &Grab) -> (Partition, EnvelopeId, &TenantId) {
+    (grab.partition, grab.envelope, &grab.tenant)
 }
 
 enum Read {

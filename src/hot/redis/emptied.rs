@@ -196,7 +196,7 @@ impl Emptied {
         let heard_at = winners.heard_at.load(Ordering::Relaxed);
         let stands = now < winners.good_until.load(Ordering::Relaxed)
             && heard_at >= self.void_before.load(Ordering::Acquire);
-        let epoch = core.epoch(core.partition(grab.envelope));
+        let epoch = core.epoch(grab.partition);
         let is_its = winners.epoch == grab.epoch && winners.epoch == epoch;
         if !stands || !is_its || winners.tenant != grab.tenant {
             return None;
@@ -337,7 +337,8 @@ impl Core {
 
     /// The meta of an envelope that is empty and whole under this epoch, unmarked, and not too large.
     async fn look_at_empty(&self, id: EnvelopeId, epoch: Epoch) -> Result<Option<Meta>, HotError> {
-        let (partition, own) = (self.partition(id), self.keys.envelope(id));
+        let partition = self.partition(id);
+        let own = self.keys.envelope(partition, id);
         // As if all its shares were known: none is sent.
         let call = Call::reading(self, "view_1", partition)
             .key(own.grabs)

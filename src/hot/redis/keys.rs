@@ -107,9 +107,9 @@ impl Keys {
         self.of(partition, "poison")
     }
 
-    /// An envelope's.
-    pub fn envelope(&self, id: EnvelopeId) -> EnvelopeKeys {
-        let prefix = &self.prefixes[usize::from(id.partition(self.count).index())];
+    /// What of an envelope lies in a partition.
+    pub fn envelope(&self, partition: Partition, id: EnvelopeId) -> EnvelopeKeys {
+        let prefix = &self.prefixes[usize::from(partition.index())];
         let key = |letter: char| format!("{prefix}{letter}:{id}");
         EnvelopeKeys {
             grabs: key('g'),
@@ -189,17 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_of_an_envelope_have_its_partitions_tag() {
+    fn all_keys_of_an_envelope_have_the_tag_of_the_partition_that_was_named() {
         let keys = Keys::new(PartitionCount::new(64).unwrap());
         let id = EnvelopeId::from_parts(20_000, [7; 14]);
-        let outbox = keys.outbox(id.partition(keys.count()));
-        let tag = &outbox[..=outbox.find('}').unwrap()];
-        let own = keys.envelope(id);
-        for key in [own.grabs, own.shares, own.terms, own.list, own.phrase] {
-            assert!(
-                key.starts_with(tag) && key.ends_with(&id.to_string()),
-                "{key}"
-            );
+        for partition in keys.count().all() {
+            let outbox = keys.outbox(partition);
+            let tag = &outbox[..=outbox.find('}').unwrap()];
+            let own = keys.envelope(partition, id);
+            for key in [own.grabs, own.shares, own.terms, own.list, own.phrase] {
+                assert!(
+                    key.starts_with(tag) && key.ends_with(&id.to_string()),
+                    "{key}"
+                );
+            }
         }
     }
 }

@@ -46,13 +46,14 @@ pub(super) fn lock_of(terms: &Terms) -> Vec<u8> {
 impl Core {
     /// The keys of `load_1`, `close_1` and `rebuild_1`, in their order.
     pub(super) fn with_all_keys(&self, call: Call, id: EnvelopeId) -> Call {
-        let own = self.keys.envelope(id);
+        let partition = self.partition(id);
+        let own = self.keys.envelope(partition, id);
         call.key(own.grabs)
             .key(own.shares)
             .key(own.terms)
             .key(own.list)
             .key(own.phrase)
-            .key(self.keys.index(self.partition(id)))
+            .key(self.keys.index(partition))
     }
 
     /// Puts shares down.
@@ -101,7 +102,7 @@ impl Core {
         let Some(terms) = terms else {
             return mismatch("nothing is loaded");
         };
-        let own = self.keys.envelope(id);
+        let own = self.keys.envelope(partition, id);
         let mut state = redis::cmd("HGET");
         state.arg(&own.grabs).arg("");
         // With the state the first shares come back, of a small envelope all: one round trip.
@@ -137,7 +138,7 @@ impl Core {
     fn read_back(&self, id: EnvelopeId, terms: &Terms, from: usize) -> Cmd {
         let mut read = redis::cmd("GETRANGE");
         let step = step_of(width_of(terms));
-        read.arg(self.keys.envelope(id).shares)
+        read.arg(self.keys.envelope(self.partition(id), id).shares)
             .arg(from)
             .arg(from + step - 1);
         read
@@ -201,7 +202,7 @@ impl Core {
         let nonce: u64 = rand::random();
         let call = Call::writing(self, "decline_1", partition)
             .key(self.keys.outbox(partition))
-            .key(self.keys.envelope(id).grabs)
+            .key(self.keys.envelope(partition, id).grabs)
             .arg(self.clock_arg())
             .under(epoch)
             .arg(nonce.to_le_bytes())
@@ -331,7 +332,7 @@ impl Core {
         let partition = self.partition(id);
         let epoch = self.stands_in(partition, under)?;
         let call = Call::writing(self, "freeze_1", partition)
-            .key(self.keys.envelope(id).grabs)
+            .key(self.keys.envelope(partition, id).grabs)
             .key(self.keys.marked(partition))
             .under(epoch)
             .arg(id.to_bytes())

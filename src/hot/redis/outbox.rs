@@ -287,8 +287,8 @@ impl Core {
     /// Whether the grabs hash of an envelope is whole in this epoch. Then it has every grant that was
     /// ever made here, since a grant is written in the call that owes it.
     async fn has_its_grants(&self, id: EnvelopeId) -> Result<bool, HotError> {
-        let (partition, own) = (self.partition(id), self.keys.envelope(id));
-        let epoch = self.epoch(partition);
+        let partition = self.partition(id);
+        let (epoch, own) = (self.epoch(partition), self.keys.envelope(partition, id));
         let call = Call::reading(self, "view_1", partition)
             .key(own.grabs)
             .key(own.shares)
@@ -323,7 +323,7 @@ impl Core {
                 // What is over gets no new record, so this look is conclusive for it; what is not
                 // over stays.
                 for id in some.iter().filter(|id| !owed.names(**id)) {
-                    let own = self.keys.envelope(*id);
+                    let own = self.keys.envelope(partition, *id);
                     self.acked.forgotten(*id);
                     call = call
                         .key(own.grabs)

@@ -40,7 +40,7 @@ impl Core {
         if !unseen.is_empty() {
             let get = |id: &&EnvelopeId| {
                 let mut get = redis::cmd("GET");
-                get.arg(self.keys.envelope(**id).terms);
+                get.arg(self.keys.envelope(self.partition(**id), **id).terms);
                 get
             };
             let texts = self.read_all(unseen.iter().map(get).collect()).await?;
@@ -103,7 +103,7 @@ impl Core {
                 .under(self.epoch(*partition))
                 .number(SHARES_PER_LOOK_BYTES);
             for place in places {
-                let own = self.keys.envelope(ids[*place]);
+                let own = self.keys.envelope(*partition, ids[*place]);
                 let known = before[place].as_ref().map_or(0, |sums| sums.known);
                 call = call
                     .key(own.grabs)
@@ -192,7 +192,7 @@ impl Core {
         let calls = ids.iter().map(|id| {
             let partition = self.partition(*id);
             Call::reading(self, "result_1", partition)
-                .key(self.keys.envelope(*id).grabs)
+                .key(self.keys.envelope(partition, *id).grabs)
                 .under(self.epoch(partition))
                 .arg(grabber.as_str())
         });
@@ -212,13 +212,14 @@ impl Core {
     pub async fn repeats(&self, grabs: &[Grab]) -> Result<Vec<Option<GrabReply>>, HotError> {
         let metas = grabs.iter().map(|grab| {
             let mut get = redis::cmd("HGET");
-            get.arg(self.keys.envelope(grab.envelope).grabs).arg("");
+            let own = self.keys.envelope(grab.partition, grab.envelope);
+            get.arg(own.grabs).arg("");
             get
         });
         let metas = self.read_all(metas.collect()).await?;
         let calls = grabs.iter().map(|grab| {
-            Call::reading(self, "result_1", self.partition(grab.envelope))
-                .key(self.keys.envelope(grab.envelope).grabs)
+            Call::reading(self, "result_1", grab.partition)
+                .key(self.keys.envelope(grab.partition, grab.envelope).grabs)
                 .under(grab.epoch)
                 .arg(grab.grabber.as_str())
         });
@@ -269,7 +270,7 @@ impl Core {
         limit: usize,
     ) -> Result<Listed, HotError> {
         let partition = self.partition(id);
-        let own = self.keys.envelope(id);
+        let own = self.keys.envelope(partition, id);
         let call = Call::reading(self, "grants_1", partition)
             .key(own.grabs)
             .key(own.list)
@@ -331,7 +332,7 @@ impl Core {
         id: EnvelopeId,
         share_count: u32,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, HotError> {
-        let key = self.keys.envelope(id).grabs;
+        let key = self.keys.envelope(self.partition(id), id).grabs;
         let mut fields = BTreeMap::new();
         if share_count <= LISTED_SHARES_MIN {
             let mut all = redis::cmd("HGETALL");

@@ -79,7 +79,7 @@ impl Core {
         let is_sound = |meta: &Meta| may_stand(meta, &plan) && in_turn(meta, &plan);
         let sound = before.as_ref().is_some_and(is_sound);
         if sound && plan.puts.is_empty() && plan.drops.is_empty() {
-            let own = self.keys.envelope(id);
+            let own = self.keys.envelope(partition, id);
             let call = Call::writing(self, "stamp_1", partition)
                 .key(own.grabs)
                 .key(own.shares)
@@ -119,7 +119,8 @@ impl Core {
     /// Looked at first: a full Redis refuses to be told what it knows, and what stands as it is must be
     /// stamped there, so that it ends and gives its memory back.
     async fn put_terms(&self, id: EnvelopeId, terms: &Terms) -> Result<(), HotError> {
-        let (key, terms) = (self.keys.envelope(id).terms, terms.to_json());
+        let key = self.keys.envelope(self.partition(id), id).terms;
+        let terms = terms.to_json();
         let mut get = redis::cmd("GET");
         get.arg(&key);
         let there = self.read_all(vec![get]).await?.pop();
@@ -179,7 +180,7 @@ impl Core {
             return Ok(None);
         }
         // 6. end
-        let own = self.keys.envelope(id);
+        let own = self.keys.envelope(partition, id);
         let call = Call::writing(self, "rebuilt_1", partition)
             .key(own.grabs)
             .key(own.shares)
@@ -202,8 +203,9 @@ impl Core {
         drops: &[Vec<u8>],
         puts: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<bool, HotError> {
-        let own = self.keys.envelope(id);
-        let mut call = Call::writing(self, "rebuild_put_1", self.partition(id))
+        let partition = self.partition(id);
+        let own = self.keys.envelope(partition, id);
+        let mut call = Call::writing(self, "rebuild_put_1", partition)
             .key(own.grabs)
             .key(own.shares)
             .under(epoch)

@@ -94,7 +94,7 @@ impl Core {
         now: &Meta,
         turns: Range<u32>,
     ) -> Result<Option<Vec<HeldShare>>, HotError> {
-        let own = self.keys.envelope(id);
+        let own = self.keys.envelope(self.partition(id), id);
         let mut names = redis::cmd("LRANGE");
         names.arg(&own.list).arg(turns.start).arg(turns.end - 1);
         let Some(Value::Array(names)) = self.read_all(vec![names]).await?.pop() else {

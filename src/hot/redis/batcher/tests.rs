@@ -189,3 +189,21 @@ async fn a_win_of_an_epoch_that_has_ended_is_told_by_the_next_one() {
         GrabReply::Outcome(Outcome::AlreadyGrabbed(_))
     ));
 }
+
+#[tokio::test]
+async fn a_grab_is_decided_in_the_partition_that_it_names() {
+    let (stage, cast) = played(2).await;
+    let store = &*stage.store;
+    let own = cast.grab_in(store, "ann");
+    let mut others = store.partitions().all().filter(|p| *p != own.partition);
+    let elsewhere = Grab {
+        partition: others.next().unwrap(),
+        ..own.clone()
+    };
+    // One call asks both, and the envelope lies in one of them.
+    let grabs = vec![elsewhere.clone(), own, elsewhere];
+    let replies = store.grab(grabs).await.unwrap();
+    assert_eq!([replies[0], replies[2]], [GrabReply::Missing; 2]);
+    won(replies[1]);
+    assert_eq!(cast.debts(store).await.len(), 2);
+}

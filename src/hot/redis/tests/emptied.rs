@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::OnRedis;
 use super::mended::stage;
+use super::{OnRedis, own_keys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{Epoch, TenantId};
 use crate::hot::conformance::stage::{Cast, outcome};
@@ -211,7 +211,7 @@ async fn an_envelope_that_was_damaged_is_asked_of_redis_once_it_says_so() {
     for _ in 0..100 {
         cast.grab(&*stage.store, "late").await;
     }
-    let own = stage.store.core.keys.envelope(cast.id);
+    let own = own_keys(&stage.store, cast.id);
     stage
         .server
         .command(&[b"HDEL", own.grabs.as_bytes(), b"bob"]);

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::mended::{KINDS, Kind, Mended, stage};
-use super::{OnRedis, store as another};
+use super::{OnRedis, own_keys, store as another};
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GrabReply, HeldShare, Outcome};
 use crate::hot::{CloseReply, HotError, HotStore};
@@ -43,7 +43,7 @@ async fn dies_after(
 
 /// Loses a grab and the shares, so that a repair has everything to do.
 fn hurt(stage: &OnRedis, mended: &Mended) {
-    let own = stage.store.core.keys.envelope(mended.cast.id);
+    let own = own_keys(&stage.store, mended.cast.id);
     stage
         .server
         .command(&[b"HDEL", own.grabs.as_bytes(), b"bob"]);
@@ -176,7 +176,7 @@ async fn what_another_repair_left_behind_is_thrown_away() {
                     break;
                 }
             }
-            let key = stage.store.core.keys.envelope(mended.cast.id).shares;
+            let key = own_keys(&stage.store, mended.cast.id).shares;
             stage.server.command(&[b"SET", key.as_bytes(), junk]);
             let mended_state = mended.mend(&*stage.store, &mended.held).await;
             assert_eq!(mended_state, HotState::Live);

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use redis::Value;
 
+use super::keys::EnvelopeKeys;
 use super::layout::{Meta, Reader};
 use super::server_under_test::{Flavour, RedisServer, in_memory};
 use super::{RedisStore, Timing};
@@ -48,6 +49,11 @@ pub(super) struct OnRedis {
     pub store: Arc<RedisStore>,
     crash: Crash,
     epoch: Epoch,
+}
+
+/// The keys of an envelope.
+fn own_keys(store: &RedisStore, id: EnvelopeId) -> EnvelopeKeys {
+    store.core.keys.envelope(store.core.partition(id), id)
 }
 
 /// Patient, for machines that do much beside the tests.
@@ -136,7 +142,7 @@ impl OnRedis {
 
     /// What was loaded for an envelope, from the bytes in Redis.
     fn amounts(&self, id: EnvelopeId) -> Vec<i64> {
-        let own = self.store.core.keys.envelope(id);
+        let own = own_keys(&self.store, id);
         let get = |words: &[&[u8]]| match self.server.command(words) {
             Value::BulkString(bytes) => bytes,
             other => panic!("{other:?}"),

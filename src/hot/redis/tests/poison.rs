@@ -1,7 +1,7 @@
 //! An entry that nobody can read stands in the way of its envelope only where the grants that it owed
 //! may be lost.
 
-use super::{Crash, Flavour, OnRedis};
+use super::{Crash, Flavour, OnRedis, own_keys};
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::Epoch;
 use crate::hot::conformance::stage::{Cast, EXPIRES_IN_MS, partition, won};
@@ -65,7 +65,7 @@ async fn poison_of_an_envelope_that_is_not_whole_is_owed_until_a_person_has_look
     for damage in damages {
         let (stage, cast) = spoiled().await;
         let store = &*stage.store;
-        let key = store.core.keys.envelope(cast.id).grabs;
+        let key = own_keys(store, cast.id).grabs;
         let words = [&[damage[0], key.as_bytes()], &damage[1..]].concat();
         stage.server.command(&words);
         assert_eq!(owes_before_and_after(store, &cast).await, [true, true]);
@@ -116,7 +116,7 @@ async fn a_tombstone_does_not_know_who_had_a_share() {
     let redis::Value::BulkString(kept) = kept else {
         panic!("{kept:?}");
     };
-    let key = store.core.keys.envelope(cast.id).grabs;
+    let key = own_keys(store, cast.id).grabs;
     stage.server.command(&[b"UNLINK", key.as_bytes()]);
     stage.clock.advance_ms(EXPIRES_IN_MS + 1);
     let terms = std::sync::Arc::clone(&cast.terms);

@@ -3,7 +3,7 @@
 
 use super::damage::damages;
 use super::mended::{KINDS, Kind, Mended, stage};
-use super::{OnRedis, store as another};
+use super::{OnRedis, own_keys, store as another};
 use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::Outcome;
@@ -20,7 +20,7 @@ fn hurt(stage: &OnRedis, key: &str, damage: &[Vec<&[u8]>]) {
 }
 
 fn keys_of(stage: &OnRedis, mended: &Mended) -> [String; 5] {
-    let own = stage.store.core.keys.envelope(mended.cast.id);
+    let own = own_keys(&stage.store, mended.cast.id);
     [own.grabs, own.shares, own.terms, own.list, own.phrase]
 }
 

@@ -150,7 +150,8 @@ impl Scene {
     }
 
     pub fn own(&self, cast: &Cast) -> EnvelopeKeys {
-        self.keys.envelope(cast.id)
+        self.keys
+            .envelope(crate::domain::id::Partition::ZERO, cast.id)
     }
 
     /// The command that calls a function for an envelope, as the store would.

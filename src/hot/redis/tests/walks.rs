@@ -4,8 +4,8 @@
 //! # Not here
 //! Walks over envelopes that can be paged: the conformance suite.
 
-use super::OnRedis;
 use super::mended::{Kind, Mended, stage};
+use super::{OnRedis, own_keys};
 use crate::domain::grab::HeldShare;
 use crate::hot::redis::server_under_test::RedisServer;
 use crate::hot::{GrantWalk, HotStore};
@@ -18,7 +18,7 @@ const GRABBERS: usize = 1_200;
 /// A large envelope of which much was granted, and which was rebuilt since.
 async fn rebuilt(stage: &OnRedis) -> Mended {
     let mended = granted(stage).await;
-    let own = stage.store.core.keys.envelope(mended.cast.id);
+    let own = own_keys(&stage.store, mended.cast.id);
     stage.server.command(&[b"UNLINK", own.shares.as_bytes()]);
     let claims = paged(&*stage.store, &mended).await;
     assert_eq!(claims.len(), GRABBERS + 3);
@@ -159,7 +159,7 @@ async fn a_walk_whose_list_is_gone_reads_again_and_tells_no_less() {
     let mut walk = GrantWalk::default();
     next(&*stage.store, &mut walk, &mended, 0).await;
     come(&stage, &mended, "late", 50).await;
-    let own = stage.store.core.keys.envelope(mended.cast.id);
+    let own = own_keys(&stage.store, mended.cast.id);
     stage.server.command(&[b"UNLINK", own.list.as_bytes()]);
     let before = scans(&stage.server);
     let told = rest(&*stage.store, &mut walk, &mended, 0).await;
@@ -172,7 +172,7 @@ async fn a_walk_whose_list_is_gone_reads_again_and_tells_no_less() {
 async fn a_large_envelope_without_its_list_is_read_once_while_nobody_grabs() {
     let stage = stage().await;
     let mended = granted(&stage).await;
-    let own = stage.store.core.keys.envelope(mended.cast.id);
+    let own = own_keys(&stage.store, mended.cast.id);
     stage.server.command(&[b"UNLINK", own.list.as_bytes()]);
     let once = scans_of_one_read(&stage, &mended).await;
     let (before, mut walk) = (scans(&stage.server), GrantWalk::default());
