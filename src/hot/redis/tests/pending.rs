@@ -3,8 +3,7 @@
 use redis::Value;
 
 use super::{Crash, Flavour, OnRedis};
-use crate::domain::id::Partition;
-use crate::hot::conformance::stage::{Cast, person, tenant};
+use crate::hot::conformance::stage::{Cast, partition, person, tenant};
 use crate::hot::redis::pending::TOGETHER_MAX;
 use crate::hot::{HotError, HotStore};
 
@@ -84,7 +83,9 @@ async fn who_goes_away_takes_nobody_s_answer_with_him() {
         assert_eq!(stays.await.unwrap().len(), 1);
     }
     // And where a look fails, each of those who asked hears of it, and the next one is asked anew.
-    let key = store.core.keys.outbox(Partition::ZERO);
+    let own = partition(store, cast.id);
+    let mut others = store.partitions().all().filter(|other| *other != own);
+    let key = store.core.keys.outbox(others.next().unwrap());
     stage.server.command(&[b"SET", key.as_bytes(), b"x"]);
     let asked = ["ann", "bob"].map(|name| store.pending(tenant(), person(name)));
     for told in futures_util::future::join_all(asked).await {
