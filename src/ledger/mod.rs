@@ -215,11 +215,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Closing → Closed, if claims cover the `taken_count` shares that the hot store granted:
     /// refunds the remainder to the sender in the same transaction. `reason` is the hot store's:
     /// an envelope that turned out to be empty was not expired. `under` is where the hot store
-    /// closed it: in another epoch it may be granting again, so it is to be closed there first. More
-    /// claims than grants are a contradiction in [`Epoch::FIRST`], and a loss in a later one.
+    /// closed it, each partition in which it lies once, at most [`UNDERS_MAX`]: in another epoch one may be
+    /// granting again, so it is to be closed there first. More claims than grants are a contradiction
+    /// where all stand in [`Epoch::FIRST`], and a loss where one stands in a later one.
     async fn finish_close(
         &self,
-        under: Under,
+        under: Vec<Under>,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,

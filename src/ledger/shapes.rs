@@ -126,6 +126,28 @@ pub struct Under {
     pub epoch: Epoch,
 }
 
+/// Partitions that one call names: as many as an envelope has stripes at the most.
+pub const UNDERS_MAX: usize = 64;
+
+impl Under {
+    /// The epoch of each partition, ascending: the order in which they are locked.
+    ///
+    /// # Errors
+    /// There is none, there are more than [`UNDERS_MAX`], or one partition is named twice.
+    pub fn by_partition(all: &[Self]) -> Result<BTreeMap<Partition, Epoch>, LedgerError> {
+        if !(1..=UNDERS_MAX).contains(&all.len()) {
+            let why = format!("an envelope does not lie in {} partitions", all.len());
+            return Err(LedgerError::Broken(why));
+        }
+        let epochs: BTreeMap<_, _> = all.iter().map(|u| (u.partition, u.epoch)).collect();
+        if epochs.len() < all.len() {
+            let why = "an envelope has one stripe in a partition".to_owned();
+            return Err(LedgerError::Broken(why));
+        }
+        Ok(epochs)
+    }
+}
+
 /// How a hot store is laid out. Fixed at first start: grabs would be looked for in another place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotLayout {

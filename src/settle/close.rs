@@ -113,7 +113,7 @@ pub async fn go_on(
         return Ok(Closed::Waiting);
     }
     let under = Under { partition, epoch };
-    let finished = ledger.finish_close(under, id, reason, taken_count);
+    let finished = ledger.finish_close(vec![under], id, reason, taken_count);
     let progress = match finished.await {
         Ok(progress) => progress,
         Err(LedgerError::Frozen) => return Ok(Closed::Frozen),

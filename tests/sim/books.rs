@@ -246,7 +246,7 @@ impl Books {
             return Err(LedgerError::Frozen);
         }
         if !sheet.closed {
-            let Some(remainder) = sheet.finish(taken_count as usize) else {
+            let Some(remainder) = sheet.finish(taken_count as usize, false) else {
                 return Ok(CloseProgress::Waiting {
                     claimed_count: count(sheet.claims.len()),
                     dead_letters: count(sheet.letters.len()),

@@ -53,6 +53,11 @@ fn in_the_first(under: Under) -> Result<(), LedgerError> {
     }
 }
 
+fn all_in_the_first(under: &[Under]) -> Result<(), LedgerError> {
+    Under::by_partition(under)?;
+    under.iter().copied().try_for_each(in_the_first)
+}
+
 #[async_trait]
 impl Ledger for BooksDoor {
     fn now(&self) -> UnixMs {
@@ -148,12 +153,12 @@ impl Ledger for BooksDoor {
 
     async fn finish_close(
         &self,
-        under: Under,
+        under: Vec<Under>,
         id: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
-        in_the_first(under)?;
+        all_in_the_first(&under)?;
         self.attempt(move |s| {
             let now = s.books_now();
             s.books.finish_close(id, (reason, taken_count), now)

@@ -73,7 +73,7 @@ impl World {
         self.ledger.begin_close(id, reason).await.unwrap();
         let closed = self
             .ledger
-            .finish_close(FIRST, id, reason, taken_count)
+            .finish_close(vec![FIRST], id, reason, taken_count)
             .await;
         matches!(closed.unwrap(), CloseProgress::Closed(_))
     }

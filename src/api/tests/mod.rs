@@ -276,7 +276,7 @@ impl World {
         };
         let closed = self
             .ledger
-            .finish_close(under, id, reason, view.taken_count);
+            .finish_close(vec![under], id, reason, view.taken_count);
         let closed = closed.await;
         assert!(matches!(closed, Ok(CloseProgress::Closed(_))), "{closed:?}");
     }

@@ -1,16 +1,32 @@
 //! The end of an envelope.
 
-use super::{FIRST, HOUR_MS, NOON_MS, World, act, decline, draft, fund, pay, record};
+use super::partitions::advance;
+use super::{FIRST, HOUR_MS, NOON_MS, World, act, decline, draft, fund, pay, record, unders};
 use crate::domain::envelope::{BookState, CloseReason};
-use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError, SettleItem, Settled};
+use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
+use crate::ledger::{
+    CloseProgress, Due, EnvelopeRow, LedgerError, SettleItem, Settled, UNDERS_MAX,
+};
 
 impl World {
     async fn finish(&self, id: EnvelopeId, taken_count: u32) -> CloseProgress {
         let closing = self
             .ledger
-            .finish_close(FIRST, id, CloseReason::Expired, taken_count);
+            .finish_close(vec![FIRST], id, CloseReason::Expired, taken_count);
         closing.await.expect("an answer")
+    }
+
+    /// The same of an envelope that lies in several partitions.
+    async fn finish_under(
+        &self,
+        epochs: &[(u16, u64)],
+        id: EnvelopeId,
+        taken_count: u32,
+    ) -> Result<CloseProgress, LedgerError> {
+        let under = unders(epochs);
+        self.ledger
+            .finish_close(under, id, CloseReason::Expired, taken_count)
+            .await
     }
 
     async fn begin(&self, id: EnvelopeId, reason: CloseReason) -> EnvelopeRow {
@@ -41,7 +57,7 @@ pub async fn a_close_waits_until_claims_cover_what_was_granted(world: &World) {
     let id = world.live(100, 4, "e1").await;
     let early = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Expired, 0)
+        .finish_close(vec![FIRST], id, CloseReason::Expired, 0)
         .await;
     assert!(
         matches!(early, Err(LedgerError::Broken(_))),
@@ -93,6 +109,75 @@ pub async fn the_remainder_is_refunded_to_the_last_minor_unit(world: &World) {
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn one_other_epoch_of_several_refunds_nothing(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world.settle(vec![pay(id, 0, "bob", 40)]).await;
+    world.begin(id, CloseReason::Expired).await;
+    advance(world, &[(5, 1)], "redis a").await;
+    // Each of the three in turn is the one that stands elsewhere: behind, or ahead.
+    for (epochs, stands) in [
+        ([(9, 1), (5, 1), (1, 1)], 2),
+        ([(9, 1), (5, 3), (1, 1)], 2),
+        ([(9, 2), (5, 2), (1, 1)], 1),
+        ([(9, 1), (5, 2), (1, 2)], 1),
+    ] {
+        let refused = world.finish_under(&epochs, id, 1).await;
+        let elsewhere = matches!(refused, Err(LedgerError::Epoch(Epoch(e))) if e == stands);
+        assert!(elsewhere, "{epochs:?}: {refused:?}");
+        let envelope = world.envelope(id).await;
+        assert_eq!(envelope.state, BookState::Closing(CloseReason::Expired));
+        assert_eq!((envelope.refunded_minor, envelope.closed_at), (0, None));
+        let postings = world.ledger.postings(id, 10).await.expect("postings");
+        assert_eq!(postings.len(), 2);
+        assert_eq!(world.has("alice").await, (0, 60));
+    }
+    // In whatever order they are named.
+    let right = world.finish_under(&[(9, 1), (5, 2), (1, 1)], id, 1).await;
+    assert_eq!(waiting(&right.expect("an answer")), None);
+    assert_eq!(world.has("alice").await, (60, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_close_forgives_what_any_of_several_partitions_lost(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world
+        .settle(vec![pay(id, 0, "bob", 40), pay(id, 1, "carol", 10)])
+        .await;
+    world.begin(id, CloseReason::Expired).await;
+    let first = world.finish_under(&[(1, 1), (2, 1), (3, 1)], id, 1).await;
+    assert_eq!(waiting(&first.expect("an answer")), Some((2, 0)));
+    // Another partition was replaced, and none of the envelope's.
+    advance(world, &[(4, 1)], "redis a").await;
+    let none = world.finish_under(&[(1, 1), (2, 1), (3, 1)], id, 1).await;
+    assert_eq!(waiting(&none.expect("an answer")), Some((2, 0)));
+    advance(world, &[(2, 1)], "redis a").await;
+    let more = world.finish_under(&[(1, 1), (2, 2), (3, 1)], id, 3).await;
+    assert_eq!(waiting(&more.expect("an answer")), Some((2, 0)));
+    let lost = world.finish_under(&[(1, 1), (2, 2), (3, 1)], id, 1).await;
+    assert_eq!(waiting(&lost.expect("an answer")), None);
+    assert_eq!(world.has("alice").await, (50, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
+pub async fn a_close_names_each_partition_once_and_no_more_than_there_may_be(world: &World) {
+    let id = world.live(100, 4, "e1").await;
+    world.begin(id, CloseReason::Expired).await;
+    let all =
+        |count: usize| -> Vec<(u16, u64)> { (0..).map(|index| (index, 1)).take(count).collect() };
+    for epochs in [vec![], vec![(3, 1), (3, 1)], all(UNDERS_MAX + 1)] {
+        let refused = world.finish_under(&epochs, id, 0).await;
+        assert!(
+            matches!(refused, Err(LedgerError::Broken(_))),
+            "{epochs:?}: {refused:?}"
+        );
+        assert_eq!(world.has("alice").await, (0, 100));
+    }
+    let most = world.finish_under(&all(UNDERS_MAX), id, 0).await;
+    assert_eq!(waiting(&most.expect("an answer")), None);
+    assert_eq!(world.has("alice").await, (100, 0));
+}
+
+#[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn the_first_reason_stands_until_the_hot_store_decides(world: &World) {
     let id = world.live(100, 4, "e1").await;
     let first = world.begin(id, CloseReason::Recalled).await;
@@ -101,7 +186,7 @@ pub async fn the_first_reason_stands_until_the_hot_store_decides(world: &World) 
     assert_eq!(second.state, BookState::Closing(CloseReason::Recalled));
     let closed = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Empty, 0)
+        .finish_close(vec![FIRST], id, CloseReason::Empty, 0)
         .await;
     let Ok(CloseProgress::Closed(closed)) = closed else {
         panic!("nothing was granted");

@@ -30,7 +30,9 @@ impl World {
 
     pub(super) async fn closes(&self, id: EnvelopeId, taken_count: u32) -> bool {
         let expired = CloseReason::Expired;
-        let done = self.ledger.finish_close(FIRST, id, expired, taken_count);
+        let done = self
+            .ledger
+            .finish_close(vec![FIRST], id, expired, taken_count);
         matches!(done.await, Ok(CloseProgress::Closed(_)))
     }
 }

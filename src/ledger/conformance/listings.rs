@@ -23,7 +23,7 @@ pub async fn entries_tell_the_whole_history_of_an_account(world: &World) {
     begun.expect("it closes");
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Recalled, 2)
+        .finish_close(vec![FIRST], id, CloseReason::Recalled, 2)
         .await;
     done.expect("it closes");
     let points = Currency::from_code("POINTS").expect("a code");
@@ -160,7 +160,7 @@ pub async fn the_postings_of_an_envelope_tell_where_its_money_went(world: &World
     begun.expect("it closes");
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Expired, 3)
+        .finish_close(vec![FIRST], id, CloseReason::Expired, 3)
         .await;
     done.expect("it closes");
     let postings = world.ledger.postings(id, 10).await.expect("postings");

@@ -41,7 +41,9 @@ impl World {
         let expired = CloseReason::Expired;
         let begun = self.ledger.begin_close(id, expired).await;
         begun.expect("it closes");
-        let done = self.ledger.finish_close(FIRST, id, expired, taken_count);
+        let done = self
+            .ledger
+            .finish_close(vec![FIRST], id, expired, taken_count);
         let done = done.await.expect("it closes");
         assert!(matches!(done, CloseProgress::Closed(_)), "{done:?}");
     }

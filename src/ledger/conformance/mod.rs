@@ -45,6 +45,15 @@ pub const FIRST: Under = Under {
     epoch: Epoch::FIRST,
 };
 
+/// In these epochs of partitions, by their numbers.
+pub fn unders(epochs: &[(u16, u64)]) -> Vec<Under> {
+    let under = |(index, epoch): &(u16, u64)| Under {
+        partition: Partition::new(*index).expect("cases name partitions that there can be"),
+        epoch: Epoch(*epoch),
+    };
+    epochs.iter().map(under).collect()
+}
+
 /// An hour.
 pub const HOUR_MS: i64 = 3_600_000;
 
@@ -358,6 +367,9 @@ macro_rules! ledger_conformance {
             settle::a_batch_over_the_limit_is_not_begun,
             close::a_close_waits_until_claims_cover_what_was_granted,
             close::the_remainder_is_refunded_to_the_last_minor_unit,
+            close::one_other_epoch_of_several_refunds_nothing,
+            close::a_close_forgives_what_any_of_several_partitions_lost,
+            close::a_close_names_each_partition_once_and_no_more_than_there_may_be,
             close::the_first_reason_stands_until_the_hot_store_decides,
             close::marks_that_arrive_together_are_each_answered_by_its_own_row,
             close::a_closed_envelope_pays_nothing_more,

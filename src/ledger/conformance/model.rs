@@ -8,14 +8,18 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::partitions::advance;
 use super::sheet::{Reserve, Sheet};
-use super::{FIRST, World, act, decline, draft, fund, pay, transfer};
+use super::{World, act, decline, draft, fund, pay, transfer, unders};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::EnvelopeId;
 use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
 
 const PEOPLE: [&str; 4] = ["ann", "ben", "cho", "dan"];
+
+/// Partitions in which envelopes lie beside the first, where all is settled.
+const STRIPES: std::ops::Range<u16> = 1..4;
 
 /// One operation. Envelopes are named by their order of funding, modulo how many there are.
 #[derive(Clone, Debug)]
@@ -37,8 +41,11 @@ pub enum Op {
     MakeGoodUpTo(i64),
     /// No more grabs.
     BeginClose(usize),
-    /// With how many shares taken beyond those that are claimed.
-    FinishClose(usize, u32),
+    /// With how many shares taken beyond those that are claimed, or fewer, under these others of [`STRIPES`], each
+    /// in its epoch or so many epochs away from it.
+    FinishClose(usize, i32, BTreeMap<u16, i64>),
+    /// One of [`STRIPES`] goes to its next epoch.
+    Advance(u16),
 }
 
 /// Lists of operations that get in each other's way often.
@@ -49,6 +56,8 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         1..40_i64,
         prop::bool::weighted(0.2),
     );
+    let away = prop_oneof![8 => Just(0_i64), 1 => Just(-1), 1 => Just(1)];
+    let under = prop::collection::btree_map(STRIPES, away, 0..3);
     let op = prop_oneof![
         2 => (0..PEOPLE.len(), 1..200_i64, 0..6_u8).prop_map(|(w, m, r)| Op::Deposit(w, m, r)),
         1 => (0..PEOPLE.len(), 1..200_i64, 0..6_u8).prop_map(|(w, m, r)| Op::Withdraw(w, m, r)),
@@ -59,8 +68,9 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::SettleParked),
         1 => prop_oneof![Just(0_i64), Just(1_000_000)].prop_map(Op::MakeGoodUpTo),
         2 => (0..8_usize).prop_map(Op::BeginClose),
-        2 => (0..8_usize, prop_oneof![4 => Just(0_u32), 1 => Just(1)])
-            .prop_map(|(e, n)| Op::FinishClose(e, n)),
+        3 => (0..8_usize, prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(-1)], under)
+            .prop_map(|(e, n, u)| Op::FinishClose(e, n, u)),
+        1 => STRIPES.prop_map(Op::Advance),
     ];
     prop::collection::vec(op, 1..40)
 }
@@ -80,6 +90,8 @@ pub struct Model {
     requests: BTreeMap<(&'static str, usize, u8), (i64, u32)>,
     sheets: Vec<Funded>,
     reserve: Reserve,
+    /// Of partitions that are not in the first.
+    epochs: BTreeMap<u16, u64>,
 }
 
 /// What a request id makes of a call.
@@ -121,11 +133,15 @@ impl Model {
                 world.make_good_up_to(minor, 1_000);
                 self.reserve.minor_max = minor;
             }
+            Op::Advance(index) => self.advance(world, index).await,
             _ if self.sheets.is_empty() => {}
             Op::Settle(which, items) => self.settle(world, self.pick(which), items).await,
             Op::Freeze(which, frozen) => self.freeze(world, self.pick(which), frozen).await,
             Op::BeginClose(which) => self.begin_close(world, self.pick(which)).await,
-            Op::FinishClose(which, more) => self.finish_close(world, self.pick(which), more).await,
+            Op::FinishClose(which, more, others) => {
+                self.finish_close(world, self.pick(which), more, others)
+                    .await;
+            }
         }
         self.compare(world).await;
     }
@@ -271,21 +287,49 @@ impl Model {
         }
     }
 
-    async fn finish_close(&mut self, world: &World, which: usize, more: u32) {
+    fn epoch(&self, index: u16) -> u64 {
+        self.epochs.get(&index).copied().unwrap_or(1)
+    }
+
+    async fn advance(&mut self, world: &World, index: u16) {
+        let epoch = self.epoch(index);
+        advance(world, &[(index, epoch)], "redis a").await;
+        self.epochs.insert(index, epoch + 1);
+    }
+
+    async fn finish_close(
+        &mut self,
+        world: &World,
+        which: usize,
+        more: i32,
+        others: BTreeMap<u16, i64>,
+    ) {
+        let named = |(index, away): (&u16, &i64)| {
+            let epoch = self.epoch(*index).saturating_add_signed(*away);
+            (*index, epoch)
+        };
+        let mut under: Vec<(u16, u64)> = others.iter().map(named).collect();
+        let stands = under
+            .iter()
+            .all(|(index, epoch)| self.epoch(*index) == *epoch);
+        let replaced = under.iter().any(|(_, epoch)| *epoch > 1);
+        under.push((0, 1));
         let Funded { id, sender, sheet } = &mut self.sheets[which];
         let claimed = u32::try_from(sheet.claims.len()).unwrap();
-        let taken = claimed + more;
+        let taken = claimed.saturating_add_signed(more);
         let answer = world
             .ledger
-            .finish_close(FIRST, *id, CloseReason::Expired, taken)
+            .finish_close(unders(&under), *id, CloseReason::Expired, taken)
             .await;
-        if !sheet.closing {
+        if !stands {
+            assert!(matches!(answer, Err(LedgerError::Epoch(_))), "{answer:?}");
+        } else if !sheet.closing {
             assert!(matches!(answer, Err(LedgerError::Broken(_))));
         } else if sheet.frozen {
             assert!(matches!(answer, Err(LedgerError::Frozen)));
         } else if sheet.closed {
             assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
-        } else if let Some(remainder) = sheet.finish(taken as usize) {
+        } else if let Some(remainder) = sheet.finish(taken as usize, replaced) {
             assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
             self.accounts[*sender] += remainder;
         } else {

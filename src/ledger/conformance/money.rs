@@ -82,7 +82,7 @@ pub async fn a_refund_always_fits_and_the_limit_binds_what_comes_from_outside(wo
     begun.expect("it closes");
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Expired, 1)
+        .finish_close(vec![FIRST], id, CloseReason::Expired, 1)
         .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))), "{done:?}");
     assert_eq!(world.has("alice").await, (AMOUNT_MINOR_MAX + 100, 0));

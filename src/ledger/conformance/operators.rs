@@ -72,7 +72,7 @@ pub async fn a_frozen_envelope_neither_closes_nor_is_due(world: &World) {
         .expect("is frozen");
     let refused = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Recalled, 0)
+        .finish_close(vec![FIRST], id, CloseReason::Recalled, 0)
         .await;
     assert!(matches!(refused, Err(LedgerError::Frozen)));
     assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 0);
@@ -84,7 +84,7 @@ pub async fn a_frozen_envelope_neither_closes_nor_is_due(world: &World) {
     assert_eq!(world.ledger.due(0, 0, 10).await.expect("work").len(), 1);
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Recalled, 0)
+        .finish_close(vec![FIRST], id, CloseReason::Recalled, 0)
         .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))));
     let over = world.ledger.freeze(id, act("freeze", id)).await;
@@ -109,7 +109,7 @@ pub async fn a_dead_letter_that_is_paid_after_all_no_longer_blocks(world: &World
     begun.expect("it closes");
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Expired, 2)
+        .finish_close(vec![FIRST], id, CloseReason::Expired, 2)
         .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))), "{done:?}");
     assert_eq!(world.has("bob").await, (20, 0));
@@ -156,7 +156,7 @@ pub async fn a_dead_letter_whose_share_another_won_blocks_until_it_is_replayed(w
     assert_eq!(world.has("carol").await, (0, 0));
     let done = world
         .ledger
-        .finish_close(FIRST, id, CloseReason::Expired, 1)
+        .finish_close(vec![FIRST], id, CloseReason::Expired, 1)
         .await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))));
 }
@@ -250,7 +250,7 @@ pub async fn a_replay_that_settled_its_letter_answers_the_same_for_ever(world: &
     let begun = world.ledger.begin_close(id, CloseReason::Expired).await;
     begun.expect("it closes");
     let expired = CloseReason::Expired;
-    let done = world.ledger.finish_close(FIRST, id, expired, 4).await;
+    let done = world.ledger.finish_close(vec![FIRST], id, expired, 4).await;
     assert!(matches!(done, Ok(CloseProgress::Closed(_))), "{done:?}");
     all().await;
     for (name, has) in [("bob", 20), ("carol", 20), ("dave", 20), ("alice", 20)] {

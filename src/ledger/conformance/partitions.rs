@@ -5,7 +5,8 @@ use crate::domain::envelope::CloseReason;
 use crate::domain::id::{Epoch, Partition, PartitionCount};
 use crate::ledger::{CloseProgress, HotLayout, LedgerError, PartitionRow, Settled, Under};
 
-fn partition(index: u16) -> Partition {
+/// By its number.
+pub(super) fn partition(index: u16) -> Partition {
     Partition::new(index).expect("cases name partitions that there can be")
 }
 
@@ -17,7 +18,8 @@ fn row(index: u16, epoch: u64, server: &str) -> PartitionRow {
     }
 }
 
-async fn advance(world: &World, from: &[(u16, u64)], server: &str) -> Vec<PartitionRow> {
+/// Takes partitions beyond these epochs, on `server`.
+pub(super) async fn advance(world: &World, from: &[(u16, u64)], server: &str) -> Vec<PartitionRow> {
     let from = from
         .iter()
         .map(|(index, epoch)| (partition(*index), Epoch(*epoch)));
@@ -70,7 +72,7 @@ pub async fn a_close_of_an_older_epoch_refunds_nothing(world: &World) {
     let finish = |epoch| {
         let under = Under { epoch, ..FIRST };
         let ledger = &world.ledger;
-        ledger.finish_close(under, id, CloseReason::Expired, 0)
+        ledger.finish_close(vec![under], id, CloseReason::Expired, 0)
     };
     let older = finish(Epoch::FIRST).await;
     assert!(matches!(older, Err(LedgerError::Epoch(Epoch(2)))));
@@ -89,7 +91,7 @@ pub async fn a_close_forgives_a_replaced_store_what_it_lost(world: &World) {
     let finish = |epoch| {
         let under = Under { epoch, ..FIRST };
         let ledger = &world.ledger;
-        ledger.finish_close(under, id, CloseReason::Expired, 0)
+        ledger.finish_close(vec![under], id, CloseReason::Expired, 0)
     };
     let contradicted = finish(Epoch::FIRST).await;
     let waits = matches!(

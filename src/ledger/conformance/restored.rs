@@ -98,7 +98,10 @@ pub async fn a_second_restore_begins_behind_the_first_and_old_proofs_still_verif
         let reason = CloseReason::Recalled;
         let begun = world.ledger.begin_close(funded.id, reason).await;
         begun.expect("it closes");
-        let closed = world.ledger.finish_close(FIRST, funded.id, reason, 0).await;
+        let closed = world
+            .ledger
+            .finish_close(vec![FIRST], funded.id, reason, 0)
+            .await;
         closed.expect("it is closed");
         let proof = world.ledger.proof(funded.id).await.expect("a proof");
         let verified = proof.expect("it is closed").verify();

@@ -143,10 +143,13 @@ impl Sheet {
         paid.collect()
     }
 
-    /// Closes it if claims are all that was taken. Answers what goes back to the sender.
-    pub fn finish(&mut self, taken_count: usize) -> Option<i64> {
+    /// Closes it if claims are all that was taken, or more than a store says that was `replaced`. Answers what
+    /// goes back to the sender.
+    pub fn finish(&mut self, taken_count: usize, replaced: bool) -> Option<i64> {
         let aside = !self.parked.is_empty() || !self.letters.is_empty();
-        if self.claims.len() != taken_count || aside {
+        let claimed = self.claims.len();
+        let covered = claimed == taken_count || (claimed > taken_count && replaced);
+        if !covered || aside {
             return None;
         }
         let remainder = self.left();

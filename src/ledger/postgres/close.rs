@@ -20,10 +20,12 @@
 //! Every step can be repeated: a state is never left backwards, and the refund and Closed are one
 //! transaction.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::{GenericClient, Transaction};
 
 use crate::domain::envelope::{BookState, CloseReason};
-use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
+use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::domain::posting::PostingKind;
 use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
 
@@ -108,7 +110,7 @@ pub(super) async fn begin_close(
 pub(super) async fn finish_close(
     tx: &Transaction<'_>,
     now: UnixMs,
-    (id, epoch): (EnvelopeId, Epoch),
+    (id, under): (EnvelopeId, &BTreeMap<Partition, Epoch>),
     reason: CloseReason,
     taken_count: u32,
 ) -> Result<CloseProgress, Fault> {
@@ -128,7 +130,7 @@ pub(super) async fn finish_close(
     let claimed_count = envelope.settled_count + envelope.declined_count;
     // Fewer granted than claimed: a store that was replaced may have lost some of what is settled;
     // from one that never was it is a contradiction, which never closes.
-    let replaced = epoch != Epoch::FIRST;
+    let replaced = under.values().any(|epoch| *epoch != Epoch::FIRST);
     let covered = claimed_count == taken_count || (claimed_count > taken_count && replaced);
     if !covered || dead_letters > 0 {
         return Ok(CloseProgress::Waiting {

@@ -236,15 +236,15 @@ impl Ledger for PostgresLedger {
 
     async fn finish_close(
         &self,
-        under: Under,
+        under: Vec<Under>,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
-        let now = self.now();
+        let (now, under) = (self.now(), Under::by_partition(&under)?);
         write!(self.books, |tx| async {
-            partitions::check(&tx, under).await?;
-            let which = (envelope, under.epoch);
+            partitions::check(&tx, &under).await?;
+            let which = (envelope, &under);
             close::finish_close(&tx, now, which, reason, taken_count).await
         })
     }

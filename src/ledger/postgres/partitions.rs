@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 
 use crate::domain::id::{Epoch, Partition, PartitionCount};
 use crate::ledger::{
-    HotLayout, LedgerError, PartitionRow, Portion, RESTORE_EPOCHS_MAX, SERVER_OF_A_RESTORE, Under,
+    HotLayout, LedgerError, PartitionRow, Portion, RESTORE_EPOCHS_MAX, SERVER_OF_A_RESTORE,
     epochs_beyond,
 };
 
@@ -171,12 +171,16 @@ pub(super) async fn hold(
     Ok(epochs)
 }
 
-/// That a batch was read in the epoch in which its partition stands, until this transaction ends.
-pub(super) async fn check(tx: &Transaction<'_>, under: Under) -> Result<(), Fault> {
-    let epochs = hold(tx, &BTreeSet::from([under.partition])).await?;
-    match epochs.get(&under.partition) {
-        Some(epoch) if *epoch != under.epoch => Err(LedgerError::Epoch(*epoch).into()),
-        _ => Ok(()),
+/// That each of these partitions stands in the epoch that is named, until this transaction ends.
+pub(super) async fn check(
+    tx: &Transaction<'_>,
+    under: &BTreeMap<Partition, Epoch>,
+) -> Result<(), Fault> {
+    let stand = hold(tx, &under.keys().copied().collect()).await?;
+    let other = stand.iter().find(|(p, epoch)| under.get(p) != Some(epoch));
+    match other {
+        Some((_, epoch)) => Err(LedgerError::Epoch(*epoch).into()),
+        None => Ok(()),
     }
 }
 

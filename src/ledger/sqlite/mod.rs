@@ -240,14 +240,15 @@ impl Ledger for SqliteLedger {
 
     async fn finish_close(
         &self,
-        under: Under,
+        under: Vec<Under>,
         envelope: EnvelopeId,
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
+        let under = Under::by_partition(&under)?;
         self.write(move |books| {
-            partitions::check(books.db, under)?;
-            close::finish_close(books, (envelope, under.epoch), reason, taken_count)
+            partitions::check_all(books.db, &under)?;
+            close::finish_close(books, (envelope, &under), reason, taken_count)
         })
         .await
     }

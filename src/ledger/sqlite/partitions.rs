@@ -8,6 +8,8 @@
 //! *If it crashes here.* An epoch that was advanced and not registered belongs to nobody: the
 //! next registration advances it again.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::domain::id::{Epoch, Partition, PartitionCount};
@@ -106,6 +108,18 @@ pub(super) fn check(db: &Connection, under: Under) -> Result<(), LedgerError> {
         epoch if epoch == under.epoch => Ok(()),
         epoch => Err(LedgerError::Epoch(epoch)),
     }
+}
+
+/// That each of these partitions stands in the epoch that is named.
+pub(super) fn check_all(
+    db: &Connection,
+    under: &BTreeMap<Partition, Epoch>,
+) -> Result<(), LedgerError> {
+    let mut under = under.iter();
+    under.try_for_each(|(partition, epoch)| {
+        let (partition, epoch) = (*partition, *epoch);
+        check(db, Under { partition, epoch })
+    })
 }
 
 fn stands_in(db: &Connection, partition: Partition) -> Result<Epoch, LedgerError> {

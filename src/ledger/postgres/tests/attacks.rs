@@ -24,7 +24,7 @@ pub(super) async fn scene(world: &World) -> EnvelopeId {
     let begun = ledger.begin_close(closed, CloseReason::Expired).await;
     begun.unwrap();
     let finished = ledger
-        .finish_close(FIRST, closed, CloseReason::Expired, 1)
+        .finish_close(vec![FIRST], closed, CloseReason::Expired, 1)
         .await;
     finished.unwrap();
     let open = world.live(100, 4, "e2").await;

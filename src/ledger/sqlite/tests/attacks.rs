@@ -32,7 +32,7 @@ async fn scene() -> Scene {
         .unwrap();
     world
         .ledger
-        .finish_close(FIRST, closed, CloseReason::Expired, 1)
+        .finish_close(vec![FIRST], closed, CloseReason::Expired, 1)
         .await
         .unwrap();
     let open = world.live(100, 4, "e2").await;
