@@ -21,7 +21,7 @@ PROFILES = ["smoke", "burst", "new-year-eve", "red-rain", "retry-storm", "soak -
 # shares that three million grabs find, until it is empty.
 VARIANTS = [
     "burst --ack memory",
-    "burst --ack ledger",
+    "burst --ack ledger --scale 0.2",
     "burst --processes 2",
     "new-year-eve --scale 2",
     "loadtest/profiles/red-rain-million.toml",

@@ -99,8 +99,8 @@ fn main() -> ExitCode {
     let outcome = match words.first().map(String::as_str) {
         Some(echo::SERVE) => echo::serve(),
         Some(echo::CALL) => echo::call(words.get(1).map_or("", String::as_str), SPAN),
-        // What `cargo bench` passes; `cargo test --benches` does not, and measures nothing.
-        Some("--bench") => asked(&words[1..]).and_then(measure),
+        // What `cargo bench` passes, behind names; `cargo test --benches` does not, and measures nothing.
+        Some(_) if words.iter().any(|word| word == "--bench") => asked(&words).and_then(measure),
         _ => {
             println!("this measures; run it with: cargo bench --features test-hooks --bench burst");
             Ok(())
@@ -116,15 +116,16 @@ fn main() -> ExitCode {
 }
 
 /// The subjects that were named; none: those of `make bench`.
-fn asked(names: &[String]) -> anyhow::Result<Vec<Subject>> {
-    if names.is_empty() {
+fn asked(words: &[String]) -> anyhow::Result<Vec<Subject>> {
+    let mut names = words.iter().filter(|word| *word != "--bench").peekable();
+    if names.peek().is_none() {
         return Ok(Subject::ALL.to_vec());
     }
     let named = |name: &String| {
         let found = Subject::every().find(|subject| subject.name() == name);
         found.with_context(|| format!("{name} is nothing that can be measured"))
     };
-    names.iter().map(named).collect()
+    names.map(named).collect()
 }
 
 /// Everything that runs while a round does.
