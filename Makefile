@@ -73,7 +73,7 @@ bench: bench-tools ## Measure on this machine (installs redis-server, postgresql
 	scripts/with-servers $(VENV) cargo bench --locked --features test-hooks --bench settle --bench burst --bench overload
 
 .PHONY: rehearse
-rehearse: test-tools ## Every profile of the load test on every stack (25 minutes after the build), as a table; pages in rehearse/ under cargo's target folder
+rehearse: test-tools ## Every profile of the load test on every stack (some 25 minutes after the build), as a table; pages in rehearse/ under cargo's target folder
 	cargo build $(TESTED) --bins
 	scripts/with-servers $(VENV) $(VENV)/bin/python scripts/rehearse.py $(TARGET)/ci $(TARGET)/rehearse
 

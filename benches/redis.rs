@@ -154,27 +154,28 @@ async fn growth_round() -> anyhow::Result<Figures> {
         for _ in 0..GRABS.div_ceil(shares) {
             envelopes.push(bench.publish(shares).await?);
         }
-        let (mut us, mut calls) = (0.0, 0.0);
-        for envelope in envelopes {
-            let each = shares / A_CALL;
-            us += bench.grabs(&[envelope], A_CALL, each).await? * each as f64;
-            calls += each as f64;
+        let count = (envelopes.len() * shares) as f64;
+        let before = bench.cpu_s().await?;
+        for envelope in &envelopes {
+            bench.grabs(&[*envelope], A_CALL, shares / A_CALL).await?;
+            bench.grabs(&[*envelope], shares % A_CALL, 1).await?;
         }
-        figures.insert(format!("redis_us_of_{shares}_shares"), us / calls);
+        let us = (bench.cpu_s().await? - before) * 1e6 / count;
+        figures.insert(format!("redis_us_of_{shares}_shares"), us);
     }
     for count in [1, 4, 16, 64] {
         let calls = GRABS / A_CALL;
         let shares = GRABS / count;
-        let bench = Bench::start().await?;
-        let (mut together, mut apart) = (Vec::new(), Vec::new());
-        for partition in bench.store.partitions().all().take(count) {
-            together.push(bench.publish_in(Partition::ZERO, shares).await?);
-            apart.push(bench.publish_in(partition, shares).await?);
+        for (together, what) in [(true, "envelopes"), (false, "partitions")] {
+            let bench = Bench::start().await?;
+            let mut envelopes = Vec::new();
+            for partition in bench.store.partitions().all().take(count) {
+                let partition = if together { Partition::ZERO } else { partition };
+                envelopes.push(bench.publish_in(partition, shares).await?);
+            }
+            let us = bench.grabs(&envelopes, A_CALL, calls).await?;
+            figures.insert(format!("redis_us_on_{count}_{what}"), us);
         }
-        let us = bench.grabs(&together, A_CALL, calls).await?;
-        figures.insert(format!("redis_us_on_{count}_envelopes"), us);
-        let us = bench.grabs(&apart, A_CALL, calls).await?;
-        figures.insert(format!("redis_us_on_{count}_partitions"), us);
     }
     Ok(figures)
 }

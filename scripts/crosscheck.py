@@ -97,9 +97,10 @@ def field(number: int, text: str) -> bytes:
 
 
 def run(*words: object) -> str:
-    return subprocess.run(
-        [str(word) for word in words], check=True, capture_output=True, text=True, timeout=RUN_S_MAX
-    ).stdout
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=RUN_S_MAX)
+    if done.returncode != 0:
+        sys.exit(f"crosscheck: {words[0]} ended with {done.returncode}: {done.stderr}{done.stdout}")
+    return done.stdout
 
 
 def ports(server: subprocess.Popen, data: pathlib.Path) -> dict[str, int]:

@@ -9,7 +9,7 @@
 //! | `settle_per_s` | grabs a second through [`Ledger::settle`], 200,000 accounts, uniform |
 //! | `settle_per_s_duplicates` | the same, where 5 % of the records stand in the books already; they count |
 //! | `settle_per_s_skewed` | the same, where half of the grabs are of 1 % of the accounts |
-//! | `settle_one_envelope_per_s` | the same of one envelope, out of 64 partitions' outboxes, by four processes at once |
+//! | `settle_one_envelope_per_s` | the same of one envelope, out of 64 partitions' outboxes, through four ledgers as four processes would have |
 //! | `settle_per_s_2m_accounts` | 2,000,000 accounts, uniform |
 //! | `settle_over_single_tx` | over one transaction a grab, through the same door and as many at once |
 //! | `settle_over_row_lock` | over `SELECT … FOR UPDATE` on one envelope's row, 16 at once (`peers.rs`) |
@@ -113,7 +113,7 @@ async fn main() -> anyhow::Result<()> {
         println!("{name:>32} {median:>12.2}{}", verdict(name, median));
         summary.insert((*name).to_owned(), median.into());
     }
-    // Each of its rates lasts as long as a round of another figure, so it has no rounds of its own.
+    // Its rates last long, and one that is missed is tried again, so it has no rounds.
     if asked.is_for(SUSTAINED) {
         let rate = sustained::measure().await?;
         println!("{SUSTAINED:>32} {rate:>12.2}{}", verdict(SUSTAINED, rate));

@@ -3,7 +3,8 @@
 //!
 //! One `serve` on a Redis with appendfsync always and on PostgreSQL, all with the client on the same cores. 200,000
 //! people, who have accounts, grab on four streams from eight envelopes at a time, at each of [`RATES`] in turn until one is
-//! not sustained: until fewer came into the books than were due, less [`SHORT_OF_MAX`].
+//! not sustained. A rate is, where in the first try, or in two of three, no more than [`SHORT_OF_MAX`] of what was due while it was counted
+//! came into the books later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +22,14 @@ use crate::streams::{self, Field};
 /// Grabs a second.
 const RATES: [u32; 4] = [30_000, 45_000, 60_000, 75_000];
 /// Each for so long, of which the last part counts.
-const SPAN: Duration = Duration::from_secs(24);
-const COUNTED: Duration = Duration::from_secs(20);
-/// How much less than what was due may come into the books: they come by the thousand.
-const SHORT_OF_MAX: f64 = 0.03;
+const SPAN: Duration = Duration::from_secs(20);
+const COUNTED: Duration = Duration::from_secs(16);
+/// Grabs that may wait at the end and did not at the beginning: three full batches, one of each that settles. A backlog that
+/// grows by more than that would not end.
+const SHORT_OF_MAX: f64 = 15_000.0;
+/// Tries of a rate, and how many of them decide.
+const TRIES: usize = 3;
+const DECIDE: usize = 2;
 /// People, each of whom grabs once from one of so many envelopes; then all go on to the next.
 const PEOPLE: u32 = 200_000;
 const ENVELOPES_AT_ONCE: u32 = 8;
@@ -61,9 +66,22 @@ pub async fn measure() -> anyhow::Result<f64> {
     books.sql(database, "VACUUM ANALYZE red_envelope.account");
     let mut sustained = 0.0;
     for rate in RATES {
-        let settled = at(&server, rate).await?;
-        println!("  {rate} grabs a second were due, {settled:.0} came into the books");
-        if settled < f64::from(rate) * (1.0 - SHORT_OF_MAX) {
+        let (mut held, mut missed) = (0, 0);
+        for attempt in 0..TRIES {
+            let settled = at(&server, rate, attempt).await?;
+            let short = (f64::from(rate) - settled) * COUNTED.as_secs_f64();
+            println!(
+                "  {rate} grabs a second were due, {settled:.0} came into the books: {short:.0} later"
+            );
+            match short <= SHORT_OF_MAX {
+                true => held += 1,
+                false => missed += 1,
+            }
+            if held == DECIDE || missed == DECIDE || (attempt == 0 && held == 1) {
+                break;
+            }
+        }
+        if held < missed {
             break;
         }
         sustained = f64::from(rate);
@@ -74,10 +92,10 @@ pub async fn measure() -> anyhow::Result<f64> {
 }
 
 /// Grabs at a rate; answers how many a second were settled meanwhile. Returns when all is.
-async fn at(server: &ServerProcess, rate: u32) -> anyhow::Result<f64> {
+async fn at(server: &ServerProcess, rate: u32, attempt: usize) -> anyhow::Result<f64> {
     let grabs = rate * u32::try_from(SPAN.as_secs())?;
     let envelopes = grabs.div_ceil(PEOPLE) * ENVELOPES_AT_ONCE;
-    let ids = live(server, rate, envelopes).await?;
+    let ids = live(server, &format!("{rate}-{attempt}"), envelopes).await?;
     let field = Field::of_people(ids, usize::try_from(grabs)?, usize::try_from(PEOPLE)?);
     let field = Arc::new(field);
     let channels = server.connect_all(streams::CONNECTIONS).await?;
@@ -111,17 +129,21 @@ async fn quiet(server: &ServerProcess) -> anyhow::Result<()> {
 }
 
 /// New envelopes that can be grabbed from.
-async fn live(server: &ServerProcess, rate: u32, envelopes: u32) -> anyhow::Result<Vec<Arc<str>>> {
+async fn live(
+    server: &ServerProcess,
+    label: &str,
+    envelopes: u32,
+) -> anyhow::Result<Vec<Arc<str>>> {
     let total_minor = SHARE_MINOR * i64::from(SHARES);
-    let sender = format!("sender-{rate}");
+    let sender = format!("sender-{label}");
     let all_minor = total_minor * i64::from(envelopes);
-    sender::deposit(server, &sender, format!("funds-{rate}"), all_minor).await?;
+    sender::deposit(server, &sender, format!("funds-{label}"), all_minor).await?;
     let mut client = EnvelopeServiceClient::new(server.connect().await?);
     let mut ids = Vec::new();
     for number in 0..envelopes {
         let began = Instant::now();
         let sent = loop {
-            let id = format!("{rate}-{number}");
+            let id = format!("{label}-{number}");
             let sent = sender::send(&mut client, &sender, id, SHARES, total_minor).await?;
             if sent.state() == EnvelopeState::Live {
                 break sent;

@@ -68,8 +68,8 @@ pub struct Sums {
 
 /// Compares everything, or as much as the server lets it.
 ///
-/// `all_closed` is called between the last close and the comparison.
-pub async fn finish(world: &World, channel: &Channel, all_closed: impl FnOnce()) -> Findings {
+/// `all_closed` is called between the last close and the comparison, which takes minutes for a million people.
+pub async fn finish(world: &World, channel: &Channel, all_closed: impl AsyncFnOnce()) -> Findings {
     let mut found = Findings::default();
     let ended = compare_all(world, channel, all_closed, &mut found).await;
     found.failed = ended.err().map(|error| format!("{error:#}"));
@@ -79,7 +79,7 @@ pub async fn finish(world: &World, channel: &Channel, all_closed: impl FnOnce())
 async fn compare_all(
     world: &World,
     channel: &Channel,
-    all_closed: impl FnOnce(),
+    all_closed: impl AsyncFnOnce(),
     found: &mut Findings,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
@@ -104,7 +104,7 @@ async fn compare_all(
     found.violations.join(wrong);
     closed?;
     found.close_s = began.elapsed().as_secs_f64();
-    all_closed();
+    all_closed().await;
     found.violations.join(list(world, &client).await?);
     let (accounts, wrong) = balances(world, channel).await?;
     found.accounts = accounts;

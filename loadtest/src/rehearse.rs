@@ -95,17 +95,24 @@ pub async fn rehearse(profile: Profile, target: &Target<'_>) -> anyhow::Result<R
     let start = world.fire_start.get().map_or(end, |it| it.into_std());
     let during = meanwhile::ended(commands.unwrap_or_default()).await;
 
-    progress.set_message("closing and comparing");
+    progress.set_message("closing");
     let mut cpu_closed = None;
     let mut closed = Ok(());
-    let all_closed = || {
+    let mut audited = None;
+    let wait = Duration::from_secs(world.profile.fire.close_s_max);
+    let all_closed = async || {
         cpu_closed = Some(cpu(&processes).since(&cpu_before));
         closed = target.meanwhile.closed();
+        // Before the hot store forgets what is over: with many people the comparison takes longer than that.
+        progress.set_message("money audit");
+        audited = Some(audit::audit(&target.admin, wait).await);
+        progress.set_message("comparing accounts");
     };
     let findings = finish::finish(&world, &channel, all_closed).await;
-    progress.set_message("money audit");
-    let wait = Duration::from_secs(world.profile.fire.close_s_max);
-    let audit = audit::audit(&target.admin, wait).await;
+    let audit = match audited {
+        Some(audit) => audit,
+        None => audit::audit(&target.admin, wait).await,
+    };
     progress.finish_and_clear();
 
     Ok(Report::new(Outcome {
