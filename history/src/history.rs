@@ -1,5 +1,8 @@
 //! What was asked and answered of one envelope.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// A share as an answer shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -18,7 +21,7 @@ pub enum Answer {
     Already(Share),
     /// Every share was taken.
     Empty,
-    /// It had ended for another reason.
+    /// It had ended for another reason, at the least the stripe that answered.
     Over,
 }
 
@@ -54,13 +57,45 @@ pub struct Close {
 }
 
 /// In which order shares are handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Handing {
+#[derive(Clone, Debug, Default)]
+pub enum Handing<G> {
     /// By their numbers, from 0, within each epoch.
     #[default]
     ByNumber,
-    /// Each is held for somebody, or comes from one of several stripes: no order is promised.
+    /// Each is held for somebody: no order is promised.
     Unordered,
+    /// By stripes. Stripe k of S was dealt the shares [kN/S, (k+1)N/S), and hands them out by their
+    /// numbers, within each epoch, until shares move.
+    Dealt {
+        /// How many stripes there are.
+        stripes: u32,
+        /// Whom each of them serves.
+        home: Home<G>,
+        /// From when on a stripe may have shares that were dealt to another one. `None`: none has moved.
+        moved_at: Option<u64>,
+    },
+}
+
+/// Tells the stripe of a grabber, which stays the same.
+#[derive(Clone)]
+pub struct Home<G>(Arc<dyn Fn(&G) -> u32 + Send + Sync>);
+
+impl<G> Home<G> {
+    /// Of a function that answers less than there are stripes.
+    pub fn new(of: impl Fn(&G) -> u32 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(of))
+    }
+
+    /// The stripe that serves a grabber.
+    pub fn of(&self, grabber: &G) -> u32 {
+        (self.0)(grabber)
+    }
+}
+
+impl<G> fmt::Debug for Home<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Home")
+    }
 }
 
 /// Everything that was asked of one envelope.
@@ -69,7 +104,7 @@ pub struct History<G> {
     /// How many shares it has.
     pub share_count: u32,
     /// In which order they are handed out.
-    pub handing: Handing,
+    pub handing: Handing<G>,
     /// In any order.
     pub attempts: Vec<Attempt<G>>,
     /// In any order.

@@ -3,7 +3,8 @@
 //! An envelope is a ticket dispenser. Somewhere between the asking and the answer of a grab lies an
 //! instant at which it took effect; at that instant the next share was handed out, or the first answer
 //! was repeated, or nothing was left. So the shares themselves tell the order, and whether such
-//! instants exist is decided exactly, in O(n log n), without trying orders.
+//! instants exist is decided exactly, in O(n log n), without trying orders. One that was dealt to stripes
+//! is several dispensers, each with people of its own, until shares move from one to another.
 //!
 //! # Shape
 //! | item | what |
@@ -24,10 +25,11 @@
 //! Money (the audit), speed, and who may grab. It knows neither the contract nor a store, so that the
 //! simulation, the end-to-end tests and the load test judge by the same law.
 
+mod deal;
 mod history;
 mod judge;
 mod recorder;
 
-pub use history::{Answer, Attempt, Close, Handing, History, Share};
+pub use history::{Answer, Attempt, Close, Handing, History, Home, Share};
 pub use judge::{Rule, Violation};
 pub use recorder::{Asked, Recorder};

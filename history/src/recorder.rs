@@ -45,7 +45,7 @@ impl<E: Ord + Clone + Debug, G: Ord + Debug> Recorder<E, G> {
     }
 
     /// An envelope that is going to be grabbed. What was never begun is not recorded.
-    pub fn begin(&self, envelope: E, share_count: u32, handing: Handing) {
+    pub fn begin(&self, envelope: E, share_count: u32, handing: Handing<G>) {
         self.histories().entry(envelope).or_insert(History {
             share_count,
             handing,
@@ -98,6 +98,15 @@ impl<E: Ord + Clone + Debug, G: Ord + Debug> Recorder<E, G> {
         let history = histories.get_mut(&asked.envelope);
         let history = history.expect("what was asked was begun");
         history.closes[asked.attempt].answered_at = Some(self.now());
+    }
+
+    /// Shares of a dealt envelope may move between its stripes from now on.
+    pub fn moved(&self, envelope: &E) {
+        let mut histories = self.histories();
+        let history = histories.get_mut(envelope);
+        if let Some(Handing::Dealt { moved_at, .. }) = history.map(|history| &mut history.handing) {
+            moved_at.get_or_insert(self.now());
+        }
     }
 
     /// The store behind all envelopes is another one from now on.
