@@ -10,6 +10,7 @@ use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId, UnixMs};
 use crate::domain::money::{Currency, Money};
 use crate::domain::posting::PostingKind;
+use crate::domain::stripes::{STRIPES_MAX, StripeCount};
 
 /// Money in or out.
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ pub struct Under {
 }
 
 /// Partitions that one call names: as many as an envelope has stripes at the most.
-pub const UNDERS_MAX: usize = 64;
+pub const UNDERS_MAX: usize = STRIPES_MAX as usize;
 
 impl Under {
     /// The epoch of each partition, ascending: the order in which they are locked.
@@ -145,6 +146,23 @@ impl Under {
             return Err(LedgerError::Broken(why));
         }
         Ok(epochs)
+    }
+
+    /// That an envelope's partitions are named, all of them: what one that is not named has granted may be more than
+    /// its remainder knows.
+    ///
+    /// # Errors
+    /// There are more or fewer than the envelope has stripes.
+    pub fn check_all(
+        named: &BTreeMap<Partition, Epoch>,
+        stripes: StripeCount,
+    ) -> Result<(), LedgerError> {
+        let (named, stripes) = (named.len(), usize::from(stripes.get()));
+        if named != stripes {
+            let why = format!("{named} partitions are named, and the envelope lies in {stripes}");
+            return Err(LedgerError::Broken(why));
+        }
+        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ use crate::telemetry::Seldom;
 /// Pairs of one call of `settled_1`: each reads an entry.
 const PAIRS_PER_CALL_MAX: usize = 500;
 /// Pages of a look beside the first one of each partition: 5 MB, some 170,000 grabs of a burst, or
-/// 10,000 entries. Each takes Redis below a millisecond.
+/// 10,000 entries. Each takes Redis below a millisecond for one name or id.
 const LOOKS_MAX: usize = 40;
 /// Entries that were set aside and that are looked at: people look before there are ten.
 const POISON_LOOKED_AT_MAX: usize = 1_000;

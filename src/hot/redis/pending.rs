@@ -5,11 +5,14 @@
 //! A look asks which outboxes hold something, and reads those.
 //!
 //! # Bounds
-//! A look is for [`TOGETHER_MAX`] names. Each who waits is a call, and the server admits so many of them.
+//! A look is for [`TOGETHER_MAX`] names. Who waits is a call, of which the server admits so many, or was one when the look that is
+//! on its way began.
 //!
 //! # Ordering
-//! A look that answers somebody began after he asked. Nobody's call is another's: who goes away takes nothing with him.
+//! A look that answers somebody began after he asked. One that fails is told to everybody who waits by then: who asked
+//! later would wait for another one that fails. Nobody's call is another's: who goes away takes nothing with him.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -20,8 +23,9 @@ use crate::domain::grab::OutboxRecord;
 use crate::domain::id::{PersonId, TenantId};
 use crate::hot::{HotError, PendingShare};
 
-/// Names of one look: Redis compares each entry of the outboxes with every one of them.
-pub const TOGETHER_MAX: usize = 32;
+/// Names of one look: Redis compares each entry of the outboxes with every one of them, which makes a page of 128 KB so many
+/// times dearer.
+pub const TOGETHER_MAX: usize = 16;
 
 type Answer = Result<Vec<OutboxRecord>, HotError>;
 type Asker = (PersonId, oneshot::Sender<Answer>);
@@ -83,13 +87,14 @@ impl Core {
     }
 
     async fn records_of(&self, grabbers: &[Asker]) -> Result<Vec<OutboxRecord>, HotError> {
-        let needle = |(grabber, _): &Asker| {
-            let name = grabber.as_str();
+        let needle = |name: &str| {
             let mut needle = vec![u8::try_from(name.len()).expect("ids are short")];
             needle.extend_from_slice(name.as_bytes());
             needle
         };
-        let needles: Vec<_> = grabbers.iter().map(needle).collect();
+        // Who asks again and again is looked for once.
+        let names: BTreeSet<&str> = grabbers.iter().map(|(name, _)| name.as_str()).collect();
+        let needles: Vec<_> = names.into_iter().map(needle).collect();
         let owing = self.owing(self.keys.count().all().collect()).await?;
         Ok(self.find(owing.into_iter(), &needles).await?.records)
     }
@@ -114,7 +119,11 @@ async fn look_until_nobody_waits(core: Arc<Core>) {
             asked.waiting.drain(..count).collect()
         };
         let found = core.records_of(&together).await;
-        for (grabber, answer) in together {
+        let later = match &found {
+            Ok(_) => Vec::new(),
+            Err(_) => std::mem::take(&mut core.asked.lock().waiting),
+        };
+        for (grabber, answer) in together.into_iter().chain(later) {
             let own = found.as_ref().map_err(HotError::clone).map(|records| {
                 let own = records.iter().filter(|record| record.grabber == grabber);
                 own.cloned().collect()

@@ -110,7 +110,7 @@ pub async fn the_remainder_is_refunded_to_the_last_minor_unit(world: &World) {
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn one_other_epoch_of_several_refunds_nothing(world: &World) {
-    let id = world.live(100, 4, "e1").await;
+    let id = world.live_in(3, (100, 4), "e1").await;
     world.settle(vec![pay(id, 0, "bob", 40)]).await;
     world.begin(id, CloseReason::Expired).await;
     advance(world, &[(5, 1)], "redis a").await;
@@ -139,7 +139,7 @@ pub async fn one_other_epoch_of_several_refunds_nothing(world: &World) {
 
 #[expect(missing_docs, reason = "the name is the sentence")]
 pub async fn a_close_forgives_what_any_of_several_partitions_lost(world: &World) {
-    let id = world.live(100, 4, "e1").await;
+    let id = world.live_in(3, (100, 4), "e1").await;
     world
         .settle(vec![pay(id, 0, "bob", 40), pay(id, 1, "carol", 10)])
         .await;
@@ -159,12 +159,15 @@ pub async fn a_close_forgives_what_any_of_several_partitions_lost(world: &World)
 }
 
 #[expect(missing_docs, reason = "the name is the sentence")]
-pub async fn a_close_names_each_partition_once_and_no_more_than_there_may_be(world: &World) {
-    let id = world.live(100, 4, "e1").await;
+pub async fn a_close_names_each_partition_of_its_envelope_once(world: &World) {
+    let most = u16::try_from(UNDERS_MAX).expect("few");
+    let id = world.live_in(most, (100, 100), "e1").await;
     world.begin(id, CloseReason::Expired).await;
     let all =
         |count: usize| -> Vec<(u16, u64)> { (0..).map(|index| (index, 1)).take(count).collect() };
-    for epochs in [vec![], vec![(3, 1), (3, 1)], all(UNDERS_MAX + 1)] {
+    let twice = [all(UNDERS_MAX - 1), vec![(3, 1)]].concat();
+    // None, one twice, too many for any envelope, and one too few for this one.
+    for epochs in [vec![], twice, all(UNDERS_MAX + 1), all(UNDERS_MAX - 1)] {
         let refused = world.finish_under(&epochs, id, 0).await;
         assert!(
             matches!(refused, Err(LedgerError::Broken(_))),

@@ -166,11 +166,23 @@ impl World {
 
     /// An envelope of alice's, with the money it needs, Live.
     pub async fn live(&self, total_minor: i64, share_count: u32, request_id: &str) -> EnvelopeId {
-        self.deposit("alice", total_minor, request_id).await;
-        let id = self
-            .fund(draft("alice", total_minor, share_count), request_id)
+        self.live_in(1, (total_minor, share_count), request_id)
             .await
-            .id;
+    }
+
+    /// The same, which lies in so many partitions.
+    pub async fn live_in(
+        &self,
+        stripes: u16,
+        (total_minor, share_count): (i64, u32),
+        request_id: &str,
+    ) -> EnvelopeId {
+        self.deposit("alice", total_minor, request_id).await;
+        let draft = Draft {
+            stripes: StripeCount::new(stripes).expect("as many as there may be"),
+            ..draft("alice", total_minor, share_count)
+        };
+        let id = self.fund(draft, request_id).await.id;
         self.ledger.mark_live(id).await.expect("it becomes Live");
         id
     }
@@ -369,7 +381,7 @@ macro_rules! ledger_conformance {
             close::the_remainder_is_refunded_to_the_last_minor_unit,
             close::one_other_epoch_of_several_refunds_nothing,
             close::a_close_forgives_what_any_of_several_partitions_lost,
-            close::a_close_names_each_partition_once_and_no_more_than_there_may_be,
+            close::a_close_names_each_partition_of_its_envelope_once,
             close::the_first_reason_stands_until_the_hot_store_decides,
             close::marks_that_arrive_together_are_each_answered_by_its_own_row,
             close::a_closed_envelope_pays_nothing_more,

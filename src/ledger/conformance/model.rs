@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use super::partitions::advance;
 use super::sheet::{Reserve, Sheet};
 use super::{World, act, decline, draft, fund, pay, transfer, unders};
-use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::envelope::{BookState, CloseReason, Draft};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::EnvelopeId;
+use crate::domain::stripes::StripeCount;
 use crate::ledger::{CloseProgress, LedgerError, SettleItem, Settled};
 
 const PEOPLE: [&str; 4] = ["ann", "ben", "cho", "dan"];
@@ -80,6 +81,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 struct Funded {
     id: EnvelopeId,
     sender: usize,
+    stripes: StripeCount,
     sheet: Sheet,
 }
 
@@ -182,7 +184,13 @@ impl Model {
     }
 
     async fn fund(&mut self, world: &World, who: usize, body: (i64, u32), request: u8) {
-        let asked = fund(draft(PEOPLE[who], body.0, body.1), &request.to_string());
+        // One that a close names alone, or beside one or two of the others.
+        let stripes = StripeCount::new(1 + u16::try_from(body.1 % 3).unwrap()).unwrap();
+        let draft = Draft {
+            stripes,
+            ..draft(PEOPLE[who], body.0, body.1)
+        };
+        let asked = fund(draft, &request.to_string());
         let answer = world.ledger.fund(asked).await;
         match self.key("fund", who, request, body) {
             Key::New if self.accounts[who] < body.0 => {
@@ -196,6 +204,7 @@ impl Model {
                 self.sheets.push(Funded {
                     id: funded.envelope.id,
                     sender: who,
+                    stripes,
                     sheet: Sheet::new(body.0, body.1),
                 });
             }
@@ -314,7 +323,12 @@ impl Model {
             .all(|(index, epoch)| self.epoch(*index) == *epoch);
         let replaced = under.iter().any(|(_, epoch)| *epoch > 1);
         under.push((0, 1));
-        let Funded { id, sender, sheet } = &mut self.sheets[which];
+        let Funded {
+            id,
+            sender,
+            stripes,
+            sheet,
+        } = &mut self.sheets[which];
         let claimed = u32::try_from(sheet.claims.len()).unwrap();
         let taken = claimed.saturating_add_signed(more);
         let answer = world
@@ -329,6 +343,8 @@ impl Model {
             assert!(matches!(answer, Err(LedgerError::Frozen)));
         } else if sheet.closed {
             assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
+        } else if under.len() != usize::from(stripes.get()) {
+            assert!(matches!(answer, Err(LedgerError::Broken(_))), "{answer:?}");
         } else if let Some(remainder) = sheet.finish(taken as usize, replaced) {
             assert!(matches!(answer, Ok(CloseProgress::Closed(_))), "{answer:?}");
             self.accounts[*sender] += remainder;

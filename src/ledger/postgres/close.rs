@@ -27,7 +27,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::domain::posting::PostingKind;
-use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
+use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError, Under};
 
 use super::books::{Books, write};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side};
@@ -122,7 +122,7 @@ pub(super) async fn finish_close(
             return Err(broken("finish_close of an envelope that is not closing"));
         }
         BookState::Closing(_) if envelope.frozen => return Err(LedgerError::Frozen.into()),
-        BookState::Closing(_) => {}
+        BookState::Closing(_) => Under::check_all(under, envelope.terms.stripes)?,
     }
     let dead_letters = envelope.set_aside_count;
 

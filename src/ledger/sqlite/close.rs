@@ -24,7 +24,7 @@ use rusqlite::{Connection, params_from_iter};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::domain::posting::PostingKind;
-use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError};
+use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError, Under};
 
 use super::post::{
     AccountName, Posting, account, account_entry, add_to_account, escrow_entry, posting,
@@ -84,7 +84,7 @@ pub(super) fn finish_close(
             ));
         }
         BookState::Closing(_) if envelope.frozen => return Err(LedgerError::Frozen),
-        BookState::Closing(_) => {}
+        BookState::Closing(_) => Under::check_all(under, envelope.terms.stripes)?,
     }
     let dead_letters = envelope.set_aside_count;
 
