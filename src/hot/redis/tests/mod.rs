@@ -4,6 +4,7 @@ mod backlog;
 mod cuts;
 mod damage;
 mod emptied;
+mod epochs;
 mod fence;
 mod full;
 mod histories;
