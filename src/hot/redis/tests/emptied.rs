@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use redis::Value;
-
 use super::mended::stage;
-use super::{OnRedis, own_keys};
+use super::{OnRedis, answered, own_keys};
 use crate::domain::grab::{Grab, GrabReply, Outcome};
 use crate::domain::id::{Epoch, TenantId};
 use crate::hot::conformance::stage::{Cast, outcome};
@@ -48,14 +46,7 @@ async fn until_known(stage: &OnRedis, cast: &Cast) {
 
 /// Calls of functions that write, which this server has answered.
 fn calls(stage: &OnRedis) -> u64 {
-    let Value::BulkString(text) = stage.server.command(&[b"INFO", b"commandstats"]) else {
-        panic!("INFO answers with text");
-    };
-    let text = String::from_utf8(text).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_fcall:calls="));
-    line.unwrap().split(',').next().unwrap().parse().unwrap()
+    answered(&stage.server, "fcall")
 }
 
 /// What each of them is told, and whether Redis was asked.

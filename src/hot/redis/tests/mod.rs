@@ -57,6 +57,18 @@ fn own_keys(store: &RedisStore, id: EnvelopeId) -> EnvelopeKeys {
     store.core.keys.envelope(store.core.partition(id), id)
 }
 
+/// Calls of a command that a server has answered so far.
+fn answered(server: &RedisServer, command: &str) -> u64 {
+    let Value::BulkString(text) = server.command(&[b"INFO", b"commandstats"]) else {
+        panic!("INFO answers with text");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let name = format!("cmdstat_{command}:calls=");
+    let counted = text.lines().find_map(|line| line.strip_prefix(&name));
+    let count = counted.and_then(|rest| rest.split(',').next());
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
 /// Patient, for machines that do much beside the tests.
 fn timing() -> Timing {
     Timing {

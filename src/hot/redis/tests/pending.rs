@@ -1,22 +1,13 @@
 //! Many who ask at once what waits for them: each hears of his own, and Redis is asked a few times.
 
-use redis::Value;
-
-use super::{Crash, Flavour, OnRedis};
+use super::{Crash, Flavour, OnRedis, answered};
 use crate::hot::conformance::stage::{Cast, partition, person, tenant};
 use crate::hot::redis::pending::TOGETHER_MAX;
 use crate::hot::{HotError, HotStore};
 
 /// Calls of functions that only read, which this server has answered.
 fn looks(stage: &OnRedis) -> u64 {
-    let Value::BulkString(text) = stage.server.command(&[b"INFO", b"commandstats"]) else {
-        panic!("INFO answers with text");
-    };
-    let text = String::from_utf8(text).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_fcall_ro:calls="));
-    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    answered(&stage.server, "fcall_ro")
 }
 
 // On one thread, so that all have asked before anybody looks.

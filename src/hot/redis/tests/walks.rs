@@ -5,7 +5,7 @@
 //! Walks over envelopes that can be paged: the conformance suite.
 
 use super::mended::{Kind, Mended, stage};
-use super::{OnRedis, own_keys};
+use super::{OnRedis, answered, own_keys};
 use crate::domain::grab::HeldShare;
 use crate::hot::redis::server_under_test::RedisServer;
 use crate::hot::{GrantWalk, HotStore};
@@ -83,15 +83,7 @@ async fn rest(
 
 /// Scans of hashes which this server has answered.
 fn scans(server: &RedisServer) -> u64 {
-    let redis::Value::BulkString(text) = server.command(&[b"INFO", b"commandstats"]) else {
-        panic!("INFO answers with text");
-    };
-    let text = String::from_utf8(text).unwrap();
-    let counted = text
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_hscan:calls="));
-    let count = counted.and_then(|rest| rest.split(',').next());
-    count.map_or(0, |count| count.parse().unwrap())
+    answered(server, "hscan")
 }
 
 /// Scans that reading everything once takes.
