@@ -308,34 +308,41 @@ impl<'a> Moves<'a> {
     }
 }
 
-const FIND: &str = "-- ledger.find_payees
+// Each is looked up by itself (a join may be turned round, see `ADD`).
+pub(super) const FIND: &str = "-- ledger.find_payees
     SELECT u.place, a.row, a.available_minor
-    FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
-        JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner AND a.currency = $2";
+    FROM unnest($3::text[]) WITH ORDINALITY u (owner, place) CROSS JOIN LATERAL (
+        SELECT row, available_minor FROM account
+        WHERE tenant = $1 AND kind = 'owner' AND owner = u.owner AND currency = $2 LIMIT 1) a";
 
-const LOCK: &str = "-- ledger.lock_payees
+pub(super) const LOCK: &str = "-- ledger.lock_payees
     SELECT u.place, a.row, a.available_minor
-    FROM unnest($3::text[]) WITH ORDINALITY u (owner, place)
-        JOIN account a ON a.tenant = $1 AND a.kind = 'owner' AND a.owner = u.owner AND a.currency = $2
-    ORDER BY a.row FOR NO KEY UPDATE OF a";
+    FROM (SELECT u.place, a.row
+        FROM unnest($3::text[]) WITH ORDINALITY u (owner, place) CROSS JOIN LATERAL (
+            SELECT row FROM account
+            WHERE tenant = $1 AND kind = 'owner' AND owner = u.owner AND currency = $2 LIMIT 1) a
+        ORDER BY a.row) u
+    CROSS JOIN LATERAL (
+        SELECT row, available_minor FROM account WHERE row = u.row LIMIT 1 FOR NO KEY UPDATE) a";
 
 const OPEN: &str = "-- ledger.open_payees
     INSERT INTO account (tenant, kind, owner, currency)
     SELECT $1, 'owner', u.owner, $2 FROM unnest($3::text[]) u (owner)
     ON CONFLICT ON CONSTRAINT account_is_one DO NOTHING";
 
-// The names are compared so that no index can serve it: the planner would take the one of all names, which is the
-// largest, over the rows' own.
+// A row is reached by its number. Whose it is stands in a CASE, which no index serves and of which the planner
+// takes nothing for granted: as conditions of their own, tenant, currency and kind told it that books which were never
+// analysed have one such account, and it went through all of them for each of a batch.
 pub(super) const ADD: &str = "-- ledger.add_to_payees
     WITH moved AS (
         UPDATE account a SET available_minor = a.available_minor + u.added
         FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::boolean[]) u (row, owner, added, bounded)
-        WHERE a.row = u.row AND a.owner IS NOT DISTINCT FROM u.owner
-            AND a.tenant = $6 AND a.currency = $7 AND a.kind = 'owner'
+        WHERE a.row = u.row AND CASE WHEN a.kind = 'owner' AND a.owner = u.owner
+            AND a.tenant = $6 AND a.currency = $7 THEN true ELSE false END
         RETURNING u.bounded AND a.available_minor > $5 AS is_too_much)
     SELECT count(*), count(*) FILTER (WHERE is_too_much) FROM moved";
 
 pub(super) const COUNT: &str = "-- ledger.count_payees
     SELECT count(*) FROM unnest($1::bigint[], $2::text[]) u (row, owner)
-        JOIN account a ON a.row = u.row AND a.owner IS NOT DISTINCT FROM u.owner
-            AND a.tenant = $3 AND a.currency = $4 AND a.kind = 'owner'";
+        JOIN account a ON a.row = u.row AND CASE WHEN a.kind = 'owner' AND a.owner = u.owner
+            AND a.tenant = $3 AND a.currency = $4 THEN true ELSE false END";
