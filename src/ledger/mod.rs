@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | money in and out | `deposit`, `withdraw` | one: idempotency row, posting, balances |
 //! | create | `fund` (or `funded`, for a repeat only), then `mark_live` | one for the hold, the leaf and the envelope's row |
+//! | gather | `gather` | one |
 //! | settle | `settle` | one for a whole batch: claims, entries, balances, what is made good, dead letters |
 //! | who settles, who serves | `lease`, `serving` | one |
 //! | close | `begin_close`, `finish_close` | CLOSING first; the refund when all that was granted is settled |
@@ -155,6 +156,11 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Funding → Live. Later states stay. Answers the row as it now is.
     async fn mark_live(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
+
+    /// Records that the shares of an envelope are gathered in its first stripe, where it is Funding or Live and
+    /// not frozen; elsewhere nothing is changed. Never taken back. Answers the row as it now is: no stripe is
+    /// told of it unless that says so. `Broken` for an envelope of one stripe.
+    async fn gather(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError>;
 
     // ---- settle ----
 

@@ -101,6 +101,9 @@ pub struct EnvelopeRow {
     pub state: BookState,
     /// Stopped by an operator or by a broken invariant.
     pub frozen: bool,
+    /// The shares that were left in its stripes are gathered in the first one, once and for ever: no other
+    /// stripe grants anything any more. Recorded before any of them is told. Never of an envelope of one stripe.
+    pub gathered: bool,
     /// Shares that were paid.
     pub settled_count: u32,
     /// What they are worth.
@@ -116,6 +119,22 @@ pub struct EnvelopeRow {
     pub set_aside_count: u32,
     /// When the books were balanced.
     pub closed_at: Option<UnixMs>,
+}
+
+impl EnvelopeRow {
+    /// Whether [`gather`](super::Ledger::gather) records something: it is open, nobody froze it, and its shares
+    /// are not gathered yet.
+    ///
+    /// # Errors
+    /// It has one stripe.
+    pub(super) fn is_to_gather(&self) -> Result<bool, LedgerError> {
+        if self.terms.stripes.is_one() {
+            let why = "an envelope of one stripe has nothing to gather".to_owned();
+            return Err(LedgerError::Broken(why));
+        }
+        let open = matches!(self.state, BookState::Funding | BookState::Live);
+        Ok(open && !self.frozen && !self.gathered)
+    }
 }
 
 /// Where a batch was read: it is posted only while the partition still stands there.

@@ -85,6 +85,7 @@ impl Books {
             terms: Arc::clone(&page.terms),
             state: page.state,
             frozen: sheet.frozen,
+            gathered: sheet.gathered,
             settled_count,
             settled_minor,
             declined_count,
@@ -148,6 +149,15 @@ impl Books {
         if page.state == BookState::Funding {
             page.state = BookState::Live;
         }
+        self.row(id).ok_or(LedgerError::NotFound)
+    }
+
+    pub fn gather(&mut self, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+        let page = self.page(id)?;
+        if page.terms.stripes.is_one() {
+            return broken("an envelope of one stripe has nothing to gather");
+        }
+        page.sheet.gather();
         self.row(id).ok_or(LedgerError::NotFound)
     }
 

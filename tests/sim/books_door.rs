@@ -88,6 +88,10 @@ impl Ledger for BooksDoor {
         self.attempt(move |s| s.books.mark_live(id)).await
     }
 
+    async fn gather(&self, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+        self.attempt(move |s| s.books.gather(id)).await
+    }
+
     /// The simulated reserve has no bound, and an audit that it is not needed.
     fn make_good_up_to(&self, _: MakeGood) {}
 

@@ -72,6 +72,7 @@ fn snapshot(reveal: Reveal, books: BookState, hot: Option<HotState>) -> Snapshot
             terms: Arc::clone(&terms),
             state: books,
             frozen: false,
+            gathered: false,
             settled_count: 1,
             settled_minor: 300,
             declined_count: 0,

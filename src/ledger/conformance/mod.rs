@@ -8,6 +8,7 @@ pub mod close;
 pub mod corrected;
 pub mod dismissed;
 pub mod fund;
+pub mod gather;
 pub mod listings;
 pub mod make_good;
 #[cfg(test)]
@@ -388,6 +389,11 @@ macro_rules! ledger_conformance {
             close::a_dead_letter_blocks_the_close_until_it_is_replayed,
             close::the_sweeper_is_told_what_is_due_and_goes_on_above_what_is_blocked,
             close::a_proof_is_revealed_after_the_close_and_verifies,
+            gather::what_is_gathered_stays_on_record_for_ever,
+            gather::an_envelope_may_be_gathered_before_it_is_marked_live,
+            gather::nothing_is_gathered_of_a_frozen_envelope_or_one_that_is_over,
+            gather::an_envelope_of_one_stripe_is_never_gathered_and_an_unknown_one_not_found,
+            gather::gathering_and_closing_at_once_both_end_and_answer_what_stands,
             operators::freezing_is_recorded_with_who_and_why,
             operators::a_frozen_envelope_neither_closes_nor_is_due,
             operators::a_dead_letter_that_is_paid_after_all_no_longer_blocks,

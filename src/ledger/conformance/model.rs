@@ -40,6 +40,8 @@ pub enum Op {
     /// How much may be made good from now on: all or nothing, since parked records of several envelopes are
     /// in no order here.
     MakeGoodUpTo(i64),
+    /// What is left lies in one stripe from now on.
+    Gather(usize),
     /// No more grabs.
     BeginClose(usize),
     /// With how many shares taken beyond those that are claimed, or fewer, under these others of [`STRIPES`], each
@@ -68,6 +70,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (0..8_usize, any::<bool>()).prop_map(|(e, f)| Op::Freeze(e, f)),
         1 => Just(Op::SettleParked),
         1 => prop_oneof![Just(0_i64), Just(1_000_000)].prop_map(Op::MakeGoodUpTo),
+        1 => (0..8_usize).prop_map(Op::Gather),
         2 => (0..8_usize).prop_map(Op::BeginClose),
         3 => (0..8_usize, prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(-1)], under)
             .prop_map(|(e, n, u)| Op::FinishClose(e, n, u)),
@@ -139,6 +142,7 @@ impl Model {
             _ if self.sheets.is_empty() => {}
             Op::Settle(which, items) => self.settle(world, self.pick(which), items).await,
             Op::Freeze(which, frozen) => self.freeze(world, self.pick(which), frozen).await,
+            Op::Gather(which) => self.gather(world, self.pick(which)).await,
             Op::BeginClose(which) => self.begin_close(world, self.pick(which)).await,
             Op::FinishClose(which, more, others) => {
                 self.finish_close(world, self.pick(which), more, others)
@@ -285,6 +289,19 @@ impl Model {
         }
     }
 
+    async fn gather(&mut self, world: &World, which: usize) {
+        let Funded {
+            id, stripes, sheet, ..
+        } = &mut self.sheets[which];
+        let answer = world.ledger.gather(*id).await;
+        if stripes.is_one() {
+            assert!(matches!(answer, Err(LedgerError::Broken(_))), "{answer:?}");
+        } else {
+            sheet.gather();
+            assert_eq!(answer.unwrap().gathered, sheet.gathered);
+        }
+    }
+
     async fn begin_close(&mut self, world: &World, which: usize) {
         let Funded { id, sheet, .. } = &mut self.sheets[which];
         let answer = world.ledger.begin_close(*id, CloseReason::Expired).await;
@@ -368,6 +385,7 @@ impl Model {
             assert_eq!(sheet.total - out, sheet.left());
             assert_eq!(envelope.made_good_minor, sheet.made_good_minor);
             assert_eq!(envelope.frozen, sheet.frozen);
+            assert_eq!(envelope.gathered, sheet.gathered);
             let closed = matches!(envelope.state, BookState::Closed(_));
             assert_eq!(closed, sheet.closed);
             let claims = world.ledger.claims(*id, 0, 100).await.unwrap();

@@ -43,6 +43,8 @@ pub struct Sheet {
     pub closing: bool,
     /// Balanced.
     pub closed: bool,
+    /// Its shares are gathered in one stripe.
+    pub gathered: bool,
 }
 
 impl Sheet {
@@ -131,6 +133,12 @@ impl Sheet {
         self.made_good_minor += owed;
         self.made_good.insert(who.clone(), (held, owed));
         Settled::MadeGood
+    }
+
+    /// Gathers what is left, for ever. While the mark is there, and when no share is granted any more, nothing
+    /// changes.
+    pub fn gather(&mut self) {
+        self.gathered |= !self.frozen && !self.closing;
     }
 
     /// What comes of records that were parked, once the mark is gone: how many are paid, with what.

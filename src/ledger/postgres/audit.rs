@@ -101,16 +101,16 @@ fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
     // What can't be read is one row's damage.
     let envelope = envelope(row).map_err(|fault| LedgerError::from(fault).to_string());
     let columns = Columns {
-        day: row.try_get(20)?,
-        tenant: row.try_get(21)?,
-        sender: row.try_get(22)?,
-        currency: row.try_get(23)?,
-        leaf_number: row.try_get(24)?,
-        share_count: row.try_get(25)?,
-        funded_minor: row.try_get(26)?,
-        created_at: row.try_get(27)?,
-        expires_at: row.try_get(28)?,
-        batch_root: row.try_get(29)?,
+        day: row.try_get(21)?,
+        tenant: row.try_get(22)?,
+        sender: row.try_get(23)?,
+        currency: row.try_get(24)?,
+        leaf_number: row.try_get(25)?,
+        share_count: row.try_get(26)?,
+        funded_minor: row.try_get(27)?,
+        created_at: row.try_get(28)?,
+        expires_at: row.try_get(29)?,
+        batch_root: row.try_get(30)?,
     };
     let read = envelope.as_ref().ok();
     Ok(AuditRow {
@@ -118,11 +118,11 @@ fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
         id: envelope_id(row, 1).ok(),
         contradicts: read.and_then(|envelope| columns.contradict(envelope)),
         envelope,
-        entries_in_minor: row.try_get(13)?,
-        entries_out_minor: row.try_get(14)?,
-        paid: (long_count(row, 15)?, row.try_get(16)?),
-        declined: (long_count(row, 17)?, row.try_get(18)?),
-        dead_letters: count(row, 19)?,
+        entries_in_minor: row.try_get(14)?,
+        entries_out_minor: row.try_get(15)?,
+        paid: (long_count(row, 16)?, row.try_get(17)?),
+        declined: (long_count(row, 18)?, row.try_get(19)?),
+        dead_letters: count(row, 20)?,
     })
 }
 

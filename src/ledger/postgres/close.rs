@@ -4,6 +4,7 @@
 //! | step | what |
 //! |---|---|
 //! | `mark_live` | Funding → Live, of all that wait |
+//! | `gather` | once the shares of a dealt envelope are gathered in its first stripe, that stays on record |
 //! | `begin_close` | Funding or Live → Closing; the first reason stands |
 //! | `finish_close` | Closing → Closed with the refund of the remainder, if claims cover what was granted |
 //! | `due` | which envelopes the sweeper should look at |
@@ -83,6 +84,24 @@ async fn mark_live(
     let ids: Vec<EnvelopeId> = marks.iter().map(|mark| mark.0).collect();
     let rows = read::envelopes(tx, &ids).await?.into_iter();
     Ok(rows.map(|row| row.ok_or(LedgerError::NotFound)).collect())
+}
+
+/// Only a row that changes is locked, as in [`mark_live`]; who finds it gathered, or over, waits for nobody.
+pub(super) async fn gather(tx: &Transaction<'_>, id: EnvelopeId) -> Result<EnvelopeRow, Fault> {
+    let envelope = known_envelope(tx, id).await?;
+    if !envelope.is_to_gather()? {
+        return Ok(envelope);
+    }
+    // Asked again of the row as it is when it is locked: somebody may have closed it meanwhile.
+    sql::run(
+        tx,
+        "-- ledger.gather
+         UPDATE envelope SET gathered = true
+         WHERE row = $1 AND state IN ('funding', 'live') AND NOT frozen AND NOT gathered",
+        &[&envelope.row],
+    )
+    .await?;
+    known_envelope(tx, id).await
 }
 
 pub(super) async fn begin_close(

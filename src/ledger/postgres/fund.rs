@@ -255,6 +255,7 @@ fn new_row(row: i64, now: UnixMs, random: [u8; 14], terms: Terms) -> EnvelopeRow
         terms: Arc::new(terms),
         state: BookState::Funding,
         frozen: false,
+        gathered: false,
         settled_count: 0,
         settled_minor: 0,
         declined_count: 0,
@@ -379,9 +380,9 @@ pub(super) async fn made_before(db: &impl GenericClient, funds: &[Fund]) -> Resu
     .await?;
     let mut answers: Answers = funds.iter().map(|_| None).collect();
     for row in found {
-        let place: i64 = row.try_get(14)?;
+        let place: i64 = row.try_get(15)?;
         let at = usize::try_from(place - 1).map_err(|_| broken("a place is negative"))?;
-        answers[at] = Some(if hash(&row, 13)? == funds[at].request_hash {
+        answers[at] = Some(if hash(&row, 14)? == funds[at].request_hash {
             Ok(funded_as(envelope(&row)?, true))
         } else {
             Err(LedgerError::RequestIdReused)

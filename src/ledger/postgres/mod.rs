@@ -168,6 +168,10 @@ impl Ledger for PostgresLedger {
         self.marks.call(MarkLive(envelope)).await
     }
 
+    async fn gather(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+        write!(self.books, |tx| close::gather(&tx, envelope))
+    }
+
     fn make_good_up_to(&self, cap: MakeGood) {
         *self.books.desk.make_good.write() = cap;
     }

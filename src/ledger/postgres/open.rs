@@ -22,13 +22,14 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
     include_str!("migrations/0003_serving.sql"),
     include_str!("migrations/0004_claims_by_week.sql"),
     include_str!("migrations/0005_make_good.sql"),
     include_str!("migrations/0006_parked.sql"),
+    include_str!("migrations/0007_gathered.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";

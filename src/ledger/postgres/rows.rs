@@ -94,7 +94,7 @@ macro_rules! envelope_columns {
     () => {
         "n.row, n.id, n.terms, n.state, n.reason, n.frozen, n.settled_count, n.settled_minor, \
          n.declined_count, n.refunded_minor, n.made_good_minor, n.closed_at, \
-         n.parked_count + n.dead_letter_count"
+         n.parked_count + n.dead_letter_count, n.gathered"
     };
 }
 pub(super) use envelope_columns;
@@ -107,6 +107,7 @@ pub(super) fn envelope(row: &Row) -> Result<EnvelopeRow, Fault> {
         terms: Arc::new(terms),
         state: state(row, 3)?,
         frozen: row.try_get(5)?,
+        gathered: row.try_get(13)?,
         settled_count: count(row, 6)?,
         settled_minor: row.try_get(7)?,
         declined_count: count(row, 8)?,

@@ -84,16 +84,16 @@ fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     // What can't be read is one row's damage.
     let envelope = envelope(row).map_err(|error| error.to_string());
     let columns = Columns {
-        day: row.get(20)?,
-        tenant: row.get_ref(21)?.as_str()?,
-        sender: row.get_ref(22)?.as_str()?,
-        currency: row.get_ref(23)?.as_str()?,
-        leaf_number: row.get(24)?,
-        share_count: row.get(25)?,
-        funded_minor: row.get(26)?,
-        created_at: row.get(27)?,
-        expires_at: row.get(28)?,
-        batch_root: row.get_ref(29)?.as_blob_or_null()?,
+        day: row.get(21)?,
+        tenant: row.get_ref(22)?.as_str()?,
+        sender: row.get_ref(23)?.as_str()?,
+        currency: row.get_ref(24)?.as_str()?,
+        leaf_number: row.get(25)?,
+        share_count: row.get(26)?,
+        funded_minor: row.get(27)?,
+        created_at: row.get(28)?,
+        expires_at: row.get(29)?,
+        batch_root: row.get_ref(30)?.as_blob_or_null()?,
     };
     let read = envelope.as_ref().ok();
     Ok(AuditRow {
@@ -101,11 +101,11 @@ fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         id: envelope_id(row, 1).ok(),
         contradicts: read.and_then(|envelope| columns.contradict(envelope)),
         envelope,
-        entries_in_minor: row.get(13)?,
-        entries_out_minor: row.get(14)?,
-        paid: (row.get(15)?, row.get(16)?),
-        declined: (row.get(17)?, row.get(18)?),
-        dead_letters: row.get(19)?,
+        entries_in_minor: row.get(14)?,
+        entries_out_minor: row.get(15)?,
+        paid: (row.get(16)?, row.get(17)?),
+        declined: (row.get(18)?, row.get(19)?),
+        dead_letters: row.get(20)?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! | step | what |
 //! |---|---|
 //! | `mark_live` | Funding → Live |
+//! | `gather` | once the shares of a dealt envelope are gathered in its first stripe, that stays on record |
 //! | `begin_close` | Funding or Live → Closing; the first reason stands |
 //! | `finish_close` | Closing → Closed with the refund of the remainder, if claims cover what was granted |
 //! | `due` | which envelopes the sweeper should look at |
@@ -43,6 +44,20 @@ pub(super) fn mark_live(books: &Books<'_>, id: EnvelopeId) -> Result<EnvelopeRow
         .and_then(|mut update| update.execute([envelope.row]))
         .sql()?;
     envelope.state = BookState::Live;
+    Ok(envelope)
+}
+
+pub(super) fn gather(books: &Books<'_>, id: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+    let mut envelope = known_envelope(books.db, id)?;
+    if !envelope.is_to_gather()? {
+        return Ok(envelope);
+    }
+    books
+        .db
+        .prepare_cached("-- ledger.gather\nUPDATE envelope SET gathered = 1 WHERE row = ?1")
+        .and_then(|mut update| update.execute([envelope.row]))
+        .sql()?;
+    envelope.gathered = true;
     Ok(envelope)
 }
 

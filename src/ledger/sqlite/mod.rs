@@ -166,6 +166,11 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn gather(&self, envelope: EnvelopeId) -> Result<EnvelopeRow, LedgerError> {
+        self.write(move |books| close::gather(books, envelope))
+            .await
+    }
+
     fn make_good_up_to(&self, cap: MakeGood) {
         *self.make_good.write() = cap;
     }

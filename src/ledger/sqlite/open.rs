@@ -21,13 +21,14 @@ use crate::ledger::LedgerError;
 use super::leaves;
 
 /// Numbered from 1, forward only. A released file is never edited.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_frozen.sql"),
     include_str!("migrations/0003_refunds.sql"),
     include_str!("migrations/0004_hot_partitions.sql"),
     include_str!("migrations/0005_make_good.sql"),
     include_str!("migrations/0006_parked.sql"),
+    include_str!("migrations/0007_gathered.sql"),
 ];
 
 /// Tells our books from any other SQLite file: "RdEn".

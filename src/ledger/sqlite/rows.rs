@@ -100,7 +100,7 @@ pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<BookState>
 /// The columns of [`envelope`], in its order.
 pub(super) const ENVELOPE_COLUMNS: &str = "n.row, n.id, n.terms, n.state, n.reason, n.frozen, \
      n.settled_count, n.settled_minor, n.declined_count, n.refunded_minor, n.made_good_minor, \
-     n.closed_at, n.parked_count + n.dead_letter_count";
+     n.closed_at, n.parked_count + n.dead_letter_count, n.gathered";
 
 pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<EnvelopeRow> {
     let terms = Terms::from_json(row.get_ref(2)?.as_str()?)
@@ -111,6 +111,7 @@ pub(super) fn envelope(row: &Row<'_>) -> rusqlite::Result<EnvelopeRow> {
         terms: Arc::new(terms),
         state: state(row, 3)?,
         frozen: row.get(5)?,
+        gathered: row.get(13)?,
         settled_count: row.get(6)?,
         settled_minor: row.get(7)?,
         declined_count: row.get(8)?,

@@ -4,7 +4,7 @@ use super::world;
 use crate::domain::envelope::CloseReason;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
 use crate::ledger::Settled;
-use crate::ledger::conformance::{FIRST, World, decline, pay};
+use crate::ledger::conformance::{World, decline, pay, unders};
 
 /// The statements of a file, each with what its first line says after `-- ledger.word: `.
 pub(super) fn statements(file: &str) -> Vec<(&str, &str)> {
@@ -15,16 +15,17 @@ pub(super) fn statements(file: &str) -> Vec<(&str, &str)> {
     file.split("\n\n").skip(1).map(named).collect()
 }
 
-/// A closed envelope, and an open one that paid bob 40 of 100 and took 5 back, and of which
-/// dave was made good the 40. Answers the second.
+/// A closed envelope of two stripes, an open one that paid bob 40 of 100 and took 5 back, and of which
+/// dave was made good the 40, and one that is gathered. Answers the second.
 pub(super) async fn scene(world: &World) -> EnvelopeId {
-    let closed = world.live(100, 4, "e1").await;
+    let closed = world.live_in(2, (100, 4), "e1").await;
     world.settle(vec![pay(closed, 0, "bob", 40)]).await;
     let ledger = &world.ledger;
     let begun = ledger.begin_close(closed, CloseReason::Expired).await;
     begun.unwrap();
+    let both = unders(&[(0, 1), (1, 1)]);
     let finished = ledger
-        .finish_close(vec![FIRST], closed, CloseReason::Expired, 1)
+        .finish_close(both, closed, CloseReason::Expired, 1)
         .await;
     finished.unwrap();
     let open = world.live(100, 4, "e2").await;
@@ -46,6 +47,8 @@ pub(super) async fn scene(world: &World) -> EnvelopeId {
         .advance_epochs(from, "a server".to_owned())
         .await
         .unwrap();
+    let gathered = world.live_in(2, (100, 4), "e3").await;
+    assert!(ledger.gather(gathered).await.unwrap().gathered);
     open
 }
 
@@ -55,7 +58,7 @@ async fn direct_attacks_are_refused_by_the_schema() {
     scene(&world).await;
     let attacks = place.scripted(include_str!("attacks.sql"));
     let attacks = statements(&attacks);
-    assert_eq!(attacks.len(), 73);
+    assert_eq!(attacks.len(), 77);
     for (name, sql) in attacks {
         // Class 23: a constraint, or one of our triggers.
         let code = place.refusal(&format!("SET search_path = red_envelope; {sql}"));

@@ -1,6 +1,7 @@
 -- ledger.attack: what somebody with the file in hand might try. Every statement must be refused.
--- `:closed` is the row of a closed envelope; `:open` that of one of 4 shares that paid bob 40 of 100 and took
--- carol's declined 5 back, and of which dave was made good the 40 of bob's share; `:week` the table of their claims.
+-- `:closed` is the row of a closed envelope of two stripes; `:open` that of one of 4 shares that paid bob 40 of 100
+-- and took carol's declined 5 back, and of which dave was made good the 40 of bob's share; `:gathered` that of one of
+-- two stripes that is gathered; `:week` the table of their claims.
 
 -- ledger.attack: a share twice
 INSERT INTO claim (envelope_row, share, posting_row, account_row, amount_minor, declined, granted_at)
@@ -254,3 +255,18 @@ DELETE FROM made_good;
 
 -- ledger.attack: emptying made_good
 TRUNCATE made_good CASCADE;
+
+-- ledger.attack: taking back that an envelope is gathered
+UPDATE envelope SET gathered = false WHERE row = :gathered;
+
+-- ledger.attack: gathering an envelope of one stripe
+UPDATE envelope SET gathered = true WHERE row = :open;
+
+-- ledger.attack: gathering a closed envelope
+UPDATE envelope SET gathered = true WHERE row = :closed;
+
+-- ledger.attack: an envelope of one stripe that begins gathered
+INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
+    created_at, expires_at, gathered)
+    SELECT 99, decode(repeat('00', 16), 'hex'), day, tenant, sender, currency, terms, 99, share_count, funded_minor, 'live', created_at,
+        expires_at, true FROM envelope WHERE row = :open;

@@ -3,6 +3,7 @@
 mod against_model;
 mod attacks;
 mod edits;
+mod gathered;
 mod hosts;
 mod moved;
 mod parked;
@@ -75,7 +76,7 @@ impl Place {
         self.url.rsplit('/').next().unwrap()
     }
 
-    /// The row of an envelope of `attacks::scene`: 0 of the closed one, 1 of the open one.
+    /// The row of an envelope of `attacks::scene`: 0 of the closed one, 1 of the open one, 2 of the gathered one.
     fn row(&self, at: usize) -> i64 {
         let row = format!(
             "-- ledger.row_of_scene
@@ -91,6 +92,7 @@ impl Place {
         script
             .replace(":closed", &self.row(0).to_string())
             .replace(":open", &self.row(1).to_string())
+            .replace(":gathered", &self.row(2).to_string())
             .replace(":week", &self.server.sql(self.database(), week))
     }
 

@@ -1,6 +1,7 @@
 -- ledger.attack: what somebody with the file in hand might try. Every statement must be refused.
--- Row 1 is a closed envelope; row 2 an open one of 4 shares that paid bob 40 of 100 and took
--- carol's declined 5 back, and of which dave was made good the 40 of bob's share.
+-- Row 1 is a closed envelope of two stripes; row 2 an open one of 4 shares that paid bob 40 of 100 and took
+-- carol's declined 5 back, and of which dave was made good the 40 of bob's share; row 3 one of two stripes
+-- that is gathered.
 
 -- ledger.attack: a share twice
 INSERT INTO claim
@@ -217,3 +218,18 @@ UPDATE made_good SET amount_minor = 39;
 
 -- ledger.attack: deleting what was made good
 DELETE FROM made_good;
+
+-- ledger.attack: taking back that an envelope is gathered
+UPDATE envelope SET gathered = 0 WHERE row = 3;
+
+-- ledger.attack: gathering an envelope of one stripe
+UPDATE envelope SET gathered = 1 WHERE row = 2;
+
+-- ledger.attack: gathering a closed envelope
+UPDATE envelope SET gathered = 1 WHERE row = 1;
+
+-- ledger.attack: an envelope of one stripe that begins gathered
+INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
+    created_at, expires_at, gathered)
+    SELECT 99, zeroblob(16), day, tenant, sender, currency, terms, 99, share_count, funded_minor, 'live', created_at,
+        expires_at, 1 FROM envelope WHERE row = 2;

@@ -99,7 +99,7 @@ async fn a_schema_of_a_later_release_is_refused_and_left_as_it_is() {
             refused,
             OpenError::UnknownSchema {
                 found: 99,
-                known: 6
+                known: 7
             }
         ),
         "{refused}"
@@ -150,7 +150,7 @@ async fn books_of_the_first_schema_are_brought_up_to_date_and_keep_their_rows_an
     let version: i32 = db
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(version, 6);
+    assert_eq!(version, 7);
 }
 
 #[tokio::test]
@@ -201,7 +201,8 @@ async fn books_of_the_first_release_belong_to_the_embedded_store_once_they_are_u
         drop(world);
         let db = Connection::open(&path).unwrap();
         db.execute_batch(
-            "DROP INDEX parked_in_order; DROP TRIGGER claim_of_made_good; DROP TABLE made_good;
+            "DROP TRIGGER envelope_stays_gathered; ALTER TABLE envelope DROP COLUMN gathered;
+             DROP INDEX parked_in_order; DROP TRIGGER claim_of_made_good; DROP TABLE made_good;
              DROP TABLE hot_layout; DROP TABLE hot_partition; PRAGMA user_version = 3;",
         )
         .unwrap();
