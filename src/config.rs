@@ -439,8 +439,8 @@ impl Config {
                 600_000,
             ),
             ("data.dir", count(self.data.dir.as_os_str().len()), 1, 4_096),
-            self.hot.range(),
         ];
+        ranges.extend(self.hot.ranges());
         ranges.extend(self.redis.ranges());
         ranges
     }

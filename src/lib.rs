@@ -267,6 +267,11 @@ impl Joined {
             let (hot, ledger) = (Arc::clone(&hot), Arc::clone(&ledger));
             Arc::new(Drain::new(hot, ledger, Arc::clone(&amounts))) as Arc<dyn Gate>
         });
+        let stripe_above_shares = if hot.deals() {
+            config.hot.stripe_above_shares
+        } else {
+            0
+        };
         let api = api::Services::new(api::Deps {
             gated: Arc::new(Gated::new(Arc::clone(&hot), gate)),
             hot,
@@ -276,6 +281,7 @@ impl Joined {
             currencies: Arc::new(currencies),
             pepper,
             sender_may_grab: config.envelope.sender_may_grab,
+            stripe_above_shares,
             version: env!("CARGO_PKG_VERSION"),
             shutdown: closing,
         });

@@ -55,6 +55,7 @@ pub(super) async fn create_envelope(
         pepper: &api.pepper,
         now: api.ledger.now(),
         salt: rand::random(),
+        deal: (api.stripe_above_shares, api.hot.partitions()),
     };
     let Drafted {
         request_id,

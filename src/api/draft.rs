@@ -31,7 +31,7 @@ use crate::domain::envelope::{
     CLIENT_NONCE_BYTES_MAX, Draft, EXPIRES_IN_MS_DEFAULT, EXPIRES_IN_MS_MAX, EXPIRES_IN_MS_MIN,
     GREETING_BYTES_MAX, Kind, LABEL_VALUE_BYTES_MAX, LABELS_MAX, Reveal,
 };
-use crate::domain::id::{ID_BYTES_MAX, PersonId, UnixMs};
+use crate::domain::id::{ID_BYTES_MAX, PartitionCount, PersonId, UnixMs};
 use crate::domain::money::Currencies;
 use crate::domain::stripes::StripeCount;
 
@@ -73,6 +73,8 @@ pub struct Rules<'a> {
     pub now: UnixMs,
     /// Random; part of the passphrase's lock and of nothing else.
     pub salt: [u8; 16],
+    /// Envelopes with more shares are dealt to stripes (0: none is), in as many partitions.
+    pub deal: (u32, PartitionCount),
 }
 
 /// Checks a request.
@@ -133,6 +135,9 @@ pub fn draft(request: v1::CreateEnvelopeRequest, rules: &Rules<'_>) -> Result<Dr
     let request_hash = request_hash::of(&draft, &phrase, rules.pepper);
     draft.passphrase =
         (!phrase.is_empty()).then(|| PassphraseLock::new(&phrase, rules.salt, rules.pepper));
+    let (above, partitions) = rules.deal;
+    let locked = draft.passphrase.is_some();
+    draft.stripes = StripeCount::of((kind, locked), draft.share_count, above, partitions);
     Ok(Drafted {
         request_id,
         request_hash,

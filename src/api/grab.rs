@@ -35,9 +35,11 @@ use super::wire;
 use crate::domain::audience::PASSPHRASE_BYTES_MAX;
 use crate::domain::envelope::{BookState, CloseReason, Kind, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, Outcome, Refusal};
-use crate::domain::id::{EnvelopeId, PersonId, TENANT_DEFAULT};
+use crate::domain::id::{EnvelopeId, Partition, PersonId, TENANT_DEFAULT};
 use crate::domain::stripes::home_partition;
+use crate::hot::HotStore;
 use crate::hot::gate::Admitted;
+use crate::publish::PublishError;
 use crate::telemetry::metrics;
 
 /// Calls of the hot store that one grab makes at the most: the first, one under a new epoch, one
@@ -46,6 +48,28 @@ pub const ASKS_MAX: usize = 3;
 
 /// Why a grab that was decided is not told at level `ledger`.
 pub(super) const UNSETTLED: &str = "the books don't have the grab yet: repeat it";
+
+/// Stripes that one asking goes through at the most: the grabber's, the first one, and the first one again as
+/// often as others gather its shares at the same time.
+const PASSES_MAX: usize = 4;
+
+/// What the store said to a grab before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It was not asked.
+    Unasked,
+    /// Nothing that decides it: it is asked again.
+    Asked,
+    /// The grabber's stripe is dry.
+    Dry,
+}
+
+impl Before {
+    /// How often it was asked in vain.
+    fn asks(self) -> usize {
+        usize::from(self == Self::Asked)
+    }
+}
 
 /// Bytes of a passphrase as it is sent: normalising shrinks text by a factor of 3 at the most, and
 /// hashing more would be work for nothing.
@@ -138,22 +162,33 @@ impl Api {
         }))
     }
 
-    /// All steps: the answer, and the terms under which it was given. The store was asked `asks` times before.
+    /// All steps: the answer, and the terms under which it was given.
     pub(super) async fn grab_one(
         &self,
         asked: &Asked,
-        asks: usize,
+        before: Before,
     ) -> Result<(Outcome, Arc<Terms>), ApiError> {
         let terms = self.facts.find(asked.envelope).await?;
         let outcome = match self.prepare(asked, &terms)? {
-            Prepared::Ask(grab) => self.ask(grab, asks).await?,
+            Prepared::Ask(mut grab) => {
+                let home = grab.partition;
+                if let Before::Dry = before {
+                    self.publisher.pass_on(&mut grab).await?;
+                }
+                self.ask(grab, home, before.asks()).await?
+            }
             Prepared::OwnEnvelope => self.own_envelope(asked).await?,
         };
         Ok((outcome, terms))
     }
 
     /// Steps 4 and 5.
-    async fn ask(&self, mut grab: Grab, before: usize) -> Result<Outcome, ApiError> {
+    async fn ask(
+        &self,
+        mut grab: Grab,
+        home: Partition,
+        before: usize,
+    ) -> Result<Outcome, ApiError> {
         let mut published = false;
         if before == 0 {
             self.retries.first(1);
@@ -163,22 +198,37 @@ impl Api {
             if asks > before {
                 self.may_ask_again()?;
             }
-            match self.ask_once(&grab, asks).await? {
+            match self.ask_where_it_lies(&mut grab, asks).await? {
                 GrabReply::Outcome(outcome) => return Ok(outcome),
+                GrabReply::Dry => return Err(PublishError::gathering().into()),
                 GrabReply::Funding => return Err(ApiError::Funding),
                 GrabReply::Frozen => return Err(ApiError::Frozen),
                 GrabReply::Unsettled => return Err(ApiError::Unavailable(UNSETTLED.into())),
-                GrabReply::Epoch(epoch) => grab.epoch = epoch,
+                GrabReply::Epoch(epoch) if grab.partition == home => grab.epoch = epoch,
+                // What his own stripe said was of an epoch that has ended: it is asked again, first.
+                GrabReply::Epoch(_) => go_home(&mut grab, home, &*self.hot),
                 GrabReply::Missing => {
                     if let Some(outcome) = self.books_say(&grab, published).await? {
                         return Ok(outcome);
                     }
                     published = true;
+                    go_home(&mut grab, home, &*self.hot);
                 }
             }
         }
         let words = "the envelope's partition changes its epoch";
         Err(ApiError::Unavailable(words.into()))
+    }
+
+    /// One call; and where the grabber's stripe is dry, one of the first stripe.
+    async fn ask_where_it_lies(&self, grab: &mut Grab, asks: usize) -> Result<GrabReply, ApiError> {
+        for _ in 0..PASSES_MAX {
+            match self.ask_once(grab, asks).await? {
+                GrabReply::Dry => self.publisher.pass_on(grab).await?,
+                reply => return Ok(reply),
+            }
+        }
+        Ok(GrabReply::Dry)
     }
 
     /// One call, in turn. Who has asked before may have won then: that he is turned away now says nothing of it.
@@ -253,7 +303,11 @@ impl Api {
             }
             BookState::Funding | BookState::Live if row.frozen => Err(ApiError::Frozen),
             BookState::Funding | BookState::Live | BookState::Closing(_) => {
-                self.publisher.publish(id).await?;
+                match row.gathered {
+                    // With whoever gathers it now.
+                    true => drop(self.publisher.gather(id).await?),
+                    false => drop(self.publisher.publish(id).await?),
+                }
                 Ok(None)
             }
         }
@@ -273,6 +327,14 @@ impl Api {
             Some(_) => Err(ApiError::Unavailable(UNSETTLED.into())),
             None => Ok(Outcome::Refused(Refusal::OwnEnvelope)),
         }
+    }
+}
+
+/// A grab begins anew where the grabber's home stripe lies.
+fn go_home(grab: &mut Grab, home: Partition, hot: &dyn HotStore) {
+    if grab.partition != home {
+        grab.partition = home;
+        grab.epoch = hot.epoch(home);
     }
 }
 
@@ -298,7 +360,7 @@ pub(super) async fn grab(
 ) -> Result<v1::GrabResponse, ApiError> {
     let asked = Asked::read(request)?;
     let done = match api.admit_grab() {
-        Ok(()) => api.grab_one(&asked, 0).await,
+        Ok(()) => api.grab_one(&asked, Before::Unasked).await,
         Err(behind) => Err(behind),
     };
     match done {

@@ -47,7 +47,7 @@ use tonic::{Status, Streaming};
 
 use super::Api;
 use super::details::detailed;
-use super::grab::{Asked, Prepared, UNSETTLED};
+use super::grab::{Asked, Before, Prepared, UNSETTLED};
 use super::grab_codec::Arrived;
 use super::priority::turned_away;
 use super::status::{ApiError, Full, code_name};
@@ -235,7 +235,7 @@ impl Session {
                 Err(error) => return self.fail(tag, &error),
             }
         }
-        self.go_alone(tag, deadline, asked, 0);
+        self.go_alone(tag, deadline, asked, Before::Unasked);
     }
 
     /// For the next call, unless it need not be asked or would take too long.
@@ -253,11 +253,11 @@ impl Session {
         }
     }
 
-    /// The unary path, under the message's own deadline, for who has asked the store so often.
-    fn go_alone(&mut self, tag: u64, deadline: Instant, asked: Asked, asks: usize) {
+    /// The unary path, under the message's own deadline, for who has been told so much by the store.
+    fn go_alone(&mut self, tag: u64, deadline: Instant, asked: Asked, before: Before) {
         let api = Arc::clone(&self.api);
         self.alone.push(Box::pin(async move {
-            let done = tokio::time::timeout_at(deadline, api.grab_one(&asked, asks)).await;
+            let done = tokio::time::timeout_at(deadline, api.grab_one(&asked, before)).await;
             match done.unwrap_or(Err(ApiError::Deadline)) {
                 Ok((outcome, terms)) => answered(tag, &outcome, &terms, asked),
                 Err(error) => failed(tag, &error),
@@ -317,13 +317,17 @@ impl Session {
             GrabReply::Unsettled => self.fail(tag, &ApiError::Unavailable(UNSETTLED.into())),
             // Not there, or decided in an epoch that has ended since: the unary path asks again, and finds what stands.
             GrabReply::Missing | GrabReply::Epoch(_) => self.ask_again(waiting),
+            // Half of a way that every loser goes, so it is on no budget.
+            GrabReply::Dry => {
+                self.go_alone(waiting.tag, waiting.deadline, waiting.asked, Before::Dry);
+            }
         }
     }
 
     /// The unary path, for a grab that the store was asked about once.
     fn ask_again(&mut self, waiting: Waiting) {
         match self.api.may_ask_again() {
-            Ok(()) => self.go_alone(waiting.tag, waiting.deadline, waiting.asked, 1),
+            Ok(()) => self.go_alone(waiting.tag, waiting.deadline, waiting.asked, Before::Asked),
             Err(error) => self.fail(waiting.tag, &error),
         }
     }

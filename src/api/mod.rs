@@ -98,6 +98,8 @@ pub struct Deps {
     pub pepper: Pepper,
     /// Whether a sender may grab an own LUCKY envelope.
     pub sender_may_grab: bool,
+    /// Envelopes with more shares are dealt to stripes; 0: none is.
+    pub stripe_above_shares: u32,
     /// Of the program, for GetServiceInfo.
     pub version: &'static str,
     /// Ends streams that would not end by themselves.
@@ -114,6 +116,7 @@ struct Api {
     currencies: Arc<Currencies>,
     pepper: Pepper,
     sender_may_grab: bool,
+    stripe_above_shares: u32,
     version: &'static str,
     shutdown: CancellationToken,
     backlog: backlog::Backlog,
@@ -155,6 +158,7 @@ impl Api {
             currencies: deps.currencies,
             pepper: deps.pepper,
             sender_may_grab: deps.sender_may_grab,
+            stripe_above_shares: deps.stripe_above_shares,
             version: deps.version,
             shutdown: deps.shutdown,
         })

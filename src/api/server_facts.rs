@@ -45,7 +45,7 @@ pub(super) async fn get_service_info(
         ledger: api.ledger.kind().to_owned(),
         partition_count: u32::from(count.get()),
         epochs: count.all().map(epoch).collect(),
-        limits: Some(limits()),
+        limits: Some(limits(api)),
         declared_units: declared
             .map(|(currency, decimals)| v1::DeclaredUnit {
                 code: currency.code().to_owned(),
@@ -67,7 +67,7 @@ fn ack_level(api: &Api) -> v1::AckLevel {
     }
 }
 
-fn limits() -> v1::Limits {
+fn limits(api: &Api) -> v1::Limits {
     let small = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
     v1::Limits {
         amount_minor_max: AMOUNT_MINOR_MAX,
@@ -79,6 +79,7 @@ fn limits() -> v1::Limits {
         batch_get_max: small(VIEWS_PER_CALL_MAX),
         stream_in_flight_max: small(IN_FLIGHT_MAX),
         message_bytes_max: small(MESSAGE_BYTES_MAX),
+        stripe_above_shares: api.stripe_above_shares,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::domain::books::{DiscrepancyKind, EnvelopeBooks, IN_FLIGHT_MS_MAX};
 use crate::domain::envelope::{BookState, HotState};
 use crate::domain::fairness::leaf_hash;
 use crate::domain::id::Epoch;
+use crate::domain::stripes::place;
 use crate::hot::{GrantWalk, HotStore, HotView};
 use crate::ledger::{AuditRow, EnvelopeRow, Ledger, LedgerError};
 use crate::publish;
@@ -185,7 +186,7 @@ async fn check_state(
             None
         }
         // The store was replaced, and nobody has touched the envelope since.
-        (_, None) if hot.epoch(row.id.partition(hot.partitions())) > Epoch::FIRST => None,
+        (_, None) if was_replaced(hot, row) => None,
         (BookState::Live, None) => Some("live in the ledger, and not in the hot store"),
         (BookState::Funding | BookState::Closing(_), None) if sums.claims > 0 => {
             Some("paid from, not closed, and not in the hot store")
@@ -201,6 +202,15 @@ async fn check_state(
         wrong(DiscrepancyKind::StateMismatch, row, detail, findings);
     }
     Ok(())
+}
+
+/// Whether the store behind a partition in which the envelope lies is not the first one.
+fn was_replaced(hot: &dyn HotStore, row: &EnvelopeRow) -> bool {
+    let of = row.terms.stripes;
+    let mut places = of
+        .all()
+        .map(|stripe| place(row.id, stripe, of, hot.partitions()));
+    places.any(|partition| hot.epoch(partition) > Epoch::FIRST)
 }
 
 async fn check_deadline(

@@ -13,6 +13,7 @@ use super::{ConfigError, error};
 use crate::domain::ack::AckLevel;
 use crate::domain::id::PartitionCount;
 use crate::domain::money::{Currencies, Currency, MoneyError, checked_amount};
+use crate::domain::split::SHARE_COUNT_MAX;
 
 /// The port of an address that names none.
 const REDIS_PORT: u16 = 6_379;
@@ -29,6 +30,8 @@ pub struct Hot {
     pub ack: AskedAck,
     /// Redis only: a number that [`Hot::check`] has seen.
     partitions: u32,
+    /// Redis only: envelopes with more shares are dealt to several partitions; 0: none is.
+    pub stripe_above_shares: u32,
 }
 
 /// `[redis]`.
@@ -98,9 +101,13 @@ impl Hot {
     }
 
     /// Key, value, smallest, largest.
-    pub(super) fn range(&self) -> (&'static str, u64, u64, u64) {
+    pub(super) fn ranges(&self) -> [(&'static str, u64, u64, u64); 2] {
         let max = u64::from(PartitionCount::MAX);
-        ("hot.partitions", u64::from(self.partitions), 1, max)
+        let above = u64::from(self.stripe_above_shares);
+        [
+            ("hot.partitions", u64::from(self.partitions), 1, max),
+            ("hot.stripe_above_shares", above, 0, SHARE_COUNT_MAX.into()),
+        ]
     }
 
     /// What can only be judged when all of it is known.

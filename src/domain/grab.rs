@@ -11,7 +11,7 @@ pub const GRABS_PER_CALL_MAX: usize = 1_000;
 /// One grab, after admission: the audience was checked, the shape was checked.
 #[derive(Clone, Debug)]
 pub struct Grab {
-    /// Where the grabber's home stripe lies: he wins there, or nowhere.
+    /// Where the grabber's home stripe lies; once that is dry, where the first one does.
     pub partition: Partition,
     /// The epoch under which the caller believes that partition to stand.
     pub epoch: Epoch,
@@ -90,6 +90,8 @@ pub enum GrabReply {
     Funding,
     /// An operator's act or a broken invariant stopped it: try again later.
     Frozen,
+    /// The grabber has no share in this stripe, which gives none any more: its first one may have what is left.
+    Dry,
     /// It is decided, and the books don't have it yet: told to nobody, try again.
     Unsettled,
     /// The store stands in another epoch than the caller believes.

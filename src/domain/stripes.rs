@@ -7,14 +7,15 @@
 //! | which shares | [`dealt`]: a range of numbers. Shares are shuffled, so it is as fair as any other deal |
 //! | to which was a share dealt | [`dealt_to`] |
 //! | which is a grabber's | [`home`], for ever; [`home_partition`] says where that is |
+//! | where did somebody get a share | [`granted_in`] |
 //! | where does it lie | [`place`]: each in a partition of its own, the first in the envelope's |
 //!
 //! # Ordering
 //! Stores keep grabs where these answers say, so they outlive releases and settings; tests pin them.
 //!
 //! # Not here
-//! Shares that leave the stripe that they were dealt to. Nothing deals an envelope to more than one stripe
-//! yet (ADR 0010).
+//! Shares that leave the stripe that they were dealt to: once one is used up, what is left in all goes to the
+//! first (`publish::gather`, ADR 0010).
 
 use std::ops::Range;
 
@@ -42,9 +43,16 @@ impl StripeCount {
     }
 
     /// For a new envelope, where those of more than `above_shares` shares are dealt (0: none is). An EXCLUSIVE
-    /// one never is: its shares are few, and held for somebody each.
-    pub fn of(kind: Kind, share_count: u32, above_shares: u32, partitions: PartitionCount) -> Self {
-        if kind == Kind::Exclusive || above_shares == 0 || share_count <= above_shares {
+    /// one never is: its shares are few, and held for somebody each. Nor is one with a passphrase, whose wrong
+    /// tries are counted in one place.
+    pub fn of(
+        (kind, locked): (Kind, bool),
+        share_count: u32,
+        above_shares: u32,
+        partitions: PartitionCount,
+    ) -> Self {
+        let whole = kind == Kind::Exclusive || locked;
+        if whole || above_shares == 0 || share_count <= above_shares {
             return Self::ONE;
         }
         let most = partitions.get().min(STRIPES_MAX);
@@ -167,6 +175,22 @@ pub fn home_partition(
     partitions: PartitionCount,
 ) -> Partition {
     place(id, home(id, grabber, of), of, partitions)
+}
+
+/// The partition in which somebody got a share: where his [`home`] lies if the share was dealt to it, else the
+/// envelope's own. A share of his home that was left there, and that the first stripe gave him, counts as his
+/// home's.
+pub fn granted_in(
+    id: EnvelopeId,
+    (grabber, share): (&PersonId, u32),
+    (of, share_count): (StripeCount, u32),
+    partitions: PartitionCount,
+) -> Partition {
+    let home = home(id, grabber, of);
+    match dealt_to(share, of, share_count) == Some(home) {
+        true => place(id, home, of, partitions),
+        false => id.partition(partitions),
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use futures_util::future;
 use quick_cache::sync::Cache;
 
 use super::pace::{Pace, Passing, TurnedAway};
-use super::{DeclineReply, GRAB_WAIT_MAX, HotError, HotStore, HotView, PendingShare};
+use super::{DeclineReply, Epochs, GRAB_WAIT_MAX, HotError, HotStore, HotView, PendingShare};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxRecord, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PersonId, TenantId};
 
@@ -180,6 +180,7 @@ impl Gated {
         envelope: EnvelopeId,
         grabber: PersonId,
     ) -> Result<DeclineReply, HotError> {
+        let epochs = Epochs::all(self.hot.partitions(), epoch);
         let declined = self.hot.decline(epoch, tenant, envelope, grabber.clone());
         let declined = declined.await?;
         let (Some(shut), DeclineReply::Declined { grant, .. }) = (&self.gate, &declined) else {
@@ -190,7 +191,7 @@ impl Gated {
             grant: *grant,
             declined: true,
         };
-        let stands = self.stand(shut, epoch, envelope, vec![held]).await?;
+        let stands = self.stand(shut, &epochs, envelope, vec![held]).await?;
         match stands.is_empty() {
             false => Ok(declined),
             true => {
@@ -215,16 +216,13 @@ impl Gated {
         };
         // The epochs first: looked up afterwards, they could be those of a store that has lost what is
         // read here.
-        let under = |id: &EnvelopeId| {
-            let partition = id.partition(self.hot.partitions());
-            (partition, self.hot.epoch(partition))
-        };
-        let unders: Vec<_> = envelopes.iter().map(under).collect();
+        let epochs = self.hot.epochs();
         let mut found = self.hot.held(grabber, envelopes.clone()).await?;
         let mut owed = Owed::new();
-        let asked = envelopes.into_iter().zip(unders);
-        for (place, ((envelope, under), held)) in asked.zip(&found).enumerate() {
+        for (place, (envelope, held)) in envelopes.into_iter().zip(&found).enumerate() {
             if let Some(held) = held {
+                let partition = self.hot.granted_in(envelope, held);
+                let under = (partition, epochs.of(partition));
                 shut.owe(&mut owed, under, place, record(envelope, held));
             }
         }
@@ -246,12 +244,12 @@ impl Gated {
         from: u32,
         limit: usize,
     ) -> Result<(Vec<HeldShare>, Option<u32>), HotError> {
-        let epoch = self.hot.epoch(envelope.partition(self.hot.partitions()));
+        let epochs = self.hot.epochs();
         let granted = self.hot.grants(envelope, from, limit).await?;
         let granted = granted.unwrap_or_default();
         let next = where_to_go_on(&granted, limit);
         let shown = match &self.gate {
-            Some(shut) => self.stand(shut, epoch, envelope, granted).await?,
+            Some(shut) => self.stand(shut, &epochs, envelope, granted).await?,
             None => granted,
         };
         Ok((shown, next))
@@ -282,13 +280,14 @@ impl Gated {
     async fn stand(
         &self,
         shut: &Shut,
-        epoch: Epoch,
+        epochs: &Epochs,
         envelope: EnvelopeId,
         held: Vec<HeldShare>,
     ) -> Result<Vec<HeldShare>, HotError> {
-        let under = (envelope.partition(self.hot.partitions()), epoch);
         let mut owed = Owed::new();
         for (place, held) in held.iter().enumerate() {
+            let partition = self.hot.granted_in(envelope, held);
+            let under = (partition, epochs.of(partition));
             shut.owe(&mut owed, under, place, record(envelope, held));
         }
         let mut stands = vec![true; held.len()];

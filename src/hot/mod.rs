@@ -28,16 +28,20 @@ pub mod embedded;
 pub mod gate;
 pub mod pace;
 pub mod redis;
+mod repair;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use repair::{Gathered, Halted, Repair};
+
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId, UnixMs};
+use crate::domain::stripes::Stripe;
 
 /// Envelopes that one `view` looks at: a page of a chat.
 pub const VIEWS_PER_CALL_MAX: usize = 100;
@@ -135,6 +139,8 @@ pub struct HotView {
     /// It was last seen in an older epoch, or a repair of it has not ended: it grants nothing before
     /// [`HotStore::repair`].
     pub stale: bool,
+    /// It is dealt to stripes, and the first of them has what was left in all.
+    pub gathered: bool,
 }
 
 /// Who stands behind the door, before it is registered.
@@ -144,21 +150,6 @@ pub struct Standing {
     pub server: String,
     /// By partition: the epoch that its data carry; `None` where there are none.
     pub epochs: Vec<Option<Epoch>>,
-}
-
-/// What the books know of an envelope, for a store that may have lost some of it.
-#[derive(Clone, Debug)]
-pub struct Repair {
-    /// Which envelope.
-    pub envelope: EnvelopeId,
-    /// The terms it lives under.
-    pub terms: Arc<Terms>,
-    /// What every share is worth, by number.
-    pub amounts_minor: Arc<[i64]>,
-    /// Every share that the books have paid or given back, read after the epoch began.
-    pub claims: Vec<HeldShare>,
-    /// Why the books are ending it, if they are: then nobody wins from it any more.
-    pub over: Option<CloseReason>,
 }
 
 /// The answer to a close. Closing what is closed answers the same.
@@ -216,10 +207,12 @@ pub struct PendingShare {
 /// whole, for as long as the walk lasts.
 #[derive(Debug, Default)]
 pub struct GrantWalk {
-    /// Which envelope, and the bytes by which the store knows how far it was.
-    of: Option<(EnvelopeId, Vec<u8>)>,
+    /// Where what lies, and the bytes by which the store knows how far it was.
+    of: Option<(Partition, EnvelopeId, Vec<u8>)>,
     /// By share.
     held: Vec<HeldShare>,
+    /// Of an envelope that is dealt: the same of its first stripe, which gives shares of all.
+    first: Option<Box<Self>>,
 }
 
 /// What operators watch.
@@ -340,6 +333,16 @@ pub trait HotStore: Send + Sync + 'static {
         grabber: PersonId,
     ) -> Result<Vec<PendingShare>, HotError>;
 
+    /// In which partition a share was granted that this store has told of.
+    fn granted_in(&self, envelope: EnvelopeId, _held: &HeldShare) -> Partition {
+        envelope.partition(self.partitions())
+    }
+
+    /// Whether it takes envelopes that are dealt to stripes.
+    fn deals(&self) -> bool {
+        false
+    }
+
     /// Ends an envelope. A missing one leaves a tombstone under these terms, so that a late
     /// loader can't publish it again; so does one that is not whole, once nothing of it is owed.
     async fn close(
@@ -435,6 +438,34 @@ pub trait HotStore: Send + Sync + 'static {
 
     /// The books have said what becomes of these.
     fn answered(&self, _envelope: EnvelopeId, _held: &[HeldShare]) {}
+
+    /// The terms of an envelope, from who has its row: where it lies is known by them also where the store has
+    /// lost them.
+    fn learn(&self, _envelope: EnvelopeId, _terms: &Arc<Terms>) {}
+
+    /// Whether something of a dealt envelope shows that its shares were gathered, or that this was begun.
+    async fn was_gathered(
+        &self,
+        _envelope: EnvelopeId,
+        _terms: Arc<Terms>,
+    ) -> Result<bool, HotError> {
+        Ok(false)
+    }
+
+    /// Has a stripe of a dealt envelope give nothing any more, after the books have said that its shares are
+    /// gathered. Answers what is left in it, within its epoch for ever the same; `None`: it is missing
+    /// or stale, and must be repaired first.
+    async fn halt(
+        &self,
+        _under: &Epochs,
+        _envelope: EnvelopeId,
+        _terms: Arc<Terms>,
+        _stripe: Stripe,
+    ) -> Result<Option<Halted>, HotError> {
+        Err(HotError::Mismatch(
+            "this store deals no envelope to stripes".into(),
+        ))
+    }
 
     /// Brings an envelope that is missing or stale into this epoch: claims are taken, what the
     /// store still holds stays taken, the rest can be grabbed. Answers where it stands. An envelope

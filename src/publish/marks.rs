@@ -106,7 +106,9 @@ pub async fn follow(
     ledger: &dyn Ledger,
     id: EnvelopeId,
 ) -> Result<bool, MarkError> {
-    let mut frozen = row(ledger, id).await?.frozen;
+    let found = row(ledger, id).await?;
+    hot.learn(id, &found.terms);
+    let mut frozen = found.frozen;
     for _ in 0..FOLLOW_TRIES_MAX {
         crash("marks::between_look_and_write")?;
         if frozen {
@@ -139,6 +141,7 @@ pub async fn carry(
         Err(LedgerError::NotFound) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
+    hot.learn(id, &row.terms);
     let view = hot.view(vec![id]).await?.into_iter().flatten().next();
     if row.frozen || view.and_then(|view| view.frozen) != Some(Mark::Broken) {
         return Ok(false);

@@ -8,6 +8,7 @@
 //! | 2. decide | `revive::plan`: stands, load, repair | |
 //! | 3. load | `hot.load`, chunk by chunk, from the vector of `amounts` | `publish::before_permit`, `publish::before_load`, `publish::between_chunks` |
 //! | 4. open | `hot.open` compares length and checksum | `publish::before_open` |
+//! | 3″. gather, where the envelope is dealt and a stripe of it is used up | `ledger.gather`, `hot.halt`, `hot.repair` (`gather`) | `gather::after_books`, `gather::between_stripes`, `gather::before_first` |
 //! | 3′. repair, instead of 3 and 4 | `ledger.claims`, `hot.repair` (`revive`) | |
 //! | 5. mark | `ledger.mark_live` | `publish::before_mark_live` |
 //! | 6. look again | the row that it answers: closed meanwhile? then close; frozen? then `marks::follow` | |
@@ -39,9 +40,11 @@
 
 mod amounts;
 mod flight;
+mod gather;
 pub mod marks;
 mod registrar;
 mod revive;
+pub mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +52,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use amounts::{
@@ -61,7 +65,8 @@ use crate::domain::envelope::{
     BookState, CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, SYNCHRONOUS_SHARES_MAX,
     shares_checksum,
 };
-use crate::domain::id::{EnvelopeId, Epoch};
+use crate::domain::id::{EnvelopeId, Epoch, UnixMs};
+use crate::domain::stripes::{StripeCount, place};
 use crate::hot::{CloseReply, Epochs, HotError, HotStore, LoadChunk};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError};
 use revive::{Look, Plan};
@@ -173,6 +178,12 @@ pub struct Publisher {
     ledger: Arc<dyn Ledger>,
     amounts: Arc<Amounts>,
     flights: flight::Flights<Published>,
+    gathers: flight::Flights<Published>,
+    /// Dealt envelopes that are known to give from their first stripe alone, with how many stripes they have and
+    /// the sum of the epochs under which that was so.
+    gathered: Cache<EnvelopeId, (StripeCount, u64)>,
+    /// Dealt envelopes that were seen while their first stripe was rebuilt, and when first.
+    half: Cache<EnvelopeId, UnixMs>,
     middle: Semaphore,
     large: Semaphore,
 }
@@ -186,6 +197,9 @@ impl Publisher {
             ledger,
             amounts,
             flights: flight::Flights::default(),
+            gathers: flight::Flights::default(),
+            gathered: Cache::new(gather::GATHERED_KEPT_MAX),
+            half: Cache::new(gather::GATHERED_KEPT_MAX),
             middle: permits(MIDDLE_SHARES_MAX),
             large: permits(LARGE_SHARES_MAX),
         }
@@ -229,20 +243,24 @@ impl Publisher {
         mut new: Option<Look>,
     ) -> Result<Published, PublishError> {
         let mut permit = None;
-        let new_in = new.as_ref().map(|look| self.own(&look.under, id));
+        let new_in = new.as_ref().map(|look| look.under.clone());
         for _ in 0..LOOKS_MAX {
             // 1. look, 2. decide
             let look = match new.take() {
                 Some(look) => look,
-                None => self.look(id, new_in).await?,
+                None => self.look(id, new_in.as_ref()).await?,
             };
             let weight = match look.plan {
                 Plan::Over(reason) => return Ok(look.stands(HotState::Over(reason))),
                 Plan::Frozen => return Err(PublishError::Frozen),
                 Plan::Stands(state) => return self.mark(id, state).await,
                 Plan::Load => 1,
+                Plan::Gather => gather::WEIGHT,
                 Plan::Missing | Plan::Stale => revive::WEIGHT,
             };
+            if look.half && !self.is_abandoned(id) {
+                return Err(PublishError::gathering());
+            }
             if permit.is_none() && look.row.terms.share_count > ONE_CHUNK_SHARES {
                 crash("publish::before_permit")?;
                 permit = Some(self.permit(look.row.terms.share_count, weight).await?);
@@ -252,9 +270,11 @@ impl Publisher {
             // 3. load and 4. open, or repair
             let brought = match look.plan {
                 Plan::Load => self.load_and_open(&look).await?,
+                Plan::Gather => self.gather_standing(&look).await?,
                 _ => self.revive(&look).await?,
             };
             if let Some(state) = brought {
+                self.half.remove(&id);
                 return match look.row.state {
                     BookState::Closing(_) => Ok(look.stands(state)),
                     _ => self.mark(id, state).await,
@@ -344,9 +364,11 @@ impl Publisher {
         self.hot.load(under, chunk).await
     }
 
-    /// That of the partition in which the envelope lies.
-    fn own(&self, under: &Epochs, id: EnvelopeId) -> Epoch {
-        under.of(id.partition(self.hot.partitions()))
+    /// Those of the partitions in which the envelope lies.
+    fn own(&self, under: &Epochs, id: EnvelopeId, of: StripeCount) -> Vec<Epoch> {
+        let partitions = self.hot.partitions();
+        let places = of.all().map(|stripe| place(id, stripe, of, partitions));
+        places.map(|partition| under.of(partition)).collect()
     }
 
     /// Leave to hold a vector of so many shares, which is more than one chunk; a share weighs as

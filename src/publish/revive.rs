@@ -10,6 +10,7 @@
 //! | missing | Closing | what it still owes is settled first; then repair, over as the books say |
 //! | stale: it holds it in an older epoch | Funding or Live | repair |
 //! | stale | Closing | repair, over as the books say: nobody wins, and who had won is told |
+//! | a dealt one, not gathered | gathered | what is left in its stripes goes to the first one (`gather`) |
 //! | | Closed | the books tell: it is never made live again |
 //!
 //! An envelope of which something is set aside that may be owed is not brought back: it was granted, and
@@ -36,12 +37,14 @@
 //! joins claims with what it holds: `HotStore::repair`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{Published, Publisher, brought};
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, Epoch, PersonId};
+use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::split::SHARE_COUNT_MAX;
+use crate::domain::stripes::Stripe;
 use crate::hot::{Epochs, GrantWalk, HotView, Repair};
 use crate::ledger::{DeadLetterRow, EnvelopeRow, PAGE_ROWS_MAX};
 use crate::publish::PublishError;
@@ -67,6 +70,8 @@ pub(super) enum Plan {
     Missing,
     /// The hot store holds what an older incarnation had of it.
     Stale,
+    /// It stands, and what is left in its stripes belongs to the first one.
+    Gather,
 }
 
 /// What both stores say of an envelope, in epochs that were looked up before.
@@ -74,6 +79,8 @@ pub(super) struct Look {
     pub under: Epochs,
     pub row: EnvelopeRow,
     pub plan: Plan,
+    /// Its shares are gathered, and its first stripe is being rebuilt: by somebody, or by nobody any more.
+    pub half: bool,
 }
 
 /// Whether a reader must have an envelope published first, to be shown no less than was told
@@ -81,7 +88,12 @@ pub(super) struct Look {
 pub fn must_revive(row: &EnvelopeRow, view: Option<&HotView>) -> bool {
     match view {
         Some(view) => view.stale && !matches!(row.state, BookState::Closed(_)),
-        None => matches!(row.state, BookState::Live | BookState::Closing(_)),
+        // Who has a claim of it won before the books heard that it was live.
+        None => match row.state {
+            BookState::Funding => row.settled_count + row.declined_count > 0,
+            BookState::Live | BookState::Closing(_) => true,
+            BookState::Closed(_) => false,
+        },
     }
 }
 
@@ -100,6 +112,9 @@ fn plan(row: &EnvelopeRow, view: Option<&HotView>) -> Plan {
         // It is being loaded in this epoch, which began after all that was claimed.
         (Some((false, HotState::Funding)), _) if untouched(row) => Plan::Load,
         (Some((false, HotState::Funding)), _) => Plan::Stale,
+        (Some((false, _)), _) if row.gathered && !view.is_some_and(|view| view.gathered) => {
+            Plan::Gather
+        }
         (Some((false, state)), _) => Plan::Stands(state),
     }
 }
@@ -113,8 +128,13 @@ impl Look {
     /// Of an envelope that was funded after these were the epochs: neither store needs to be asked.
     pub(super) fn of_new(under: Epochs, row: EnvelopeRow) -> Option<Self> {
         let first = row.state == BookState::Funding && !row.frozen && untouched(&row);
-        let plan = Plan::Load;
-        first.then_some(Self { under, row, plan })
+        let (plan, half) = (Plan::Load, false);
+        first.then_some(Self {
+            under,
+            row,
+            plan,
+            half,
+        })
     }
 
     /// Where it stands without being published.
@@ -131,24 +151,38 @@ fn set_aside() -> PublishError {
 }
 
 impl Publisher {
-    /// `new_in`: the epoch in which it was about to be loaded for the first time.
+    /// `new_in`: the epochs in which it was about to be loaded for the first time.
     pub(super) async fn look(
         &self,
         id: EnvelopeId,
-        new_in: Option<Epoch>,
+        new_in: Option<&Epochs>,
     ) -> Result<Look, PublishError> {
         // First the epochs: whatever is read after them is at least as new.
         let under = self.hot.epochs();
-        let row = self.row(id).await?;
+        let mut row = self.row(id).await?;
         let views = self.hot.view(vec![id]).await?;
         let view = views.into_iter().flatten().next();
-        let same = new_in == Some(self.own(&under, id));
+        self.hot.learn(id, &row.terms);
+        // Books that were restored may have forgotten it: no stripe but the first one may give any more.
+        let is_dealt = !row.gathered && !row.terms.stripes.is_one();
+        if is_dealt && self.hot.was_gathered(id, Arc::clone(&row.terms)).await? {
+            row = self.ledger.gather(id).await?;
+        }
+        let own = |under: &Epochs| self.own(under, id, row.terms.stripes);
+        let same = new_in.is_some_and(|before| own(before) == own(&under));
         let first = same && row.state == BookState::Funding && untouched(&row);
         let plan = match plan(&row, view.as_ref()) {
             Plan::Missing if first => Plan::Load,
             plan => plan,
         };
-        Ok(Look { under, row, plan })
+        let half = |view: &HotView| view.stale && view.state == HotState::Funding;
+        let half = row.gathered && view.as_ref().is_some_and(half);
+        Ok(Look {
+            under,
+            row,
+            plan,
+            half,
+        })
     }
 
     /// Brings a missing or stale envelope into the epoch. `None`: the epoch is another one.
@@ -164,7 +198,9 @@ impl Publisher {
         let untold = letters.is_empty() && claims.is_empty();
         // A large one is opened before the books say that it is live: somebody may have been told of a share.
         let untold = untold && !self.hot.has_promised(id);
-        if missing && untold && look.row.state == BookState::Funding {
+        // Of a dealt one, a stripe that is half rebuilt takes no load: it is repaired like the others.
+        let loads = look.row.terms.stripes.is_one() && look.row.state == BookState::Funding;
+        if missing && untold && loads {
             return self.load_and_open(look).await;
         }
         let amounts_minor = self.amounts.of(id, &look.row.terms).await?;
@@ -173,6 +209,9 @@ impl Publisher {
             .await?
         {
             return Err(set_aside());
+        }
+        if !look.row.terms.stripes.is_one() {
+            return self.revive_stripes(look, amounts_minor, claims).await;
         }
         let repair = Repair {
             envelope: id,
@@ -183,6 +222,8 @@ impl Publisher {
                 BookState::Closing(reason) => Some(reason),
                 _ => None,
             },
+            stripe: Stripe::FIRST,
+            gathered: None,
         };
         brought(id, self.hot.repair(&look.under, repair).await)
     }

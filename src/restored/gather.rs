@@ -7,7 +7,7 @@
 //! | an envelope that the books don't know, or know under other terms | a stranger, with all its grants |
 //! | a debt of an unknown envelope, in an outbox | a grant of a stranger |
 //! | more grants than the books know, or an end that they have not begun | behind |
-//! | something of an open envelope that is not whole | behind |
+//! | something of an open envelope that is not whole | behind; of one that is dealt, missing (`mend`) |
 //! | a share with another grabber than the books have paid | disputed, besides |
 //!
 //! *Bounds.* Of an envelope of which the books have claims, every grant and claim is read, a page at a time.
@@ -98,7 +98,12 @@ pub(super) async fn gather(
                     }
                     (Kin::Agrees, Some(row)) => disputed(hot, ledger, &row, &mut disputes).await?,
                     (Kin::Behind, Some(row)) => {
-                        behind.insert(*id);
+                        // Nobody knows what the stripe has granted that is not there: as of one that is
+                        // missing as a whole.
+                        let lacks_a_stripe = view.is_none() && !row.terms.stripes.is_one();
+                        if !lacks_a_stripe {
+                            behind.insert(*id);
+                        }
                         disputed(hot, ledger, &row, &mut disputes).await?;
                     }
                 }

@@ -84,10 +84,6 @@ impl Mender {
         }
     }
 
-    fn under(&self, id: EnvelopeId) -> Under {
-        self.under_of(id.partition(self.hot.partitions()))
-    }
-
     fn under_of(&self, partition: Partition) -> Under {
         let epoch = self.hot.epoch(partition);
         Under { partition, epoch }
@@ -115,7 +111,7 @@ impl Mender {
 
     /// Answers what was mended, and what of it the books did not pay.
     async fn mend(&self, id: EnvelopeId) -> Result<(Mended, Option<String>), String> {
-        let under = self.under(id);
+        let epochs = self.hot.epochs();
         let state = self.publisher.publish(id).await.map_err(told)?;
         let ends = match state {
             HotState::Over(reason) => {
@@ -125,7 +121,7 @@ impl Mender {
             HotState::Funding | HotState::Live => None,
         };
         let (hot, ledger) = (&*self.hot, &*self.ledger);
-        let posted = post_missing(hot, ledger, &self.drain, under, id);
+        let posted = post_missing(hot, ledger, &self.drain, (&epochs, id));
         let posted = posted.await.map_err(told)?;
         let mended = Mended {
             id,

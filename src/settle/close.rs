@@ -25,8 +25,9 @@ use std::sync::Arc;
 use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::envelope::{BookState, CloseReason};
-use crate::domain::id::{EnvelopeId, Epoch};
-use crate::hot::{CloseReply, HotStore};
+use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
+use crate::domain::stripes::place;
+use crate::hot::{CloseReply, Epochs, HotStore};
 use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError, Under};
 use crate::publish::{PublishError, Publisher, marks, must_revive};
 use crate::telemetry::metrics;
@@ -83,11 +84,14 @@ pub async fn go_on(
         }
     };
     let id = row.id;
-    let partition = id.partition(hot.partitions());
+    hot.learn(id, &row.terms);
     let epochs = hot.epochs();
-    let epoch = epochs.of(partition);
-    // A store in its first epoch was never replaced, and has lost nothing.
-    if epoch != Epoch::FIRST {
+    let under = under_all(&row, hot.partitions(), &epochs);
+    // A store in its first epoch was never replaced, and has lost nothing. A dealt envelope may have been left
+    // while its shares were gathered.
+    let may_lack = under.iter().any(|under| under.epoch != Epoch::FIRST);
+    let may_lack = may_lack || !row.terms.stripes.is_one();
+    if may_lack {
         bring_back(hot, publisher, &row).await?;
     }
     let close = || hot.close(&epochs, id, Arc::clone(&row.terms), reason);
@@ -109,11 +113,10 @@ pub async fn go_on(
     if !rules::keeps(Rule::RefundAfterDrain) {
         taken_count = row.settled_count + row.declined_count;
     }
-    if epoch != Epoch::FIRST && hot.owes(id).await? {
+    if may_lack && hot.owes(id).await? {
         return Ok(Closed::Waiting);
     }
-    let under = Under { partition, epoch };
-    let finished = ledger.finish_close(vec![under], id, reason, taken_count);
+    let finished = ledger.finish_close(under, id, reason, taken_count);
     let progress = match finished.await {
         Ok(progress) => progress,
         Err(LedgerError::Frozen) => return Ok(Closed::Frozen),
@@ -132,6 +135,22 @@ pub async fn go_on(
     }
 }
 
+/// Every partition in which an envelope lies, with its epoch.
+fn under_all(row: &EnvelopeRow, partitions: PartitionCount, epochs: &Epochs) -> Vec<Under> {
+    let of = row.terms.stripes;
+    let under = |stripe| {
+        let partition = place(row.id, stripe, of, partitions);
+        let epoch = epochs.of(partition);
+        Under { partition, epoch }
+    };
+    let named = if rules::keeps(Rule::RefundUnderAll) {
+        of.get()
+    } else {
+        1
+    };
+    of.all().map(under).take(usize::from(named)).collect()
+}
+
 /// What a replaced store lost, or has not been compared with the books, is brought back before the
 /// envelope ends: grabs that somebody still remembers must not go back to the sender. One whose
 /// shares can't be told any more ends as the store has it.
@@ -145,7 +164,17 @@ async fn bring_back(
         return Ok(());
     }
     match publisher.publish(row.id).await {
-        Ok(_) | Err(PublishError::Frozen) => Ok(()),
+        Ok(_) => {
+            // It may have waited for one that had looked before this was lost: a close of what is missing
+            // would send its winners away.
+            match hot.view(vec![row.id]).await?.pop().flatten() {
+                Some(_) => Ok(()),
+                None => Err(SettleError::Unavailable(
+                    "the envelope is not brought back yet: the next sweep repeats it".into(),
+                )),
+            }
+        }
+        Err(PublishError::Frozen) => Ok(()),
         Err(PublishError::Broken(why)) => {
             tracing::error!(envelope = %row.id, why, "an envelope ends without being compared");
             Ok(())

@@ -25,12 +25,13 @@
 
 use std::collections::BTreeMap;
 
+use super::reconcile::by_partition;
 use super::{SettleError, Settlement};
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::BookState;
 use crate::domain::grab::{HeldShare, OutboxRecord};
 use crate::domain::id::{EnvelopeId, PersonId};
-use crate::ledger::{Ledger, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
+use crate::ledger::{EnvelopeRow, Ledger, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
 use crate::telemetry::metrics;
 
 /// Envelopes of one step: a loss of Redis is about those that were grabbed in its last seconds.
@@ -78,14 +79,11 @@ impl Settlement {
         id: EnvelopeId,
         lost: Vec<HeldShare>,
     ) -> Result<usize, SettleError> {
-        let partition = id.partition(self.hot.partitions());
-        let under = Under {
-            partition,
-            epoch: self.hot.epoch(partition),
-        };
+        let epochs = self.hot.epochs();
         // The state before the claims: what is closed gets no more of them.
         let row = self.ledger.envelopes(vec![id]).await?.pop().flatten();
-        let closed = row.is_some_and(|row| matches!(row.state, BookState::Closed(_)));
+        let closed = |row: &EnvelopeRow| matches!(row.state, BookState::Closed(_));
+        let closed = row.as_ref().is_some_and(closed);
         let holders = holders(&*self.ledger, id, &lost).await?;
         let (mut records, mut answered, mut gone) = (Vec::new(), Vec::new(), 0);
         for held in lost {
@@ -105,10 +103,14 @@ impl Settlement {
             metrics::acked_dropped(gone);
         }
         self.hot.answered(id, &answered);
-        for some in records.chunks(SETTLE_BATCH_MAX) {
-            self.post_promises(id, under, some).await?;
+        let count = records.len();
+        let terms = row.as_ref().map(|row| &*row.terms);
+        for (under, of_it) in by_partition(records, terms, (&epochs, self.hot.partitions())) {
+            for some in of_it.chunks(SETTLE_BATCH_MAX) {
+                self.post_promises(id, under, some).await?;
+            }
         }
-        Ok(records.len())
+        Ok(count)
     }
 
     /// Posts records of one envelope.

@@ -34,10 +34,11 @@ use parking_lot::Mutex;
 use super::SettleError;
 use super::drain::{Drain, Drained};
 use super::lease::Lease;
-use crate::domain::envelope::BookState;
+use crate::domain::envelope::{BookState, Terms};
 use crate::domain::grab::OutboxRecord;
-use crate::domain::id::{EnvelopeId, UnixMs};
-use crate::hot::{GRANTS_PER_PAGE_MAX, GrantWalk, HotStore, HotView, VIEWS_PER_CALL_MAX};
+use crate::domain::id::{EnvelopeId, Partition, PartitionCount, UnixMs};
+use crate::domain::stripes::granted_in;
+use crate::hot::{Epochs, GRANTS_PER_PAGE_MAX, GrantWalk, HotStore, HotView, VIEWS_PER_CALL_MAX};
 use crate::ledger::{EnvelopeRow, Ledger, LedgerError, PAGE_ROWS_MAX, SETTLE_BATCH_MAX, Under};
 use crate::telemetry::metrics;
 
@@ -227,22 +228,21 @@ impl Reconcile {
 
     /// Steps 2 to 4 for one envelope.
     async fn mend(&self, drain: &Drain, id: EnvelopeId) -> Result<usize, SettleError> {
-        let partition = id.partition(self.hot.partitions());
-        let under = Under {
-            partition,
-            epoch: self.hot.epoch(partition),
-        };
+        let epochs = self.hot.epochs();
+        if let Some(row) = self.ledger.envelopes(vec![id]).await?.pop().flatten() {
+            self.hot.learn(id, &row.terms);
+        }
         if self.hot.owes(id).await? {
             return Ok(0);
         }
-        let posted = post_missing(&*self.hot, &*self.ledger, drain, under, id).await?;
+        let posted = post_missing(&*self.hot, &*self.ledger, drain, (&epochs, id)).await?;
         self.behind.lock().remove(&id);
         Ok(posted.paid)
     }
 }
 
-/// Posts what the hot store granted of an envelope and the books have no claim of, under an epoch that
-/// was looked up before. Answers what became of the records.
+/// Posts what the hot store granted of an envelope and the books have no claim of, under epochs that
+/// were looked up before. Answers what became of the records.
 ///
 /// # Errors
 /// A store is out of reach: what was posted stands, and repeating goes on.
@@ -250,9 +250,9 @@ pub async fn post_missing(
     hot: &dyn HotStore,
     ledger: &dyn Ledger,
     drain: &Drain,
-    under: Under,
-    id: EnvelopeId,
+    (epochs, id): (&Epochs, EnvelopeId),
 ) -> Result<Drained, SettleError> {
+    let row = ledger.envelopes(vec![id]).await?.pop().flatten();
     let claimed = claimed(ledger, id).await?;
     let (mut from, mut posted) = (0, Drained::default());
     // Each page moves `from`, and an envelope has no more shares than a u32 counts.
@@ -274,14 +274,46 @@ pub async fn post_missing(
                 declined: held.declined,
             })
             .collect();
-        for some in records.chunks(SETTLE_BATCH_MAX) {
-            posted.add(drain.post_records(under, some).await?);
+        let dealt = row.as_ref().map(|row| &*row.terms);
+        for (under, records) in by_partition(records, dealt, (epochs, hot.partitions())) {
+            for some in records.chunks(SETTLE_BATCH_MAX) {
+                posted.add(drain.post_records(under, some).await?);
+            }
         }
         if page.len() < GRANTS_PER_PAGE_MAX {
             break;
         }
     }
     Ok(posted)
+}
+
+/// PURE: records of one envelope by the partition in which each was granted. Without terms: in its own.
+pub(super) fn by_partition(
+    records: Vec<OutboxRecord>,
+    terms: Option<&Terms>,
+    (epochs, partitions): (&Epochs, PartitionCount),
+) -> Vec<(Under, Vec<OutboxRecord>)> {
+    let mut by_partition: BTreeMap<Partition, Vec<OutboxRecord>> = BTreeMap::new();
+    for record in records {
+        let partition = match terms {
+            Some(terms) => granted_in(
+                record.envelope,
+                (&record.grabber, record.grant.share),
+                (terms.stripes, terms.share_count),
+                partitions,
+            ),
+            None => record.envelope.partition(partitions),
+        };
+        by_partition.entry(partition).or_default().push(record);
+    }
+    let under = |partition| Under {
+        partition,
+        epoch: epochs.of(partition),
+    };
+    let pairs = by_partition.into_iter();
+    pairs
+        .map(|(partition, of_it)| (under(partition), of_it))
+        .collect()
 }
 
 /// The numbers of shares with a claim.

@@ -8,6 +8,8 @@ pub enum Rule {
     DeleteAfterCommit,
     /// The remainder is refunded only when all that was granted is in the books.
     RefundAfterDrain,
+    /// A refund stands under the epochs of all partitions in which the envelope lies.
+    RefundUnderAll,
 }
 
 #[cfg(not(any(test, feature = "test-hooks")))]

@@ -35,7 +35,7 @@ use super::marks::{Marked, Marks};
 use super::parked::Unpark;
 use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::id::EnvelopeId;
-use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
+use crate::hot::{HotStore, HotView, VIEWS_PER_CALL_MAX};
 use crate::ledger::{Due, Ledger};
 use crate::publish::Publisher;
 
@@ -217,10 +217,16 @@ impl Sweep {
         let before = self.ledger.now().plus_ms(-CLOSED_KEPT_MS);
         let (mut forgotten, mut failure) = (0, None);
         for ids in page.chunks(VIEWS_PER_CALL_MAX) {
-            let views = self.hot.view(ids.to_vec()).await?.into_iter().flatten();
-            let over: Vec<_> = views
-                .filter(|view| matches!(view.state, HotState::Over(_)))
-                .map(|view| view.envelope)
+            let views = self.hot.view(ids.to_vec()).await?;
+            // Of one that nobody can see something is there: what was not whole when it closed, or a dealt one
+            // that was forgotten in part.
+            let may_go = |view: &Option<HotView>| match view {
+                Some(view) => matches!(view.state, HotState::Over(_)),
+                None => true,
+            };
+            let over = ids.iter().zip(views);
+            let over: Vec<_> = over
+                .filter_map(|(id, view)| may_go(&view).then_some(*id))
                 .collect();
             if over.is_empty() {
                 continue;
@@ -228,8 +234,11 @@ impl Sweep {
             let rows = self.ledger.envelopes(over).await?.into_iter().flatten();
             let closed = rows
                 .filter(|row| matches!(row.state, BookState::Closed(_)))
-                .filter(|row| row.closed_at.is_some_and(|at| at <= before))
-                .map(|row| row.id);
+                .filter(|row| row.closed_at.is_some_and(|at| at <= before));
+            let closed = closed.map(|row| {
+                self.hot.learn(row.id, &row.terms);
+                row.id
+            });
             forgotten += self.remove(closed.collect(), &mut failure).await;
         }
         // Those that can't be removed now keep nobody behind them: the next walk finds them again.

@@ -54,6 +54,7 @@ pub const RECONCILED: &str = "red_envelope_reconciled_records_total";
 pub const ACKED_DROPPED: &str = "red_envelope_acked_dropped_total";
 pub const UNREADABLE: &str = "red_envelope_outbox_unreadable_total";
 pub const REPAIRED: &str = "red_envelope_envelopes_rebuilt_total";
+pub const GATHERED: &str = "red_envelope_envelopes_gathered_total";
 pub const FROZEN: &str = "red_envelope_frozen_envelopes";
 pub const BROKEN: &str = "red_envelope_broken_invariants_total";
 pub const OUTBOX: &str = "red_envelope_outbox_records";
@@ -167,6 +168,12 @@ pub const METRICS: &[Metric] = &[
         MetricKind::Counter,
         Unit::Count,
         "Envelopes that the hot store had lost, wholly or in part, rebuilt from the books",
+    ),
+    metric(
+        GATHERED,
+        MetricKind::Counter,
+        Unit::Count,
+        "Dealt envelopes of which a stripe was used up, so that what was left went to the first one",
     ),
     metric(
         SET_ASIDE,

@@ -21,8 +21,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::catalogue::{
     ACKED_DROPPED, BROKEN, CLOCK_AHEAD, CLOSED, COMMIT_GRABS, COMMIT_SECONDS, CONNECTIONS, CREATED,
-    DISCREPANCIES, FROZEN, GRABS, GRABS_FAILED, HELD, LATE, LATENCY_BUCKETS, LOOKED_UP, MADE_GOOD,
-    MAKE_GOOD_CAPPED, METRICS, MetricKind, NOT_READY, OUTBOX, OUTBOX_AGE, QUEUED, READY,
+    DISCREPANCIES, FROZEN, GATHERED, GRABS, GRABS_FAILED, HELD, LATE, LATENCY_BUCKETS, LOOKED_UP,
+    MADE_GOOD, MAKE_GOOD_CAPPED, METRICS, MetricKind, NOT_READY, OUTBOX, OUTBOX_AGE, QUEUED, READY,
     RECONCILED, REFUNDED, REPAIRED, RPC_SECONDS, SET_ASIDE, SETTLE_RECORDS, SETTLE_SECONDS,
     SETTLED, SHED, SIZE_BUCKETS, STORE_BYTES, STREAMS, SUPERSEDED, TURNED_AWAY, UNREADABLE, WAIT,
     WATCHERS,
@@ -60,6 +60,7 @@ struct Meters {
     acked_dropped: Counter,
     reconciled: Counter,
     repaired: Counter,
+    gathered: Counter,
     frozen: Gauge,
     broken: Counter,
     outbox: Gauge,
@@ -97,6 +98,7 @@ impl Meters {
             acked_dropped: metrics::counter!(ACKED_DROPPED),
             reconciled: metrics::counter!(RECONCILED),
             repaired: metrics::counter!(REPAIRED),
+            gathered: metrics::counter!(GATHERED),
             frozen: metrics::gauge!(FROZEN),
             broken: metrics::counter!(BROKEN),
             outbox: metrics::gauge!(OUTBOX),
@@ -277,6 +279,13 @@ pub fn acked_dropped(grants: usize) {
 pub fn envelope_repaired() {
     if let Some(meters) = meters() {
         meters.repaired.increment(1);
+    }
+}
+
+/// What was left of a dealt envelope went to its first stripe.
+pub fn envelope_gathered() {
+    if let Some(meters) = meters() {
+        meters.gathered.increment(1);
     }
 }
 

@@ -195,7 +195,10 @@ impl Stack {
             match replies[0] {
                 GrabReply::Outcome(outcome) => return history.told(grabber, outcome),
                 GrabReply::Missing => drop(self.publisher.publish(id).await.unwrap()),
-                GrabReply::Epoch(_) | GrabReply::Funding | GrabReply::Unsettled => {}
+                GrabReply::Epoch(_)
+                | GrabReply::Funding
+                | GrabReply::Dry
+                | GrabReply::Unsettled => {}
                 GrabReply::Frozen => panic!("{grabber}: nobody froze {id}"),
             }
         }

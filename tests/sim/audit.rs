@@ -5,13 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use red_envelope::domain::envelope::BookState;
 use red_envelope::domain::id::EnvelopeId;
 use red_envelope::ledger::conformance::person;
+use red_envelope_history::Rule;
 
 use crate::people::Told;
 use crate::stores::Stores;
+use crate::striped_audit;
 
 /// What was granted, paid and refunded of an envelope is never more than what was put in; and a debt
 /// leaves the outbox only when it is in the books.
 pub fn at_any_time(stores: &Stores) -> Result<(), String> {
+    if let Some(striped) = &stores.striped {
+        return striped_audit::at_any_time(striped, &stores.books);
+    }
     let (hot, books) = (&stores.hot, &stores.books);
     let entries = hot.outboxes.values().flat_map(|outbox| &outbox.entries);
     let records = entries.flat_map(|entry| &entry.records);
@@ -42,13 +47,37 @@ pub fn at_any_time(stores: &Stores) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the judge's verdict stands: who was never told of a win that is lost may be told anything, and what
+/// he had is left again. And a clock that goes back has one stripe expire, and the first one go on: of those two
+/// servers each has its own.
+pub fn may_tell(stores: &Stores, rule: Rule) -> bool {
+    let Some(striped) = &stores.striped else {
+        return true;
+    };
+    let by_clock = [Rule::GrantAfterClose, Rule::OutOfPlace];
+    if striped.clock_jumped && by_clock.contains(&rule) {
+        return false;
+    }
+    if striped.watch.losses == 0 {
+        return true;
+    }
+    let counted = [
+        Rule::SharesSkipped,
+        Rule::EmptyTooEarly,
+        Rule::GrantAfterEmpty,
+    ];
+    striped.keeps_told && !counted.contains(&rule)
+}
+
 /// What was funded before the storm ended is published, unless it is over.
 pub fn published(stores: &Stores, before_ms: i64) -> Result<(), String> {
     for (id, page) in &stores.books.pages {
         let early = page.terms.created_at.0 <= before_ms;
         let lives = page.terms.expires_at.0 > stores.now_ms && !page.sheet.frozen;
         if early && lives && page.state == BookState::Funding {
-            return Err(format!("{id} is funded and not published"));
+            let striped = stores.striped.as_ref();
+            let where_it_stands = striped.map_or_else(String::new, |striped| striped.tell(*id));
+            return Err(format!("{id} is funded and not published{where_it_stands}"));
         }
     }
     Ok(())
@@ -86,15 +115,28 @@ pub fn at_the_end(
                 .granted
                 .get(id)
                 .and_then(|all| all.get(&held.grant.share));
-            if granted != Some(held) {
+            if let Some(striped) = &stores.striped {
+                striped_audit::paid(&striped.watch, *id, held)?;
+            } else if granted != Some(held) {
                 return Err(format!("{id}: {held:?} was paid and {granted:?} granted"));
             }
             *accounts.entry(held.grabber.clone()).or_default() += held.grant.amount_minor;
         }
-        if hot.granted.get(id).map_or(0, BTreeMap::len) != paid().count() {
+        let granted = match &stores.striped {
+            Some(striped) => striped.watch.standing_count(*id),
+            None => hot.granted.get(id).map_or(0, BTreeMap::len),
+        };
+        if granted != paid().count() {
             return Err(format!("{id}: not everything that was granted was paid"));
         }
         *accounts.entry(page.terms.sender.clone()).or_default() += back - total;
+    }
+    if stores
+        .striped
+        .as_ref()
+        .is_some_and(|striped| !striped.keeps_told)
+    {
+        return Ok(());
     }
     if books.reserve.used > 0 {
         let used = books.reserve.used;
@@ -106,6 +148,15 @@ pub fn at_the_end(
             books.accounts
         ));
     }
+    all_was_paid_as_told(stores, told, ids)
+}
+
+fn all_was_paid_as_told(
+    stores: &Stores,
+    told: &BTreeMap<(usize, usize), Told>,
+    ids: &[Option<EnvelopeId>],
+) -> Result<(), String> {
+    let books = &stores.books;
     for ((envelope, who), (share, amount)) in told {
         let id = ids[*envelope].ok_or("an answer of an envelope that was never funded")?;
         let name = person(&format!("grabber-{who}"));

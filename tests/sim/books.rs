@@ -9,10 +9,10 @@ use rand::rngs::StdRng;
 use red_envelope::domain::envelope::{BookState, CloseReason, LeafRef, Terms};
 use red_envelope::domain::fairness::ServerSeed;
 use red_envelope::domain::grab::{HeldShare, OutboxRecord};
-use red_envelope::domain::id::{EnvelopeId, PersonId, UnixMs};
+use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PersonId, UnixMs};
 use red_envelope::ledger::conformance::sheet::{Reserve, Sheet};
 use red_envelope::ledger::{
-    CloseProgress, Due, EnvelopeRow, Fund, Funded, LedgerError, Portion, SettleItem, Settled,
+    CloseProgress, Due, EnvelopeRow, Fund, Funded, LedgerError, Portion, SettleItem, Settled, Under,
 };
 
 /// An envelope's row.
@@ -35,6 +35,8 @@ pub struct Books {
     /// Pays whatever is owed, and nothing must be: no store loses anything here.
     pub reserve: Reserve,
     leases: BTreeMap<String, i64>,
+    /// In which epoch a partition of the hot store stands, and which process of it; others are in the first.
+    epochs: BTreeMap<Partition, (Epoch, u64)>,
     rng: StdRng,
 }
 
@@ -58,8 +60,53 @@ impl Books {
                 ..Reserve::default()
             },
             leases: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             rng,
         }
+    }
+
+    fn epoch(&self, partition: Partition) -> (Epoch, u64) {
+        let known = self.epochs.get(&partition);
+        known.copied().unwrap_or((Epoch::FIRST, 0))
+    }
+
+    /// Whether a partition stands in this epoch.
+    pub fn stands(&self, under: Under) -> Result<(), LedgerError> {
+        match self.epoch(under.partition).0 {
+            epoch if epoch == under.epoch => Ok(()),
+            epoch => Err(LedgerError::Epoch(epoch)),
+        }
+    }
+
+    /// A process of the hot store may grant in a partition: in which epoch, and whether that is news. `None`:
+    /// one that came after it was accepted before.
+    pub fn accept(&mut self, partition: Partition, life: u64) -> Option<(Epoch, bool)> {
+        let (epoch, accepted) = self.epoch(partition);
+        if life <= accepted {
+            return (life == accepted).then_some((epoch, false));
+        }
+        let next = Epoch(epoch.0 + 1);
+        self.epochs.insert(partition, (next, life));
+        Some((next, true))
+    }
+
+    /// Whether a grant is paid, or waits until its envelope is free.
+    pub fn has(&self, id: EnvelopeId, held: &HeldShare) -> bool {
+        let Some(page) = self.pages.get(&id) else {
+            return false;
+        };
+        let aside = page.sheet.parked.iter().chain(&page.sheet.letters);
+        page.sheet
+            .claims
+            .values()
+            .chain(aside)
+            .any(|other| other == held)
+    }
+
+    /// Records of an envelope that wait until it is free.
+    pub fn parked_count(&self, id: EnvelopeId) -> u32 {
+        let page = self.pages.get(&id);
+        page.map_or(0, |page| count(page.sheet.parked.len()))
     }
 
     fn page(&mut self, id: EnvelopeId) -> Result<&mut Page, LedgerError> {
@@ -245,7 +292,7 @@ impl Books {
         &mut self,
         id: EnvelopeId,
         (reason, taken_count): (CloseReason, u32),
-        now: UnixMs,
+        (now, replaced): (UnixMs, bool),
     ) -> Result<CloseProgress, LedgerError> {
         let page = self.page(id)?;
         let sheet = &mut page.sheet;
@@ -256,7 +303,7 @@ impl Books {
             return Err(LedgerError::Frozen);
         }
         if !sheet.closed {
-            let Some(remainder) = sheet.finish(taken_count as usize, false) else {
+            let Some(remainder) = sheet.finish(taken_count as usize, replaced) else {
                 return Ok(CloseProgress::Waiting {
                     claimed_count: count(sheet.claims.len()),
                     dead_letters: count(sheet.letters.len()),

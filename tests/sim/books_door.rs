@@ -45,19 +45,6 @@ fn nobody_asks<T>() -> Result<T, LedgerError> {
     Err(LedgerError::Broken("not simulated".to_owned()))
 }
 
-/// Nothing replaces this store.
-fn in_the_first(under: Under) -> Result<(), LedgerError> {
-    match under.epoch {
-        Epoch::FIRST => Ok(()),
-        _ => Err(LedgerError::Epoch(Epoch::FIRST)),
-    }
-}
-
-fn all_in_the_first(under: &[Under]) -> Result<(), LedgerError> {
-    Under::by_partition(under)?;
-    under.iter().copied().try_for_each(in_the_first)
-}
-
 #[async_trait]
 impl Ledger for BooksDoor {
     fn now(&self) -> UnixMs {
@@ -100,10 +87,10 @@ impl Ledger for BooksDoor {
         under: Under,
         items: Vec<SettleItem>,
     ) -> Result<Vec<Settled>, LedgerError> {
-        in_the_first(under)?;
-        self.ask(|s| {
+        self.attempt(move |s| {
+            s.books.stands(under)?;
             let unique = s.keep(Rule::UniqueClaims);
-            s.books.settle(items, unique)
+            Ok(s.books.settle(items, unique))
         })
         .await
     }
@@ -162,10 +149,13 @@ impl Ledger for BooksDoor {
         reason: CloseReason,
         taken_count: u32,
     ) -> Result<CloseProgress, LedgerError> {
-        all_in_the_first(&under)?;
+        Under::by_partition(&under)?;
         self.attempt(move |s| {
-            let now = s.books_now();
-            s.books.finish_close(id, (reason, taken_count), now)
+            let stands = |under: &Under| s.books.stands(*under);
+            under.iter().try_for_each(stands)?;
+            let replaced = under.iter().any(|under| under.epoch != Epoch::FIRST);
+            let when = (s.books_now(), replaced);
+            s.books.finish_close(id, (reason, taken_count), when)
         })
         .await
     }
@@ -349,8 +339,13 @@ impl Ledger for BooksDoor {
         nobody_asks()
     }
 
-    async fn set_aside(&self, _: EnvelopeId, _: i64, _: usize) -> Result<SetAside, LedgerError> {
-        nobody_asks()
+    /// No letter is there: the audit says so.
+    async fn set_aside(&self, id: EnvelopeId, _: i64, _: usize) -> Result<SetAside, LedgerError> {
+        let set_aside = move |s: &mut Stores| SetAside {
+            parked_count: s.books.parked_count(id),
+            letters: Vec::new(),
+        };
+        self.ask(set_aside).await
     }
 
     async fn act_on_letter(

@@ -175,6 +175,7 @@ impl Hot {
             declined_count: count(declined.count()),
             best: should.best(),
             stale: false,
+            gathered: false,
         })
     }
 

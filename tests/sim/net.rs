@@ -61,6 +61,8 @@ pub struct Weather {
     pub outage: u32,
     /// A step at which an outbox loses what it holds, and its numbers.
     pub outbox_lost: u32,
+    /// A step at which a partition of stripes is lost.
+    pub partition_lost: u32,
 }
 
 /// What all tasks share.
@@ -166,6 +168,7 @@ impl Net {
         }));
         let told = Arc::clone(&slot);
         let effect = Box::new(move |stores: &mut Stores, fate| {
+            stores.heard = fate == Fate::Done;
             let answer = match fate {
                 Fate::Done => act(stores),
                 Fate::RequestLost => Err(lost("the request was lost".to_owned())),

@@ -7,18 +7,23 @@ use std::task::Poll;
 
 use red_envelope::domain::envelope::{BookState, CloseReason};
 use red_envelope::domain::grab::{Grab, GrabReply, Grant, Outcome};
-use red_envelope::domain::id::{EnvelopeId, Epoch};
+use red_envelope::domain::id::{EnvelopeId, Partition, PersonId};
+use red_envelope::domain::stripes::{StripeCount, home, home_partition};
 use red_envelope::hot::CloseReply;
 use red_envelope::ledger::conformance::{act, draft, fund, person, tenant};
 use red_envelope::ledger::{Fund, LedgerError};
 use red_envelope::publish::marks::{self, MarkError};
-use red_envelope_history::{Answer, Handing, Recorder, Share};
+use red_envelope::publish::must_revive;
+use red_envelope_history::{Answer, Handing, Home, Recorder, Share};
 
 use crate::net::Net;
 use crate::process::Process;
+use crate::stores::Rule;
 
 /// Calls of the hot store that one grab makes at the most, as in `api::grab`.
 const ASKS_MAX: usize = 3;
+/// How often a grab of a dealt envelope is passed on to its first stripe, as there.
+const PASSES_MAX: usize = 4;
 
 /// An envelope that somebody is going to send.
 #[derive(Clone, Debug)]
@@ -26,6 +31,8 @@ pub struct Sending {
     pub total_minor: i64,
     pub share_count: u32,
     pub expires_in_ms: i64,
+    /// 1: it lies in one piece.
+    pub stripes: u16,
 }
 
 impl Sending {
@@ -33,7 +40,31 @@ impl Sending {
     pub fn fund(&self, envelope: usize) -> Fund {
         let mut draft = draft("sender", self.total_minor, self.share_count);
         draft.expires_in_ms = self.expires_in_ms;
+        draft.stripes = self.stripes();
         fund(draft, &format!("request-{envelope}"))
+    }
+
+    fn stripes(&self) -> StripeCount {
+        StripeCount::new(self.stripes).expect("a good number")
+    }
+
+    /// In which order its shares are handed out.
+    fn handing(&self, envelope: usize, net: &Net) -> Handing<usize> {
+        let (of, net) = (self.stripes(), net.clone());
+        if of.is_one() {
+            return Handing::ByNumber;
+        }
+        let home_of = move |who: &usize| {
+            let request = person(&format!("request-{envelope}"));
+            let id = net.shared().stores.books.funded(&request);
+            let id = id.expect("it was funded before anybody asked");
+            u32::from(home(id, &grabber(*who), of).index())
+        };
+        Handing::Dealt {
+            stripes: u32::from(of.get()),
+            home: Home::new(home_of),
+            moved_at: None,
+        }
     }
 }
 
@@ -54,7 +85,8 @@ impl Town {
     pub fn new(net: Net, sendings: Vec<Sending>) -> Self {
         let record = Recorder::default();
         for (envelope, sending) in sendings.iter().enumerate() {
-            record.begin(envelope, sending.share_count, Handing::ByNumber);
+            let handing = sending.handing(envelope, &net);
+            record.begin(envelope, sending.share_count, handing);
         }
         Self {
             net,
@@ -133,7 +165,7 @@ impl Town {
             if let Some(id) = self.id(envelope)
                 && let Some(asked) = self.record.ask(&envelope, who)
                 && let Some(answer) = self
-                    .call(async |process| grab(process, id, who).await)
+                    .call(async |process| self.grab_by(process, (envelope, id), who).await)
                     .await
             {
                 self.record.answer(asked, answer);
@@ -214,47 +246,118 @@ impl Town {
             self.rest(1_000).await;
         }
     }
+
+    /// Grab, as `api::grab` does it.
+    pub async fn grab_by(
+        &self,
+        process: &Process,
+        (envelope, id): (usize, EnvelopeId),
+        who: usize,
+    ) -> Option<Answer> {
+        let grabber = grabber(who);
+        let partition = self.asks_first(process, (envelope, id), &grabber);
+        let mut grab = Grab {
+            partition,
+            epoch: process.hot.epoch(partition),
+            tenant: tenant(),
+            envelope: id,
+            grabber,
+            phrase: None,
+        };
+        // What was lost before it was brought back.
+        let mut published = None;
+        for _ in 0..ASKS_MAX {
+            match self.ask_where_it_lies(process, envelope, &mut grab).await? {
+                GrabReply::Outcome(outcome) => {
+                    if outcome == Outcome::Empty && published == Some(self.losses()) {
+                        self.empty_for_sure(envelope, id);
+                    }
+                    return answer(outcome);
+                }
+                GrabReply::Funding
+                | GrabReply::Frozen
+                | GrabReply::Unsettled
+                | GrabReply::Dry
+                | GrabReply::Epoch(_) => {
+                    return None;
+                }
+                GrabReply::Missing => {}
+            }
+            let row = process.ledger.envelopes(vec![id]).await.ok()?.pop()??;
+            let over = match row.state {
+                BookState::Closed(reason) => reason,
+                BookState::Closing(reason) if published.is_some() => reason,
+                BookState::Funding | BookState::Live if published.is_some() || row.frozen => {
+                    return None;
+                }
+                BookState::Funding | BookState::Live | BookState::Closing(_) => {
+                    let losses = self.losses();
+                    process.publisher.publish(id).await.ok()?;
+                    published = Some(losses);
+                    continue;
+                }
+            };
+            let claims = process.ledger.claims_of(grab.grabber.clone(), vec![id]);
+            let claim = claims.await.ok()?.pop()?;
+            return Some(match (claim, over) {
+                (Some(claim), _) => Answer::Already(share(claim.grant)),
+                (None, CloseReason::Empty) => Answer::Empty,
+                (None, CloseReason::Expired | CloseReason::Recalled) => Answer::Over,
+            });
+        }
+        None
+    }
+
+    /// One call; and where the grabber's stripe is dry, one of the first stripe.
+    async fn ask_where_it_lies(
+        &self,
+        process: &Process,
+        envelope: usize,
+        grab: &mut Grab,
+    ) -> Option<GrabReply> {
+        for _ in 0..PASSES_MAX {
+            match process.hot.grab(vec![grab.clone()]).await.ok()?.pop()? {
+                GrabReply::Dry => {
+                    self.record.moved(&envelope);
+                    process.publisher.pass_on(grab).await.ok()?;
+                }
+                reply => return Some(reply),
+            }
+        }
+        Some(GrabReply::Dry)
+    }
+
+    fn asks_first(
+        &self,
+        process: &Process,
+        (envelope, id): (usize, EnvelopeId),
+        who: &PersonId,
+    ) -> Partition {
+        let of = self.sendings[envelope].stripes();
+        let all = process.hot.partitions();
+        let at_home = of.is_one() || self.net.shared().stores.keep(Rule::HomeFirst);
+        match at_home || self.net.draw(2) == 0 {
+            true => home_partition(id, who, of, all),
+            false => id.partition(all),
+        }
+    }
+
+    fn losses(&self) -> u64 {
+        let shared = self.net.shared();
+        let striped = shared.stores.striped.as_ref();
+        striped.map_or(0, |striped| striped.watch.losses)
+    }
+
+    fn empty_for_sure(&self, envelope: usize, id: EnvelopeId) {
+        let shares = self.sendings[envelope].share_count;
+        if let Some(striped) = &mut self.net.shared().stores.striped {
+            striped.watch.empty_for_sure((id, shares));
+        }
+    }
 }
 
-/// Grab, as `api::grab` does it.
-async fn grab(process: &Process, id: EnvelopeId, who: usize) -> Option<Answer> {
-    let grab = Grab {
-        partition: id.partition(process.hot.partitions()),
-        epoch: Epoch::FIRST,
-        tenant: tenant(),
-        envelope: id,
-        grabber: person(&format!("grabber-{who}")),
-        phrase: None,
-    };
-    let mut published = false;
-    for _ in 0..ASKS_MAX {
-        match process.hot.grab(vec![grab.clone()]).await.ok()?.pop()? {
-            GrabReply::Outcome(outcome) => return answer(outcome),
-            GrabReply::Funding | GrabReply::Frozen | GrabReply::Unsettled | GrabReply::Epoch(_) => {
-                return None;
-            }
-            GrabReply::Missing => {}
-        }
-        let row = process.ledger.envelopes(vec![id]).await.ok()?.pop()??;
-        let over = match row.state {
-            BookState::Closed(reason) => reason,
-            BookState::Closing(reason) if published => reason,
-            BookState::Funding | BookState::Live if published || row.frozen => return None,
-            BookState::Funding | BookState::Live | BookState::Closing(_) => {
-                process.publisher.publish(id).await.ok()?;
-                published = true;
-                continue;
-            }
-        };
-        let claims = process.ledger.claims_of(grab.grabber.clone(), vec![id]);
-        let claim = claims.await.ok()?.pop()?;
-        return Some(match (claim, over) {
-            (Some(claim), _) => Answer::Already(share(claim.grant)),
-            (None, CloseReason::Empty) => Answer::Empty,
-            (None, CloseReason::Expired | CloseReason::Recalled) => Answer::Over,
-        });
-    }
-    None
+pub fn grabber(who: usize) -> PersonId {
+    person(&format!("grabber-{who}"))
 }
 
 fn share(grant: Grant) -> Share {
@@ -281,8 +384,17 @@ async fn recall(process: &Process, id: EnvelopeId) -> Option<bool> {
         return Some(true);
     }
     let (hot, reason) = (&process.hot, CloseReason::Recalled);
+    let under = hot.epochs();
+    if !row.terms.stripes.is_one() {
+        // 1. look
+        let view = hot.view(vec![id]).await.ok()?.pop()?;
+        if must_revive(&row, view.as_ref()) {
+            process.publisher.publish(id).await.ok()?;
+            hot.view(vec![id]).await.ok()?.pop()??;
+        }
+    }
     process.ledger.begin_close(id, reason).await.ok()?;
-    let closed = hot.close(&hot.epochs(), id, row.terms, reason).await;
+    let closed = hot.close(&under, id, row.terms, reason).await;
     match closed.ok()? {
         CloseReply::Over { .. } => Some(true),
         CloseReply::Frozen => None,

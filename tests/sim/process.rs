@@ -12,6 +12,7 @@ use red_envelope::settle::Settlement;
 use crate::books_door::BooksDoor;
 use crate::hot_door::HotDoor;
 use crate::net::{Net, Scheduler};
+use crate::striped_door::StripedDoor;
 
 /// The rests of the loops, on the average: of `settle::run`, but for a drain that found nothing, which
 /// would be most of a history.
@@ -19,12 +20,15 @@ const DRAIN_MS: u64 = 700;
 const SWEEP_MS: u64 = 1_500;
 const RECONCILE_MS: u64 = 5_000;
 const LEASE_MS: u64 = 1_000;
+const REGISTER_MS: u64 = 300;
 
 pub struct Process {
     alive: AtomicBool,
     pub hot: Arc<dyn HotStore>,
     pub ledger: Arc<dyn Ledger>,
     pub publisher: Arc<Publisher>,
+    /// The same door as `hot`, in histories that have stripes.
+    striped: Option<Arc<StripedDoor>>,
     settlement: Settlement,
 }
 
@@ -32,10 +36,15 @@ impl Process {
     /// Starts one at a place, with its loops. `life` tells it from those before it.
     pub fn start(scheduler: &mut Scheduler, net: &Net, place: usize, life: usize) -> Arc<Self> {
         let door = || net.clone();
-        let hot: Arc<dyn HotStore> = Arc::new(HotDoor {
-            net: door(),
-            process: place,
-        });
+        let deals = net.shared().stores.striped.is_some();
+        let striped = deals.then(|| Arc::new(StripedDoor::new(door(), place)));
+        let hot: Arc<dyn HotStore> = match &striped {
+            Some(striped) => Arc::clone(striped) as Arc<dyn HotStore>,
+            None => Arc::new(HotDoor {
+                net: door(),
+                process: place,
+            }),
+        };
         let ledger: Arc<dyn Ledger> = Arc::new(BooksDoor {
             net: door(),
             process: place,
@@ -59,13 +68,24 @@ impl Process {
             hot,
             ledger,
             publisher,
+            striped,
         });
         let one = || (Arc::clone(&process), net.clone());
         scheduler.spawn(Some(place), drain(one()));
         scheduler.spawn(Some(place), sweep(one()));
         scheduler.spawn(Some(place), lease(one()));
         scheduler.spawn(Some(place), reconcile(one()));
+        if deals {
+            scheduler.spawn(Some(place), register(one()));
+        }
         process
+    }
+
+    /// One round of who registers partitions that were lost.
+    pub async fn register(&self) {
+        if let Some(striped) = &self.striped {
+            let _the_next_round_goes_on = striped.register_lost().await;
+        }
     }
 
     pub fn is_alive(&self) -> bool {
@@ -110,6 +130,13 @@ async fn reconcile((process, net): One) {
         let _goes_on_where_it_stood = process.settlement.reconcile_once().await;
         let _the_next_walk_finds_them = process.settlement.forget_once().await;
         rest(&net, RECONCILE_MS).await;
+    }
+}
+
+async fn register((process, net): One) {
+    loop {
+        process.register().await;
+        rest(&net, REGISTER_MS).await;
     }
 }
 

@@ -1,9 +1,11 @@
 //! Both stores as the network reaches them, and the time.
 
-use red_envelope::domain::id::UnixMs;
+use red_envelope::domain::grab::HeldShare;
+use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 
 use crate::books::Books;
 use crate::hot::Hot;
+use crate::striped::Striped;
 
 /// A rule that a store breaks. Those of settlement are `red_envelope::settle::rules`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,19 @@ pub enum Rule {
     UniqueClaims,
     /// A number of the outbox that came back is another entry.
     Nonce,
+    /// Every other stripe is halted before the first one has what is left.
+    HaltedBefore,
+    /// Only a first stripe that has what was left in all of them says that nothing is.
+    EmptyIsWhole,
+    /// A first stripe that was given what is left under other epochs is stale.
+    StaleUnderOld,
+    /// The first stripe grants nothing while it is read and rebuilt: it is halted before that, and who has a
+    /// share in it is counted after it.
+    FirstHalted,
+    /// A close ends every stripe.
+    CloseAll,
+    /// Everybody asks at home first.
+    HomeFirst,
 }
 
 /// What survives every crash of a process.
@@ -28,6 +43,10 @@ pub struct Stores {
     pub books_off_ms: i64,
     pub hot: Hot,
     pub books: Books,
+    /// Where dealt envelopes live, in histories that have them.
+    pub striped: Option<Striped>,
+    /// Whether who asked will hear the answer to what is done now.
+    pub heard: bool,
     /// Which rule is off.
     pub off: Option<Rule>,
 }
@@ -35,6 +54,22 @@ pub struct Stores {
 impl Stores {
     pub fn keep(&self, rule: Rule) -> bool {
         self.off != Some(rule)
+    }
+
+    pub fn striped_mut(&mut self) -> &mut Striped {
+        self.striped.as_mut().expect("the history has stripes")
+    }
+
+    /// The books let a process of the store grant in a partition; `None`: another one has come after it.
+    pub fn accept(&mut self, partition: Partition, life: u64) -> Option<Epoch> {
+        let (epoch, news) = self.books.accept(partition, life)?;
+        if news {
+            let books = &self.books;
+            let paid = |id: EnvelopeId, held: &HeldShare| books.has(id, held);
+            let striped = self.striped.as_mut().expect("the history has stripes");
+            striped.settle_losses(partition, paid);
+        }
+        Some(epoch)
     }
 
     pub fn hot_now(&self) -> UnixMs {

@@ -15,7 +15,9 @@ use rand::{RngExt, SeedableRng};
 use red_envelope::domain::envelope::BookState;
 use red_envelope::domain::id::PartitionCount;
 use red_envelope::ledger::conformance::NOON_MS;
-use red_envelope::settle::rules::{self, switch_off};
+use red_envelope::publish::rules as publish_rules;
+use red_envelope::settle::rules;
+use red_envelope_history::Violation;
 
 use crate::audit;
 use crate::books::Books;
@@ -25,6 +27,7 @@ use crate::net::{Net, Scheduler, To, Weather};
 use crate::people::{Sending, Town};
 use crate::process::Process;
 use crate::stores::{self, Stores};
+use crate::striped_story;
 
 /// Steps of one history: a loop that never ends is a failure, too.
 const STEPS_MAX: u64 = 200_000;
@@ -53,6 +56,37 @@ pub enum Off {
     Store(stores::Rule),
     /// Of settlement.
     Settle(rules::Rule),
+    /// Of the gathering of shares.
+    Publish(publish_rules::Rule),
+}
+
+impl Off {
+    pub fn of_store(self) -> Option<stores::Rule> {
+        match self {
+            Self::Store(rule) => Some(rule),
+            Self::Settle(_) | Self::Publish(_) => None,
+        }
+    }
+
+    /// Breaks the production's rules on this thread.
+    pub fn switch(off: Option<Self>) {
+        let (settle, publish) = match off {
+            Some(Self::Settle(rule)) => (Some(rule), None),
+            Some(Self::Publish(rule)) => (None, Some(rule)),
+            Some(Self::Store(_)) | None => (None, None),
+        };
+        rules::switch_off(settle);
+        publish_rules::switch_off(publish);
+    }
+}
+
+/// Where the envelopes of a history lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lay {
+    /// Each in one piece.
+    Whole,
+    /// In stripes.
+    Dealt,
 }
 
 /// What became of a history that went well.
@@ -70,18 +104,16 @@ struct Story {
     town: Arc<Town>,
     scheduler: Scheduler,
     ending: Ending,
+    lay: Lay,
 }
 
 /// Plays the history of a seed.
 ///
 /// # Errors
 /// Which promise was broken.
-pub fn play(seed: u64, off: Option<Off>) -> Result<Ending, String> {
-    switch_off(match off {
-        Some(Off::Settle(rule)) => Some(rule),
-        Some(Off::Store(_)) | None => None,
-    });
-    let mut story = Story::new(seed, off);
+pub fn play(lay: Lay, seed: u64, off: Option<Off>) -> Result<Ending, String> {
+    Off::switch(off);
+    let mut story = Story::new(lay, seed, off);
     story.storm()?;
     story.calm()?;
     story.after()?;
@@ -103,6 +135,7 @@ fn weather(rng: &mut StdRng) -> Weather {
         clock: chances(200),
         outage: chances(60),
         outbox_lost: chances(200),
+        partition_lost: 0,
     }
 }
 
@@ -117,6 +150,7 @@ fn sendings(rng: &mut StdRng) -> Vec<Sending> {
             total_minor: i64::from(share_count) * rng.random_range(1..100),
             share_count,
             expires_in_ms: rng.random_range(5_000..90_000),
+            stripes: 1,
         }
     };
     let count = rng.random_range(1..4);
@@ -124,9 +158,12 @@ fn sendings(rng: &mut StdRng) -> Vec<Sending> {
 }
 
 impl Story {
-    fn new(seed: u64, off: Option<Off>) -> Self {
+    fn new(lay: Lay, seed: u64, off: Option<Off>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (weather, sendings) = (weather(&mut rng), sendings(&mut rng));
+        let (mut weather, mut sendings) = (weather(&mut rng), sendings(&mut rng));
+        let off_of_store = off.and_then(Off::of_store);
+        let striped = (lay == Lay::Dealt)
+            .then(|| striped_story::deal(&mut rng, (&mut weather, &mut sendings), off_of_store));
         let (processes, grabbers) = (rng.random_range(1..3), rng.random_range(2..GRABBERS_MAX));
         let partitions = PartitionCount::new(PARTITIONS).expect("a store has a few");
         let stores = Stores {
@@ -135,10 +172,9 @@ impl Story {
             books_off_ms: 0,
             hot: Hot::new(partitions, StdRng::seed_from_u64(rng.random())),
             books: Books::new(StdRng::seed_from_u64(rng.random())),
-            off: match off {
-                Some(Off::Store(rule)) => Some(rule),
-                Some(Off::Settle(_)) | None => None,
-            },
+            striped,
+            heard: true,
+            off: off_of_store,
         };
         let net = Net::new(rng, stores, weather);
         let town = Arc::new(Town::new(net.clone(), sendings));
@@ -147,6 +183,7 @@ impl Story {
             net,
             town,
             ending: Ending::default(),
+            lay,
         };
         for place in 0..processes {
             let process = Process::start(&mut story.scheduler, &story.net, place, 0);
@@ -218,7 +255,12 @@ impl Story {
         if shared.happens(weather.clock) {
             let jump = shared.rng.random_range(-JUMP_MS_MAX..JUMP_MS_MAX);
             match shared.rng.random_range(0..3) {
-                0 => shared.stores.hot_off_ms = jump,
+                0 => {
+                    shared.stores.hot_off_ms = jump;
+                    if let Some(striped) = &mut shared.stores.striped {
+                        striped.clock_jumped = true;
+                    }
+                }
                 1 => shared.stores.books_off_ms = jump,
                 _ => shared.pass(jump.abs() / 4),
             }
@@ -228,12 +270,16 @@ impl Story {
             let ms = shared.rng.random_range(100..8_000);
             shared.cut_off(to, ms);
         }
-        if shared.happens(weather.outbox_lost) {
+        if self.lay == Lay::Whole && shared.happens(weather.outbox_lost) {
             let index = shared.rng.random_range(0..PARTITIONS);
             let all = PartitionCount::new(PARTITIONS).expect("a store has a few");
             let partition = all.all().nth(usize::from(index));
             let partition = partition.expect("it is one of them");
             shared.stores.hot.lose_outbox(partition);
+        }
+        if shared.happens(weather.partition_lost) {
+            striped_story::lose_one(&mut shared);
+            self.town.record.replaced();
         }
         if shared.happens(weather.crash) {
             drop(shared);
@@ -295,13 +341,16 @@ impl Story {
         let shared = self.net.shared();
         let mut pages = shared.stores.books.pages.iter();
         let (id, page) = pages.find(|(_, page)| !matches!(page.state, BookState::Closed(_)))?;
+        let striped = shared.stores.striped.as_ref();
         let by = page.terms.expires_at.0.max(calm_at) + STUCK_AFTER_MS;
         Some((
             by,
             format!(
-                "{id} is stuck as {:?}{}",
+                "{id} is stuck as {:?}{}, {} paid{}",
                 page.state,
-                if page.sheet.frozen { ", frozen" } else { "" }
+                if page.sheet.frozen { ", frozen" } else { "" },
+                page.sheet.claims.len(),
+                striped.map_or_else(String::new, |striped| striped.tell(*id)),
             ),
         ))
     }
@@ -325,6 +374,7 @@ impl Story {
         while self.scheduler.people_left() {
             self.step()?;
         }
+        let found = self.town.record.violations();
         let shared = self.net.shared();
         let told = self.town.told.lock().expect("a panic ends the history");
         let ids = (0..self.town.sendings.len()).map(|envelope| {
@@ -332,8 +382,8 @@ impl Story {
             shared.stores.books.funded(&request)
         });
         audit::at_the_end(&shared.stores, &told, &ids.collect::<Vec<_>>())?;
-        let found = self.town.record.violations();
-        if let Some((envelope, violation)) = found.first() {
+        let counts = |found: &&(usize, Violation)| audit::may_tell(&shared.stores, found.1.rule);
+        if let Some((envelope, violation)) = found.iter().find(counts) {
             return Err(format!("envelope {envelope}: {violation}"));
         }
         self.ending.grabs = self.town.record.attempts();

@@ -19,6 +19,7 @@ fn drafted(request: v1::CreateEnvelopeRequest) -> Result<Drafted, ApiError> {
         pepper: &Pepper([7; 32]),
         now: NOW,
         salt: rand::random(),
+        deal: (0, crate::domain::id::PartitionCount::ONE),
     };
     // As for a first request: what is wrong by now is wrong.
     let drafted = draft(request, &rules)?;

@@ -91,6 +91,7 @@ fn snapshot(reveal: Reveal, books: BookState, hot: Option<HotState>) -> Snapshot
             declined_count: 0,
             best: None,
             stale: false,
+            gathered: false,
         }),
         best: Some(held("carol", 1, 500)),
         declined_minor: 0,

@@ -118,6 +118,7 @@ impl World {
             currencies: Arc::new(Currencies::with_declared([("POINTS", 0)]).unwrap()),
             pepper: Pepper([9; 32]),
             sender_may_grab: making.sender_may_grab,
+            stripe_above_shares: 0,
             version: "0.0.0-test",
             shutdown: shutdown.clone(),
         });

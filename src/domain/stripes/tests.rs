@@ -98,9 +98,11 @@ fn only_what_has_more_shares_than_the_threshold_is_dealt() {
         (10_000_000, 0, 64, 1),
     ] {
         for kind in [Kind::Lucky, Kind::Equal] {
-            assert_eq!(stripes(kind, shares, above, among), expected, "{shares}");
+            let dealt = stripes((kind, false), shares, above, among);
+            assert_eq!(dealt, expected, "{shares}");
+            assert_eq!(stripes((kind, true), shares, above, among), 1);
         }
-        assert_eq!(stripes(Kind::Exclusive, shares, above, among), 1);
+        assert_eq!(stripes((Kind::Exclusive, false), shares, above, among), 1);
     }
 }
 

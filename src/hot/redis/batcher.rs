@@ -460,6 +460,7 @@ fn read_reply(reader: &mut Reader<'_>) -> Option<Read> {
         Reply::Missing | Reply::Stale => GrabReply::Missing,
         Reply::Funding => GrabReply::Funding,
         Reply::Frozen => GrabReply::Frozen,
+        Reply::Dry => GrabReply::Dry,
         Reply::Epoch => return Some(Read::Epoch(reader.u48()?)),
         Reply::Fault => return Some(Read::Fault),
         Reply::Ok

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::acked::Acked;
 use super::checks::{self, Reason};
 use super::emptied::Emptied;
-use super::keys::Keys;
+use super::keys::{EnvelopeKeys, Keys};
 use super::link::{Failure, Link, refusal};
 use super::pending::Asked;
 use super::reply::{self, Reply};
@@ -28,6 +28,7 @@ use crate::clock::{Clock, StoreClock};
 use crate::domain::ack::AckLevel;
 use crate::domain::envelope::Terms;
 use crate::domain::id::{EnvelopeId, Epoch, Partition};
+use crate::domain::stripes::{Stripe, StripeCount, place};
 use crate::hot::{Epochs, HotError};
 
 /// Terms that are kept: 1 KB each, 64 MB; a look-up is a round trip.
@@ -36,6 +37,15 @@ const TERMS_KEPT_MAX: usize = 65_536;
 const NOT_CHECKED: &str = "Redis has not been checked yet";
 /// Envelopes whose sums are kept: 100 bytes each.
 const SUMS_KEPT_MAX: usize = 262_144;
+
+/// Where an envelope lies, or one stripe of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// In which partition.
+    pub partition: Partition,
+    /// Of which envelope.
+    pub id: EnvelopeId,
+}
 
 /// Shared by the store's parts.
 pub struct Core {
@@ -50,7 +60,7 @@ pub struct Core {
     /// Terms that were read before; they never change.
     pub terms: Cache<EnvelopeId, Arc<Terms>>,
     /// What taken shares add up to.
-    pub sums: Cache<EnvelopeId, Sums>,
+    pub sums: Cache<Place, Sums>,
     /// What was acknowledged and is not in the books yet.
     pub acked: Acked,
     /// Empty envelopes that many still ask for.
@@ -90,6 +100,28 @@ impl Core {
     /// The partition of an envelope.
     pub fn partition(&self, id: EnvelopeId) -> Partition {
         id.partition(self.keys.count())
+    }
+
+    /// Where an envelope lies, or the first of its stripes.
+    pub fn first(&self, id: EnvelopeId) -> Place {
+        let partition = self.partition(id);
+        Place { partition, id }
+    }
+
+    /// Where one of its stripes lies.
+    pub fn place(&self, id: EnvelopeId, stripe: Stripe, of: StripeCount) -> Place {
+        let partition = place(id, stripe, of, self.keys.count());
+        Place { partition, id }
+    }
+
+    /// Where all of them lie, the first one first.
+    pub fn places(&self, id: EnvelopeId, of: StripeCount) -> Vec<Place> {
+        of.all().map(|stripe| self.place(id, stripe, of)).collect()
+    }
+
+    /// The keys of what lies there.
+    pub fn own(&self, at: Place) -> EnvelopeKeys {
+        self.keys.envelope(at.partition, at.id)
     }
 
     /// The epoch of a partition as this process knows it; 0 before the first registration.

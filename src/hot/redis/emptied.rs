@@ -269,6 +269,14 @@ impl Emptied {
     /// Reads the winners of an envelope, beside whoever waits for an answer.
     pub fn read(core: &Arc<Core>, grab: &Grab) {
         let (id, epoch) = (grab.envelope, grab.epoch);
+        // Who took the shares of a dealt one stands in several places.
+        if core
+            .terms
+            .get(&id)
+            .is_some_and(|terms| !terms.stripes.is_one())
+        {
+            return;
+        }
         {
             let mut reading = core.emptied.reading.lock();
             if reading.len() >= READS_AT_ONCE_MAX || reading.contains_key(&id) {
@@ -314,7 +322,7 @@ impl Core {
         let Some(before) = self.look_at_empty(id, epoch).await? else {
             return Ok(None);
         };
-        let held = self.held_shares(id, &before).await?;
+        let held = self.held_shares(self.first(id), &before).await?;
         let asked = timer_now();
         let after = self.look_at_empty(id, epoch).await?;
         if after.as_ref() != Some(&before) || u32::try_from(held.len()) != Ok(before.count) {
@@ -353,7 +361,9 @@ impl Core {
         Ok(meta.filter(|meta| {
             let is_empty = meta.state == HotState::Over(CloseReason::Empty) && !meta.named;
             let is_here = meta.epoch == epoch && meta.frozen.is_none();
-            is_empty && is_here && meta.count <= GRANTS_OF_ONE_MAX
+            // Who took the shares of a dealt one, stands in other places, too.
+            let is_all = meta.part.is_none();
+            is_empty && is_here && is_all && meta.count <= GRANTS_OF_ONE_MAX
         }))
     }
 }

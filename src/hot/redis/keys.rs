@@ -12,8 +12,8 @@
 //! | `re1:{T}:index` | sorted set | ids, for who walks | `load_1`, `close_1`, `remove_1`, `rebuild_1` | for ever | 100 an envelope |
 //! | `re1:{T}:marked` | sorted set | ids of frozen envelopes | `freeze_1` | for ever | – |
 //! | `re1:{T}:poison` | list | outbox entries that nobody can read | `set_aside_1` | until a person looks | – |
-//! | `re1:{T}:g:ID` | hash | meta under the empty field; grabber → share, instant, amount | `load_1`, `open_1`, `grab_1`, `decline_1`, `close_1`, `freeze_1`, `remove_1`, `stamp_1`, `rebuild_1`, `rebuild_put_1`, `rebuilt_1` | until removed | 27 a grab |
-//! | `re1:{T}:s:ID` | string | amounts by turn, packed | `load_1`, `close_1`, `remove_1`, `rebuild_1`, `rebuild_put_1` | until removed | 1–8 a share |
+//! | `re1:{T}:g:ID` | hash | meta under the empty field; grabber → share, instant, amount | `load_1`, `open_1`, `grab_1`, `decline_1`, `close_1`, `freeze_1`, `remove_1`, `stamp_1`, `halt_1`, `rebuild_1`, `rebuild_put_1`, `rebuilt_1`, `rebuild_put_2`, `rebuilt_2` | until removed | 27 a grab |
+//! | `re1:{T}:s:ID` | string | amounts by turn, packed | `load_1`, `close_1`, `remove_1`, `rebuild_1`, `rebuild_put_1`, `rebuild_put_2` | until removed | 1–8 a share |
 //! | `re1:{T}:t:ID` | string | the terms, as JSON | `load_1`, `close_1`, `remove_1`, `rebuild_1`; a repair, by SET | until removed | 700 |
 //! | `re1:{T}:l:ID` | list | grabbers by turn, where an envelope has more than `LISTED_SHARES_MIN` shares | `load_1`, `grab_1`, `close_1`, `remove_1`, `rebuild_1` | until removed | 12 a grab |
 //! | `re1:{T}:p:ID` | hash | lock's digest and tries under the empty field; grabber → wrong tries | `load_1`, `grab_1`, `remove_1`, `rebuild_1` | until removed | – |

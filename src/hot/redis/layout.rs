@@ -5,6 +5,7 @@
 //! meta  = layout state frozen opening_seen named locked listed compact width      (u8 each)
 //!         next base length count declined (u32) · opens_at expires_at epoch (u48)
 //!         base_minor (i64) · tenant
+//! meta of a stripe (layout 2): … base_minor · first held (u32) · whole u8 · under u48 · tenant
 //! value = share u32 · at u48 · amount[width] · 'd' if declined;  untaken: share · amount
 //! share = amount[width];  compact: share u32 · amount[width]
 //! entry = layout u8 · at u48 · nonce[8] · records u32 · group*
@@ -20,6 +21,7 @@ use crate::domain::grab::{Grant, HeldShare, OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 
 use super::keys::LAYOUT;
+use crate::domain::stripes::{Stripe, dealt};
 use crate::hot::Mark;
 
 /// Envelopes with more shares keep their grabbers in a list as well, so that a page of them needs
@@ -27,6 +29,25 @@ use crate::hot::Mark;
 pub const LISTED_SHARES_MIN: u32 = 1_000;
 
 const META_BYTES: usize = 55;
+/// The layout of a meta that belongs to one stripe of several.
+const DEALT: u16 = 2;
+/// The state of a stripe that grants nothing and is not over.
+pub const DRY: u8 = 5;
+
+/// What the meta of one stripe of several says besides; by default, of a first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The number of the first share that was dealt to it; 0: it is the first stripe.
+    pub first: u32,
+    /// Grabbers that were in the grabs hash when it was built.
+    pub held: u32,
+    /// The first stripe has what was left in all of them: its counts are those of the whole envelope.
+    pub whole: bool,
+    /// The sum of the epochs of all its partitions when that was gathered.
+    pub under: u64,
+    /// Used up or halted: it grants nothing.
+    pub dry: bool,
+}
 
 /// Under the empty field of the grabs hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +88,8 @@ pub struct Meta {
     pub base_minor: i64,
     /// Whose.
     pub tenant: TenantId,
+    /// `None`: the envelope lies in one piece.
+    pub part: Option<Part>,
 }
 
 impl Meta {
@@ -91,14 +114,41 @@ impl Meta {
             epoch,
             base_minor: 0,
             tenant: terms.tenant.clone(),
+            part: None,
         }
+    }
+
+    /// Of a stripe whose shares are not there yet.
+    pub fn of_stripe(terms: &Terms, epoch: Epoch, stripe: Stripe) -> Self {
+        let mut meta = Self::funding(terms, epoch);
+        if terms.stripes.is_one() {
+            return meta;
+        }
+        let shares = dealt(stripe, terms.stripes, terms.share_count);
+        meta.length = shares.end - shares.start;
+        meta.part = Some(Part {
+            first: shares.start,
+            ..Part::default()
+        });
+        meta
+    }
+
+    /// The number of the first share by turn, of one that was never rebuilt.
+    pub fn first(&self) -> u32 {
+        self.part.as_ref().map_or(0, |part| part.first)
+    }
+
+    /// A stripe that grants nothing and is not over.
+    pub fn is_dry(&self) -> bool {
+        self.state == HotState::Live && self.part.as_ref().is_some_and(|part| part.dry)
     }
 
     /// As it is stored.
     pub fn pack(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(META_BYTES + 16);
-        out.push(u8::try_from(LAYOUT).expect("the layout's number is small"));
-        out.push(state_code(self.state));
+        let layout = self.part.as_ref().map_or(LAYOUT, |_| DEALT);
+        out.push(u8::try_from(layout).expect("the layout's number is small"));
+        out.push(self.code());
         out.push(mark_code(self.frozen));
         for flag in [self.opening_seen, self.named, self.locked, self.listed] {
             out.push(u8::from(flag));
@@ -113,17 +163,34 @@ impl Meta {
             out.extend_from_slice(&instant.to_le_bytes()[..6]);
         }
         out.extend_from_slice(&self.base_minor.to_le_bytes());
+        if let Some(part) = &self.part {
+            out.extend_from_slice(&part.first.to_le_bytes());
+            out.extend_from_slice(&part.held.to_le_bytes());
+            out.push(u8::from(part.whole));
+            out.extend_from_slice(&part.under.to_le_bytes()[..6]);
+        }
         out.extend_from_slice(self.tenant.as_str().as_bytes());
         out
+    }
+
+    /// The number by which the library names its state.
+    pub fn code(&self) -> u8 {
+        match self.is_dry() {
+            true => DRY,
+            false => state_code(self.state),
+        }
     }
 
     /// From what is stored; `None` where that is no meta of this layout.
     pub fn unpack(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);
-        if u16::from(r.byte()?) != LAYOUT || bytes.len() < META_BYTES {
+        let layout = u16::from(r.byte()?);
+        if !matches!(layout, LAYOUT | DEALT) || bytes.len() < META_BYTES {
             return None;
         }
-        let state = state_of(r.byte()?)?;
+        let code = r.byte()?;
+        let dry = code == DRY && layout == DEALT;
+        let state = if dry { HotState::Live } else { state_of(code)? };
         let frozen = match r.byte()? {
             0 => None,
             1 => Some(Mark::Books),
@@ -138,6 +205,16 @@ impl Meta {
         let (opens_at, expires_at) = (UnixMs(r.u48()?), UnixMs(r.u48()?));
         let epoch = Epoch(u64::try_from(r.u48()?).ok()?);
         let base_minor = r.amount(8)?;
+        let part = match layout {
+            DEALT => Some(Part {
+                first: r.u32()?,
+                held: r.u32()?,
+                whole: r.byte()? != 0,
+                under: u64::try_from(r.u48()?).ok()?,
+                dry,
+            }),
+            _ => None,
+        };
         let tenant = TenantId::parse(std::str::from_utf8(r.0).ok()?).ok()?;
         (1..=8).contains(&width).then_some(Self {
             state,
@@ -158,12 +235,19 @@ impl Meta {
             epoch,
             base_minor,
             tenant,
+            part,
         })
     }
 
     /// Shares that were taken or declined.
     pub fn taken_count(&self) -> u32 {
         self.base.saturating_add(self.next)
+    }
+
+    /// Grabbers that have a share here.
+    pub fn held_count(&self) -> u32 {
+        let held = self.part.as_ref().map_or(self.base, |part| part.held);
+        held.saturating_add(self.next)
     }
 
     /// A repair was begun and has not ended: nobody is served, and only a repair goes on with it.

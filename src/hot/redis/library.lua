@@ -1,5 +1,5 @@
 #!lua name=redenvelope
--- revision 2
+-- revision 3
 -- Who may take which share, decided inside Redis: one atomic call, no lock, no rollback.
 --
 -- Shape. Redis has no rollback: a command that fails in the middle leaves what was written before
@@ -12,6 +12,11 @@
 -- the meta under the empty field, which no grabber can be called, so it exists before the first
 -- grab. Amounts are opaque bytes (little endian, `width` of them): a Lua number can't hold each
 -- of them as text, so there is no arithmetic on them here.
+--
+-- Stripes. An envelope that is dealt has one such set of keys in each of its partitions (ADR 0010). What is
+-- used up or halted is DRY: it answers who has a share there, and tells nobody else anything but to ask the
+-- first one. Only an envelope that lies in one piece, or a first stripe that has what was left in all of
+-- them, is EMPTY.
 --
 -- Epochs. `fence` lives in this process only: neither replication nor the AOF carries it and a
 -- REPLACE of the library clears it. A function does nothing unless the caller's epoch is the
@@ -32,16 +37,18 @@ local REPLY = {
   OK = 0, WON = 1, ALREADY_GRABBED = 2, EMPTY = 3, EXPIRED = 4, RECALLED = 5, NOT_OPEN_YET = 6,
   WRONG_PASSPHRASE = 7, TOO_MANY_TRIES = 8, DECLINED = 9, MISSING = 10, FUNDING = 11, FROZEN = 12,
   STALE = 13, EPOCH = 14, FAULT = 15, NOT_DUE = 16, OUT_OF_ORDER = 17, OTHER_TERMS = 18,
-  OTHER_AMOUNTS = 19, INCOMPLETE = 20, DAMAGED = 21, NOT_EMPTY = 22,
+  OTHER_AMOUNTS = 19, INCOMPLETE = 20, DAMAGED = 21, NOT_EMPTY = 22, DRY = 23,
 }
-local FUNDING, LIVE, EMPTY, EXPIRED, RECALLED = 0, 1, 2, 3, 4
+local FUNDING, LIVE, EMPTY, EXPIRED, RECALLED, DRY = 0, 1, 2, 3, 4, 5
 local OVER = { [EMPTY] = REPLY.EMPTY, [EXPIRED] = REPLY.EXPIRED, [RECALLED] = REPLY.RECALLED }
-local LAYOUT = 1
+local LAYOUT, DEALT = 1, 2 -- the second one: the meta of a stripe
 local UNMARKED = 0 -- 1: the books have the mark; 2: an invariant would have broken
 -- meta = layout state frozen opening_seen named locked listed compact width
 --        next base length count declined · opens_at expires_at epoch · base_minor(8 bytes) tenant
+--        of a stripe, before the tenant: first held · whole · under
 local META = '<BBBBBBBBBI4I4I4I4I4I6I6I6c8'
-local META_BYTES = 55
+local META_OF_STRIPE = META .. 'I4I4BI6'
+local META_BYTES, META_OF_STRIPE_BYTES = 55, 70
 local ENTRY_BYTES_MIN = 19
 -- lock = digest of the phrase (32) · wrong tries so far (u32), under the empty field of `p`
 local LOCK_BYTES = 36
@@ -94,24 +101,40 @@ end
 local function new_meta()
   return { layout = 0, state = 0, frozen = 0, opening_seen = 0, named = 0, locked = 0, listed = 0,
     compact = 0, width = 0, next = 0, base = 0, length = 0, count = 0, declined = 0, opens_at = 0,
-    expires_at = 0, epoch = 0, base_minor = '', tenant = '' }
+    expires_at = 0, epoch = 0, base_minor = '', tenant = '', first = 0, held = 0, whole = 1, under = 0 }
 end
 
 -- What the bytes say, in a table that the caller has or in a new one; nil where they are no meta.
 local function meta_of(raw, m)
-  if kind(raw) ~= 'string' or #raw < META_BYTES or byte(raw, 1) ~= LAYOUT then return nil end
+  if kind(raw) ~= 'string' or #raw < META_BYTES then return nil end
+  local layout, at = byte(raw, 1)
   m = m or new_meta()
-  local at
-  m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked, m.listed, m.compact, m.width,
-    m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at, m.epoch, m.base_minor,
-    at = unpacked(META, raw)
+  if layout == LAYOUT then
+    m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked, m.listed, m.compact, m.width,
+      m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at, m.epoch, m.base_minor,
+      at = unpacked(META, raw)
+    m.first, m.held, m.whole, m.under = 0, m.base, 1, 0
+    if m.state > RECALLED then return nil end
+  elseif layout == DEALT and #raw >= META_OF_STRIPE_BYTES then
+    m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked, m.listed, m.compact, m.width,
+      m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at, m.epoch, m.base_minor,
+      m.first, m.held, m.whole, m.under, at = unpacked(META_OF_STRIPE, raw)
+    if m.state > DRY then return nil end
+  else
+    return nil
+  end
   m.tenant = sub(raw, at)
-  if m.state > RECALLED or m.width < 1 or m.width > 8 then return nil end
+  if m.width < 1 or m.width > 8 then return nil end
   if m.state == LIVE and m.next >= m.length then return nil end
   return m
 end
 
 local function packed(m)
+  if m.layout == DEALT then
+    return pack(META_OF_STRIPE, m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked,
+      m.listed, m.compact, m.width, m.next, m.base, m.length, m.count, m.declined, m.opens_at,
+      m.expires_at, m.epoch, m.base_minor, m.first, m.held, m.whole, m.under) .. m.tenant
+  end
   return pack(META, m.layout, m.state, m.frozen, m.opening_seen, m.named, m.locked, m.listed,
     m.compact, m.width, m.next, m.base, m.length, m.count, m.declined, m.opens_at, m.expires_at,
     m.epoch, m.base_minor) .. m.tenant
@@ -126,7 +149,7 @@ end
 local function fields(m)
   if m.state == FUNDING then return nil end
   if m.named == 1 then return 1 + m.count end
-  return 1 + m.base + m.next
+  return 1 + m.held + m.next
 end
 
 -- Whether the shares that can still be taken are there, or those that were, and the lock. `s` and
@@ -135,7 +158,7 @@ local function equipped(m, s, p)
   if m.state == FUNDING then return true end
   if s and m.named == 0 then
     local have, bytes = try_call('STRLEN', s), record_bytes(m)
-    if m.state == LIVE and have ~= m.length * bytes then return false end
+    if (m.state == LIVE or m.state == DRY) and have ~= m.length * bytes then return false end
     if m.next > 0 and (kind(have) ~= 'number' or have < m.next * bytes) then return false end
   end
   if m.state ~= LIVE then return true end
@@ -274,7 +297,11 @@ local function no_win(e, m, i, grabber, value, now)
     if is_declined(value, m.width) then return CODE[REPLY.DECLINED] end
     if is_taken(value, m.width) then return grant_reply(REPLY.ALREADY_GRABBED, value, m.width) end
   end
-  if m.state ~= LIVE then return CODE[OVER[m.state]] end
+  if m.state ~= LIVE then
+    -- Beside the first stripe nobody knows whether he has one of the shares that were gathered.
+    if m.state == DRY or m.first > 0 then return CODE[REPLY.DRY] end
+    return CODE[OVER[m.state]]
+  end
   if now >= m.expires_at then
     m.state, e.dirty = EXPIRED, true
     return CODE[REPLY.EXPIRED]
@@ -295,7 +322,7 @@ end
 local function next_share(e, m)
   if m.compact == 0 then
     local at = (m.next - e.from) * m.width
-    return pack('<I4', m.next), sub(e.shares, at + 1, at + m.width)
+    return pack('<I4', m.first + m.next), sub(e.shares, at + 1, at + m.width)
   end
   local at = (m.next - e.from) * (m.width + 4)
   return sub(e.shares, at + 1, at + 4), sub(e.shares, at + 5, at + 4 + m.width)
@@ -362,7 +389,7 @@ local function decide(t, e, now, now_bytes)
         fresh[grabber] = value
       end
       m.next, wins = m.next + 1, wins + 1
-      if m.next == m.length then m.state = EMPTY end
+      if m.next == m.length then m.state = m.whole == 1 and EMPTY or DRY end
       writes[w + 1], writes[w + 2] = grabber, value
       owed[o + 1], owed[o + 2], owed[o + 3], owed[o + 4] = share, amount, char(#grabber), grabber
       answers[a + 1], answers[a + 2], answers[a + 3] = CODE[REPLY.WON], share, wide(amount)
@@ -618,6 +645,9 @@ local function enlist(index, id)
   if kind == 'none' or kind == 'zset' then call('ZADD', index, 'NX', 0, id) end
 end
 
+-- A stripe of which every share is taken, or one that was halted: what was left in it is the first one's.
+local function is_used_up(m) return m.state == DRY and (m.next == m.length or m.first > 0) end
+
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     clock, partition, epoch, id, state wanted, expires_at, tombstone 0|1, meta of a Funding
 --          envelope, terms
@@ -641,7 +671,7 @@ local function close(keys, args)
     wanted = EXPIRED
   elseif wanted == EXPIRED then
     return { REPLY.NOT_DUE, now }
-  elseif wanted == EMPTY and m then
+  elseif wanted == EMPTY and m and not is_used_up(m) then
     return { REPLY.NOT_EMPTY }
   end
   if m == nil then
@@ -723,15 +753,63 @@ local function stamp(keys, args)
   if m == nil or m.state == FUNDING or packed(m) ~= args[3] then return { REPLY.STALE } end
   m.epoch = epoch
   local wanted = number(args[4])
-  if m.state == LIVE and OVER[wanted] then m.state = wanted end
+  if (m.state == LIVE and wanted ~= FUNDING) or (m.state == DRY and OVER[wanted]) then
+    m.state = wanted
+  end
   call('HSET', keys[2], '', packed(m))
   return { REPLY.OK, m.state }
+end
+
+-- KEYS     epoch, g, s
+-- ARGV     partition, epoch
+-- Replies  {OK, meta} no grab takes from it any more; STALE, MISSING where it must be repaired first
+-- Keeps    what it has left stays in it as it is, and what is over stays over, but for a first stripe that
+--          is empty: it may be given what was lost elsewhere
+local function halt(keys, args)
+  local epoch = number(args[2])
+  local other = other_epoch(number(args[1]), epoch, keys[1])
+  if other then return { REPLY.EPOCH, other } end
+  local m = sound(keys[2], keys[3])
+  if m == nil or m.layout ~= DEALT then return { REPLY.MISSING } end
+  if not stands(m, epoch) then return { REPLY.STALE } end
+  if m.state == LIVE or (m.state == EMPTY and m.whole == 1) then
+    m.state = DRY
+    call('HSET', keys[2], '', packed(m))
+  end
+  return { REPLY.OK, packed(m) }
+end
+
+-- Whether a first stripe that stands is given what is left in all of them: halted, or over where something
+-- was lost elsewhere since it was.
+local function gathers(m, wanted)
+  if wanted.layout ~= DEALT or wanted.whole ~= 1 or m.layout ~= DEALT or m.first > 0 then
+    return false
+  end
+  return m.state == DRY or (OVER[m.state] and wanted.under > m.under)
+end
+
+-- Whether a plan is older than what is there: what was gathered once is not taken apart again.
+local function is_late(m, wanted)
+  if m == nil or m.layout ~= DEALT or m.whole == 0 then return false end
+  return wanted.whole == 0 or wanted.under < m.under
+end
+
+-- Whether an envelope is being built, and by another plan. A mark that came meanwhile makes no other.
+local function is_others(m, plan)
+  local wanted = meta_of(plan)
+  if m == nil or m.state ~= FUNDING or wanted == nil then return false end
+  local frozen = m.frozen
+  m.frozen = wanted.frozen
+  local same = packed(m) == plan
+  m.frozen = frozen
+  return not same
 end
 
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     partition, epoch, id, meta of the Funding envelope to be built, terms, lock's digest,
 --          anew 0|1
--- Replies  {OK} it stands empty under this epoch and is built next; {STALE, state} it stands whole
+-- Replies  {OK} it stands empty under this epoch and is built next; {STALE, state} it stands whole;
+--          INCOMPLETE where the plan is older than what is there
 -- Keeps    the grabs that are there stay until `rebuild_put_1` drops them; a repair that was begun
 --          with the same plan goes on where it stands, unless it is begun anew
 local function rebuild(keys, args)
@@ -739,7 +817,9 @@ local function rebuild(keys, args)
   local other = other_epoch(number(args[1]), epoch, keys[1])
   if other then return { REPLY.EPOCH, other } end
   local m = sound(keys[2], keys[3], keys[6])
-  if stands(m, epoch) then return { REPLY.STALE, m.state } end
+  local wanted = meta_of(args[4])
+  if is_late(m, wanted) then return { REPLY.INCOMPLETE } end
+  if stands(m, epoch) and not gathers(m, wanted) then return { REPLY.STALE, m.state } end
   if m and packed(m) == args[4] and args[7] ~= '1' then return { REPLY.OK } end
   local types = { [2] = 'hash', [6] = 'hash', [7] = 'zset' }
   for k, type_wanted in pairs(types) do
@@ -772,6 +852,19 @@ local function rebuild_put(keys, args)
   return { REPLY.OK }
 end
 
+-- As `rebuild_put_1` and `rebuilt_1`, with the meta of the plan behind the epoch: STALE where another plan is
+-- under way.
+local function of_plan(callback)
+  return function(keys, args)
+    local plan = table.remove(args, 3)
+    if other_epoch(number(args[1]), number(args[2]), keys[1]) == nil
+      and is_others(sound(keys[2]), plan) then
+      return { REPLY.STALE }
+    end
+    return callback(keys, args)
+  end
+end
+
 -- KEYS     epoch, g, s, p
 -- ARGV     partition, epoch, the state that it goes to
 -- Replies  {OK, state}; INCOMPLETE; STALE where no repair is under way
@@ -782,7 +875,7 @@ local function rebuilt(keys, args)
   local m = sound(keys[2], keys[3], keys[4])
   if stands(m, epoch) then return { REPLY.OK, m.state } end
   if m == nil or m.compact == 0 or m.epoch ~= epoch then return { REPLY.STALE } end
-  local expected = m.named == 1 and 1 + m.count or 1 + m.base + m.next
+  local expected = m.named == 1 and 1 + m.count or 1 + m.held + m.next
   local whole = m.named == 1 or try_call('STRLEN', keys[3]) == m.length * record_bytes(m)
   if not whole or call('HLEN', keys[2]) ~= expected then return { REPLY.INCOMPLETE } end
   m.state = number(args[3])
@@ -1058,9 +1151,12 @@ frees('close_1', close)
 frees('freeze_1', freeze)
 frees('remove_1', remove)
 frees('stamp_1', stamp)
+frees('halt_1', halt)
 writes('rebuild_1', rebuild)
 writes('rebuild_put_1', rebuild_put)
 writes('rebuilt_1', rebuilt)
+writes('rebuild_put_2', of_plan(rebuild_put))
+writes('rebuilt_2', of_plan(rebuilt))
 frees('settled_1', settled)
 frees('set_aside_1', set_aside)
 reads('view_1', view)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use redis::{Cmd, Value};
 
-use super::core::{Call, Core};
+use super::core::{Call, Core, Place};
 use super::layout::{Meta, Reader, mark_code, put_amount, state_code, state_of, width_of};
 use super::reply::{self, Reply};
 use crate::domain::envelope::{
@@ -20,6 +20,7 @@ use crate::domain::envelope::{
 use crate::domain::grab::{Grant, HeldShare};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId, UnixMs};
 use crate::domain::money::AMOUNT_MINOR_MAX;
+use crate::domain::stripes::{Stripe, dealt, dealt_to};
 use crate::hot::{CloseReply, DeclineReply, Epochs, HotError, LoadChunk, Mark};
 
 /// Bytes of packed shares that one command reads back.
@@ -45,37 +46,61 @@ pub(super) fn lock_of(terms: &Terms) -> Vec<u8> {
 
 impl Core {
     /// The keys of `load_1`, `close_1` and `rebuild_1`, in their order.
-    pub(super) fn with_all_keys(&self, call: Call, id: EnvelopeId) -> Call {
-        let partition = self.partition(id);
-        let own = self.keys.envelope(partition, id);
+    pub(super) fn with_all_keys(&self, call: Call, at: Place) -> Call {
+        let own = self.own(at);
         call.key(own.grabs)
             .key(own.shares)
             .key(own.terms)
             .key(own.list)
             .key(own.phrase)
-            .key(self.keys.index(partition))
+            .key(self.keys.index(at.partition))
     }
 
     /// Puts shares down.
     pub async fn load(&self, under: &Epochs, chunk: LoadChunk) -> Result<(), HotError> {
-        let partition = self.partition(chunk.envelope);
-        let epoch = self.stands_in(partition, under)?;
         let shares = packed(&chunk)?;
-        let call = Call::writing(self, "load_1", partition);
+        let (of, count) = (chunk.terms.stripes, chunk.terms.share_count);
+        let (mut from, mut rest) = (chunk.offset, &shares[..]);
+        let width = width_of(&chunk.terms);
+        // A chunk may reach from one stripe into the next ones.
+        loop {
+            let stripe = dealt_to(from, of, count).unwrap_or(Stripe::FIRST);
+            let own = dealt(stripe, of, count);
+            let room = usize::try_from(own.end.saturating_sub(from)).unwrap_or(usize::MAX);
+            let (here, others) = rest.split_at(rest.len().min(room.saturating_mul(width)));
+            let offset = from.saturating_sub(own.start);
+            self.load_stripe(under, &chunk, stripe, (offset, here))
+                .await?;
+            if others.is_empty() {
+                break;
+            }
+            (from, rest) = (own.end, others);
+        }
+        self.terms.insert(chunk.envelope, chunk.terms);
+        Ok(())
+    }
+
+    async fn load_stripe(
+        &self,
+        under: &Epochs,
+        chunk: &LoadChunk,
+        stripe: Stripe,
+        (offset, shares): (u32, &[u8]),
+    ) -> Result<(), HotError> {
+        let at = self.place(chunk.envelope, stripe, chunk.terms.stripes);
+        let epoch = self.stands_in(at.partition, under)?;
+        let call = Call::writing(self, "load_1", at.partition);
         let call = self
-            .with_all_keys(call, chunk.envelope)
+            .with_all_keys(call, at)
             .under(epoch)
             .arg(chunk.envelope.to_bytes())
-            .number(chunk.offset)
+            .number(offset)
             .arg(shares)
-            .arg(Meta::funding(&chunk.terms, epoch).pack())
+            .arg(Meta::of_stripe(&chunk.terms, epoch, stripe).pack())
             .arg(chunk.terms.to_json())
             .arg(lock_of(&chunk.terms));
         match self.call(call).await? {
-            (Reply::Ok, _) => {
-                self.terms.insert(chunk.envelope, chunk.terms);
-                Ok(())
-            }
+            (Reply::Ok, _) => Ok(()),
             // An earlier chunk was shed: repeating the load in order brings it.
             (Reply::OutOfOrder, _) => Err(HotError::Unavailable(
                 "the shares before these are not loaded yet".into(),
@@ -96,27 +121,47 @@ impl Core {
         id: EnvelopeId,
         checksum: u32,
     ) -> Result<HotState, HotError> {
-        let partition = self.partition(id);
-        let epoch = self.stands_in(partition, under)?;
         let terms = self.terms_of(&[id]).await?.pop().flatten();
         let Some(terms) = terms else {
             return mismatch("nothing is loaded");
         };
-        let own = self.keys.envelope(partition, id);
-        let mut state = redis::cmd("HGET");
-        state.arg(&own.grabs).arg("");
-        // With the state the first shares come back, of a small envelope all: one round trip.
-        let first = self.read_back(id, &terms, 0);
-        let mut found = self.read_all(vec![state, first]).await?.into_iter();
-        let meta = match found.next() {
-            Some(Value::BulkString(bytes)) => Meta::unpack(&bytes),
-            _ => None,
-        };
-        if meta.is_some_and(|meta| meta.state == HotState::Funding) {
-            let first = found.next().unwrap_or(Value::Nil);
-            self.compare(id, &terms, first, checksum).await?;
+        let places = self.places(id, terms.stripes);
+        for at in &places {
+            self.stands_in(at.partition, under)?;
         }
-        let mut call = Call::writing(self, "open_1", partition)
+        // With the state the first shares come back, of a small envelope all: one round trip.
+        let looks = places.iter().flat_map(|at| {
+            let mut state = redis::cmd("HGET");
+            state.arg(self.own(*at).grabs).arg("");
+            [state, self.read_back(*at, &terms, 0)]
+        });
+        let found = self.read_all(looks.collect()).await?;
+        let is_funding = |pair: &[Value]| match pair {
+            [Value::BulkString(bytes), _] => {
+                Meta::unpack(bytes).is_some_and(|meta| meta.state == HotState::Funding)
+            }
+            _ => false,
+        };
+        if found.chunks(2).any(is_funding) {
+            let firsts = found.chunks(2).filter_map(|pair| pair.get(1));
+            let firsts = places.iter().copied().zip(firsts);
+            self.compare(&terms, firsts.collect(), checksum).await?;
+        }
+        // The first one last: where it is open all are.
+        for at in places.iter().skip(1) {
+            self.open_place(under, *at, &terms).await?;
+        }
+        self.open_place(under, self.first(id), &terms).await
+    }
+
+    async fn open_place(
+        &self,
+        under: &Epochs,
+        at: Place,
+        terms: &Terms,
+    ) -> Result<HotState, HotError> {
+        let (epoch, own) = (self.stands_in(at.partition, under)?, self.own(at));
+        let mut call = Call::writing(self, "open_1", at.partition)
             .key(own.grabs)
             .key(own.shares)
             .under(epoch);
@@ -135,21 +180,18 @@ impl Core {
     }
 
     /// Reads shares back, from a byte on.
-    fn read_back(&self, id: EnvelopeId, terms: &Terms, from: usize) -> Cmd {
+    fn read_back(&self, at: Place, terms: &Terms, from: usize) -> Cmd {
         let mut read = redis::cmd("GETRANGE");
         let step = step_of(width_of(terms));
-        read.arg(self.keys.envelope(self.partition(id), id).shares)
-            .arg(from)
-            .arg(from + step - 1);
+        read.arg(self.own(at).shares).arg(from).arg(from + step - 1);
         read
     }
 
-    /// Whether the shares that were put down are the envelope's; `first` are the first of them.
+    /// Whether the shares that were put down are the envelope's; with each place come the first of them.
     async fn compare(
         &self,
-        id: EnvelopeId,
         terms: &Terms,
-        first: Value,
+        places: Vec<(Place, &Value)>,
         checksum: u32,
     ) -> Result<(), HotError> {
         let width = width_of(terms);
@@ -160,11 +202,15 @@ impl Core {
             amounts.extend(records.filter_map(|record| Reader(record).amount(width)));
             Ok::<_, HotError>(())
         };
-        add(&first)?;
         let step = step_of(width);
-        for from in (step..count * width).step_by(step) {
-            let read = self.read_back(id, terms, from);
-            add(&self.run_all(vec![read]).await?.pop().unwrap_or(Value::Nil))?;
+        for (stripe, (at, first)) in terms.stripes.all().zip(places) {
+            add(first)?;
+            let own = dealt(stripe, terms.stripes, terms.share_count);
+            let bytes = usize::try_from(own.end - own.start).unwrap_or(usize::MAX) * width;
+            for from in (step..bytes).step_by(step) {
+                let read = self.read_back(at, terms, from);
+                add(&self.run_all(vec![read]).await?.pop().unwrap_or(Value::Nil))?;
+            }
         }
         if amounts.len() != count {
             return mismatch(format!("{} of {count} shares are loaded", amounts.len()));
@@ -238,27 +284,33 @@ impl Core {
         }
     }
 
-    /// Ends an envelope. One that is missing, not whole or half rebuilt, of which nothing is owed,
+    /// Ends what lies in one place. What is missing, not whole or half rebuilt, and of which nothing is owed,
     /// leaves a tombstone.
-    pub async fn close(
+    pub(super) async fn close_place(
         &self,
         under: &Epochs,
-        id: EnvelopeId,
+        (stripe, at): (Stripe, Place),
         terms: &Arc<Terms>,
         reason: CloseReason,
     ) -> Result<CloseReply, HotError> {
-        let epoch = self.stands_in(self.partition(id), under)?;
-        let (mut code, mut items) = self.close_once(epoch, id, terms, reason, false).await?;
+        let epoch = self.stands_in(at.partition, under)?;
+        let once = |tombstone| self.close_once(epoch, (stripe, at), terms, (reason, tombstone));
+        let (mut code, mut items) = once(false).await?;
         if code == Reply::Missing {
-            if self.owes(id).await? {
+            if !terms.stripes.is_one() && self.is_being_rebuilt(at, epoch).await? {
+                return Err(HotError::Unavailable(
+                    "what is left of the envelope is being gathered: try again".into(),
+                ));
+            }
+            if self.owes_in(at).await? {
                 return Err(HotError::Unavailable(
                     "the envelope is not whole in Redis and its grabs are being settled".into(),
                 ));
             }
-            (code, items) = self.close_once(epoch, id, terms, reason, true).await?;
+            (code, items) = once(true).await?;
         }
         match code {
-            Reply::Ok => self.over(id, terms, &items).await,
+            Reply::Ok => self.over(at, terms, &items).await,
             Reply::NotDue => {
                 let at = items.first().map_or(Ok(0), reply::number)?;
                 Ok(CloseReply::NotDue(UnixMs(at)))
@@ -276,35 +328,35 @@ impl Core {
     async fn close_once(
         &self,
         epoch: Epoch,
-        id: EnvelopeId,
+        (stripe, at): (Stripe, Place),
         terms: &Arc<Terms>,
-        reason: CloseReason,
-        tombstone: bool,
+        (reason, tombstone): (CloseReason, bool),
     ) -> Result<(Reply, Vec<Value>), HotError> {
-        let call = Call::writing(self, "close_1", self.partition(id));
+        let call = Call::writing(self, "close_1", at.partition);
         let call = self
-            .with_all_keys(call, id)
+            .with_all_keys(call, at)
             .arg(self.clock_arg())
             .under(epoch)
-            .arg(id.to_bytes())
+            .arg(at.id.to_bytes())
             .number(state_code(HotState::Over(reason)))
             .number(terms.expires_at.0)
             .number(u8::from(tombstone))
-            .arg(Meta::funding(terms, epoch).pack())
+            .arg(Meta::of_stripe(terms, epoch, stripe).pack())
             .arg(terms.to_json());
         self.call(call).await
     }
 
     async fn over(
         &self,
-        id: EnvelopeId,
-        terms: &Terms,
+        at: Place,
+        terms: &Arc<Terms>,
         items: &[Value],
     ) -> Result<CloseReply, HotError> {
         let HotState::Over(reason) = state_in(items)? else {
             return Err(reply::nonsense(&Value::Array(items.to_vec())));
         };
-        if let Some(view) = self.view(vec![id]).await?.pop().flatten() {
+        if let Some((meta, sums)) = self.looks(&[at]).await?.pop().flatten() {
+            let view = self.view_of(at, &meta, sums, Arc::clone(terms)).await?;
             return Ok(CloseReply::Over {
                 reason,
                 taken_count: view.taken_count,
@@ -312,7 +364,7 @@ impl Core {
             });
         }
         // Its shares are lost, and what was taken stands beside the grabbers as well.
-        let held = self.all_held(id, terms.share_count).await?;
+        let held = self.all_held(at, terms.share_count).await?;
         let taken_count = items.get(1).map_or(Ok(0), reply::number)?;
         Ok(CloseReply::Over {
             reason,
@@ -329,19 +381,21 @@ impl Core {
         mark: Option<Mark>,
         upto: Mark,
     ) -> Result<(), HotError> {
-        let partition = self.partition(id);
-        let epoch = self.stands_in(partition, under)?;
-        let call = Call::writing(self, "freeze_1", partition)
-            .key(self.keys.envelope(partition, id).grabs)
-            .key(self.keys.marked(partition))
-            .under(epoch)
-            .arg(id.to_bytes())
-            .number(mark_code(mark))
-            .number(mark_code(Some(upto)));
-        match self.call(call).await? {
-            (Reply::Ok, _) => Ok(()),
-            (code, items) => Err(unexpected(code, items)),
+        for at in self.lies_in(id).await? {
+            let epoch = self.stands_in(at.partition, under)?;
+            let call = Call::writing(self, "freeze_1", at.partition)
+                .key(self.own(at).grabs)
+                .key(self.keys.marked(at.partition))
+                .under(epoch)
+                .arg(id.to_bytes())
+                .number(mark_code(mark))
+                .number(mark_code(Some(upto)));
+            match self.call(call).await? {
+                (Reply::Ok, _) => {}
+                (code, items) => return Err(unexpected(code, items)),
+            }
         }
+        Ok(())
     }
 }
 

@@ -11,7 +11,10 @@
 //! | `acked` | what was acknowledged and is not in the books yet |
 //! | `emptied` | who took the shares of empty envelopes that many still ask for |
 //! | `pending` | what people have won that waits for the ledger |
+//! | `dealt` | one envelope in several partitions |
+//! | `index` | which envelopes there are |
 //! | `lifecycle`, `reads`, `walk`, `outbox`, `repair` | the other functions of the door |
+//! | `plan` | who has which share after a repair |
 //! | `register` | the library and the epochs |
 //! | `checks` | whether the server keeps what the level promises |
 //!
@@ -30,13 +33,18 @@ mod acked;
 mod batcher;
 pub mod checks;
 mod core;
+mod dealt;
 mod emptied;
+mod index;
 mod keys;
+#[cfg(any(test, feature = "test-hooks"))]
+pub mod law;
 mod layout;
 mod lifecycle;
 mod link;
 mod outbox;
 mod pending;
+mod plan;
 mod reads;
 mod register;
 mod repair;
@@ -68,9 +76,10 @@ use crate::domain::ack::AckLevel;
 use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, HeldShare, OutboxEntry};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId, TenantId};
+use crate::domain::stripes::{self, Stripe};
 use crate::hot::{
-    CloseReply, DeclineReply, Epochs, GRANTS_PER_PAGE_MAX, GrantWalk, HotError, HotStore, HotView,
-    HotVitals, LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair,
+    CloseReply, DeclineReply, Epochs, GRANTS_PER_PAGE_MAX, GrantWalk, Halted, HotError, HotStore,
+    HotView, HotVitals, LoadChunk, Mark, OUTBOX_RECORDS_PER_CALL_MAX, PendingShare, Repair,
     SETTLED_PER_CALL_MAX, Standing, VIEWS_PER_CALL_MAX,
 };
 
@@ -312,6 +321,24 @@ impl HotStore for RedisStore {
         self.core.pending(&tenant, &grabber).await
     }
 
+    fn granted_in(&self, envelope: EnvelopeId, held: &HeldShare) -> Partition {
+        let count = self.core.keys.count();
+        // Who told of the share has looked its terms up.
+        match self.core.terms.get(&envelope) {
+            Some(terms) => stripes::granted_in(
+                envelope,
+                (&held.grabber, held.grant.share),
+                (terms.stripes, terms.share_count),
+                count,
+            ),
+            None => envelope.partition(count),
+        }
+    }
+
+    fn deals(&self) -> bool {
+        true
+    }
+
     async fn close(
         &self,
         under: &Epochs,
@@ -422,6 +449,28 @@ impl HotStore for RedisStore {
 
     fn answered(&self, envelope: EnvelopeId, held: &[HeldShare]) {
         self.core.acked.adopted(envelope, held);
+    }
+
+    fn learn(&self, envelope: EnvelopeId, terms: &Arc<Terms>) {
+        self.core.terms.insert(envelope, Arc::clone(terms));
+    }
+
+    async fn was_gathered(
+        &self,
+        envelope: EnvelopeId,
+        terms: Arc<Terms>,
+    ) -> Result<bool, HotError> {
+        self.core.was_gathered(envelope, &terms).await
+    }
+
+    async fn halt(
+        &self,
+        under: &Epochs,
+        envelope: EnvelopeId,
+        terms: Arc<Terms>,
+        stripe: Stripe,
+    ) -> Result<Option<Halted>, HotError> {
+        self.core.halt(under, envelope, &terms, stripe).await
     }
 
     async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {

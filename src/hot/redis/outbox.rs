@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use redis::Value;
 
 use super::acked::Head;
-use super::core::{Call, Core};
+use super::core::{Call, Core, Place};
 use super::layout::{Meta, entry_of, id_of, number_of};
 use super::lifecycle::unexpected;
 use super::reply::{self, Reply};
@@ -22,7 +22,7 @@ use crate::clock::{StoreClock, timer_now};
 use crate::domain::envelope::HotState;
 use crate::domain::grab::{OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
-use crate::hot::{Epochs, HotError, HotVitals, Mark};
+use crate::hot::{Epochs, HotError, HotVitals};
 use crate::telemetry::Seldom;
 
 /// Pairs of one call of `settled_1`: each reads an entry.
@@ -260,14 +260,24 @@ impl Core {
     /// Whether a record of this envelope waits, for the ledger or, set aside or about to be, for
     /// people. One that nobody can read counts only where the grant that it owed may be lost here.
     pub async fn owes(&self, id: EnvelopeId) -> Result<bool, HotError> {
-        let (partition, needle) = (self.partition(id), id.to_bytes());
-        let one = std::iter::once(partition);
+        for at in self.lies_in(id).await? {
+            if self.owes_in(at).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The same of what lies in one place.
+    pub(super) async fn owes_in(&self, at: Place) -> Result<bool, HotError> {
+        let (id, needle) = (at.id, at.id.to_bytes());
+        let one = std::iter::once(at.partition);
         let found = self.find(one, &[needle.to_vec()]).await?;
         if found.records.iter().any(|record| record.envelope == id) {
             return Ok(true);
         }
-        let unread = found.names(id) || self.poisoned(partition, &needle).await?;
-        Ok(unread && !self.has_its_grants(id).await?)
+        let unread = found.names(id) || self.poisoned(at.partition, &needle).await?;
+        Ok(unread && !self.has_its_grants(at).await?)
     }
 
     /// Whether an entry that was set aside may be of this envelope.
@@ -286,10 +296,9 @@ impl Core {
 
     /// Whether the grabs hash of an envelope is whole in this epoch. Then it has every grant that was
     /// ever made here, since a grant is written in the call that owes it.
-    async fn has_its_grants(&self, id: EnvelopeId) -> Result<bool, HotError> {
-        let partition = self.partition(id);
-        let (epoch, own) = (self.epoch(partition), self.keys.envelope(partition, id));
-        let call = Call::reading(self, "view_1", partition)
+    async fn has_its_grants(&self, at: Place) -> Result<bool, HotError> {
+        let (epoch, own) = (self.epoch(at.partition), self.own(at));
+        let call = Call::reading(self, "view_1", at.partition)
             .key(own.grabs)
             .key(own.shares)
             .key(own.phrase)
@@ -308,11 +317,21 @@ impl Core {
 
     /// Forgets what is over and owes nothing.
     pub async fn remove(&self, under: &Epochs, ids: Vec<EnvelopeId>) -> Result<(), HotError> {
-        let mut by_partition = std::collections::BTreeMap::<Partition, Vec<EnvelopeId>>::new();
+        let mut firsts = std::collections::BTreeMap::<Partition, Vec<EnvelopeId>>::new();
+        let mut others = firsts.clone();
+        // Those that nobody has seen yet, in one look.
+        self.terms_of(&ids).await?;
         for id in ids {
-            by_partition.entry(self.partition(id)).or_default().push(id);
+            for at in self.lies_in(id).await? {
+                let of = match at == self.first(id) {
+                    true => &mut firsts,
+                    false => &mut others,
+                };
+                of.entry(at.partition).or_default().push(id);
+            }
         }
-        for (partition, ids) in by_partition {
+        // The first one last: by it the others are found.
+        for (partition, ids) in others.into_iter().chain(firsts) {
             let epoch = self.stands_in(partition, under)?;
             for some in ids.chunks(REMOVED_PER_CALL_MAX) {
                 let needles: Vec<_> = some.iter().map(|id| id.to_bytes().to_vec()).collect();
@@ -338,89 +357,12 @@ impl Core {
                     (code, items) => return Err(unexpected(code, items)),
                 }
                 for id in some {
-                    self.sums.remove(id);
+                    let id = *id;
+                    self.sums.remove(&Place { partition, id });
                 }
             }
         }
         Ok(())
-    }
-
-    /// Ids of envelopes above `after`, ascending, at most `limit`.
-    pub async fn envelopes(
-        &self,
-        after: Option<EnvelopeId>,
-        limit: usize,
-    ) -> Result<Vec<EnvelopeId>, HotError> {
-        self.ids(|partition| self.keys.index(partition), after, limit)
-            .await
-    }
-
-    /// Marked envelopes above `after`, ascending, at most `limit`.
-    pub async fn marked(
-        &self,
-        after: Option<EnvelopeId>,
-        limit: usize,
-    ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
-        let ids = self
-            .ids(|partition| self.keys.marked(partition), after, limit)
-            .await?;
-        let views = self.view(ids).await?.into_iter().flatten();
-        Ok(views
-            .filter_map(|view| Some((view.envelope, view.frozen?)))
-            .collect())
-    }
-
-    /// A page of the ids that the partitions' sorted sets hold.
-    async fn ids(
-        &self,
-        key: impl Fn(Partition) -> String,
-        after: Option<EnvelopeId>,
-        limit: usize,
-    ) -> Result<Vec<EnvelopeId>, HotError> {
-        // A server that nobody knows may hold less than is there.
-        if self.keys.count().all().any(|p| self.epoch(p) == Epoch(0)) {
-            return Err(HotError::Unavailable("Redis is not registered yet".into()));
-        }
-        let partitions = usize::from(self.keys.count().get());
-        // Ids are random, so partitions have about the same number of each page.
-        let each = (2 * limit / partitions + 8).min(limit).max(1);
-        let from = after.map_or_else(|| b"-".to_vec(), |id| [b"(", &id.to_bytes()[..]].concat());
-        let page = |partition| {
-            let mut range = redis::cmd("ZRANGE");
-            range
-                .arg(key(partition))
-                .arg(&from[..])
-                .arg("+")
-                .arg("BYLEX");
-            range.arg("LIMIT").arg(0).arg(each);
-            range
-        };
-        let pages = self
-            .run_all(self.keys.count().all().map(page).collect())
-            .await?;
-        let mut ids = Vec::new();
-        // Behind the last id of a full page there may be others of its partition.
-        let mut complete_to: Option<EnvelopeId> = None;
-        for page in pages {
-            let Value::Array(members) = page else {
-                return Err(reply::nonsense(&page));
-            };
-            let mut last = None;
-            for member in &members {
-                let bytes = <[u8; 16]>::try_from(reply::bytes(member)?);
-                last = bytes.ok().map(EnvelopeId::from_bytes);
-                ids.extend(last);
-            }
-            if members.len() == each {
-                complete_to = complete_to.into_iter().chain(last).min();
-            }
-        }
-        ids.sort_unstable();
-        if let Some(to) = complete_to {
-            ids.retain(|id| *id <= to);
-        }
-        ids.truncate(limit);
-        Ok(ids)
     }
 
     /// By the clock of Redis, as its functions see it.

@@ -14,14 +14,15 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::core::{Call, Core};
+use super::core::{Call, Core, Place};
 use super::layout::{LISTED_SHARES_MIN, Meta, grant_of};
 use super::reply::{self, Reply};
 use super::sums::{SHARES_PER_LOOK_BYTES, Sums};
 use crate::domain::envelope::{HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, Grant, HeldShare, Outcome, Refusal};
 use crate::domain::id::{EnvelopeId, Partition, PersonId};
-use crate::hot::{HotError, HotView};
+use crate::domain::stripes::home;
+use crate::hot::{GrantWalk, HotError, HotView};
 
 /// Fields that one step of a walk over a grabs hash returns at about.
 const SCAN_FIELDS: usize = 1_000;
@@ -59,20 +60,23 @@ impl Core {
 
     /// How far envelopes are, in their order.
     pub async fn view(&self, ids: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError> {
-        let mut metas: Vec<Option<(Meta, Sums)>> = vec![None; ids.len()];
-        let mut asked: Vec<usize> = (0..ids.len()).collect();
-        for _ in 0..LOOKS_PER_VIEW_MAX {
-            if asked.is_empty() {
-                break;
-            }
-            asked = self.look(&ids, &asked, &mut metas).await?;
-        }
+        let places: Vec<_> = ids.iter().map(|id| self.first(*id)).collect();
+        let found = self.looks(&places).await?;
         let terms = self.terms_of(&ids).await?;
+        let dealt = found.iter().zip(&terms).zip(&ids);
+        let dealt = dealt.filter_map(|((found, terms), id)| {
+            found.as_ref()?.0.part.as_ref()?;
+            Some((*id, Arc::clone(terms.as_ref()?)))
+        });
+        let mut others = self.others_of(&dealt.collect::<Vec<_>>()).await?;
         let mut views = Vec::with_capacity(ids.len());
-        for ((id, found), terms) in ids.into_iter().zip(metas).zip(terms) {
+        for ((at, found), terms) in places.into_iter().zip(found).zip(terms) {
             views.push(match (found, terms) {
-                (Some((meta, sums)), Some(terms)) => {
-                    Some(self.view_of(id, &meta, sums, terms).await?)
+                (Some((meta, sums)), Some(terms)) if meta.part.is_none() => {
+                    Some(self.view_of(at, &meta, sums, terms).await?)
+                }
+                (Some(first), Some(terms)) => {
+                    self.view_of_dealt(at.id, first, &mut others, terms).await?
                 }
                 _ => None,
             });
@@ -80,30 +84,46 @@ impl Core {
         Ok(views)
     }
 
+    /// What lies in these places, in their order, and what its taken shares add up to.
+    pub(super) async fn looks(
+        &self,
+        places: &[Place],
+    ) -> Result<Vec<Option<(Meta, Sums)>>, HotError> {
+        let mut metas: Vec<Option<(Meta, Sums)>> = vec![None; places.len()];
+        let mut asked: Vec<usize> = (0..places.len()).collect();
+        for _ in 0..LOOKS_PER_VIEW_MAX {
+            if asked.is_empty() {
+                break;
+            }
+            asked = self.look(places, &asked, &mut metas).await?;
+        }
+        Ok(metas)
+    }
+
     /// One look at those of `asked`; answers those of which more is to be read.
     async fn look(
         &self,
-        ids: &[EnvelopeId],
+        places: &[Place],
         asked: &[usize],
         metas: &mut [Option<(Meta, Sums)>],
     ) -> Result<Vec<usize>, HotError> {
         let mut by_partition: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
         for place in asked {
-            let partition = self.partition(ids[*place]);
+            let partition = places[*place].partition;
             by_partition.entry(partition).or_default().push(*place);
         }
         let known = |place: usize| match &metas[place] {
             Some((_, sums)) => Some(sums.clone()),
-            None => self.sums.get(&ids[place]),
+            None => self.sums.get(&places[place]),
         };
         let before: BTreeMap<usize, Option<Sums>> =
             asked.iter().map(|place| (*place, known(*place))).collect();
-        let calls = by_partition.iter().map(|(partition, places)| {
+        let calls = by_partition.iter().map(|(partition, of_it)| {
             let mut call = Call::reading(self, "view_1", *partition)
                 .under(self.epoch(*partition))
                 .number(SHARES_PER_LOOK_BYTES);
-            for place in places {
-                let own = self.keys.envelope(*partition, ids[*place]);
+            for place in of_it {
+                let own = self.own(places[*place]);
                 let known = before[place].as_ref().map_or(0, |sums| sums.known);
                 call = call
                     .key(own.grabs)
@@ -115,8 +135,8 @@ impl Core {
         });
         let replies = self.call_all(calls.collect()).await?;
         let mut more = Vec::new();
-        for (places, (_, items)) in by_partition.values().zip(replies) {
-            for (place, pair) in places.iter().zip(items.chunks(2)) {
+        for (of_it, (_, items)) in by_partition.values().zip(replies) {
+            for (place, pair) in of_it.iter().zip(items.chunks(2)) {
                 let [meta, shares] = pair else {
                     return Err(reply::nonsense(&Value::Nil));
                 };
@@ -134,28 +154,28 @@ impl Core {
         Ok(more)
     }
 
-    async fn view_of(
+    pub(super) async fn view_of(
         &self,
-        id: EnvelopeId,
+        at: Place,
         meta: &Meta,
         mut sums: Sums,
         terms: Arc<Terms>,
     ) -> Result<HotView, HotError> {
         let mut taken_minor = meta.base_minor.saturating_add(sums.minor);
         if meta.named {
-            let held = self.held_shares(id, meta).await?;
+            let held = self.held_shares(at, meta).await?;
             taken_minor = held.iter().map(|held| held.grant.amount_minor).sum();
             sums.best_held = Some(best(&held));
         } else if matches!(meta.state, HotState::Over(_)) && sums.best_held.is_none() {
-            sums.best_held = Some(self.best_held(id, meta, &sums).await?);
+            sums.best_held = Some(self.best_held(at, meta, &sums).await?);
         }
         let over = matches!(meta.state, HotState::Over(_));
         let best = sums.best_held.clone().flatten().filter(|_| over);
         if !meta.named {
-            self.sums.insert(id, sums);
+            self.sums.insert(at, sums);
         }
         Ok(HotView {
-            envelope: id,
+            envelope: at.id,
             terms,
             state: meta.state,
             frozen: meta.frozen,
@@ -163,24 +183,25 @@ impl Core {
             taken_minor,
             declined_count: meta.declined,
             best,
-            stale: meta.epoch != self.epoch(self.partition(id)) || meta.half_rebuilt(),
+            stale: meta.epoch != self.epoch(at.partition) || meta.half_rebuilt(),
+            gathered: false,
         })
     }
 
     /// Who holds the best share of an envelope that is over.
-    async fn best_held(
+    pub(super) async fn best_held(
         &self,
-        id: EnvelopeId,
+        at: Place,
         meta: &Meta,
         sums: &Sums,
     ) -> Result<Option<HeldShare>, HotError> {
         if let (true, false, Some((_, share))) = (meta.listed, meta.compact, sums.best) {
-            let page = self.listed(id, share, 1).await?;
+            let page = self.listed(at, share - meta.first(), 1).await?;
             if let Listed::Page(page) = page {
                 return Ok(page.into_iter().next());
             }
         }
-        Ok(best(&self.held_shares(id, meta).await?))
+        Ok(best(&self.held_shares(at, meta).await?))
     }
 
     /// What somebody holds of each envelope, in their order.
@@ -189,22 +210,35 @@ impl Core {
         grabber: &PersonId,
         ids: Vec<EnvelopeId>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        let calls = ids.iter().map(|id| {
-            let partition = self.partition(*id);
-            Call::reading(self, "result_1", partition)
-                .key(self.keys.envelope(partition, *id).grabs)
-                .under(self.epoch(partition))
+        let terms = self.terms_of(&ids).await?;
+        let mut places: Vec<(usize, Place)> = Vec::with_capacity(ids.len());
+        for (index, (id, terms)) in ids.iter().zip(terms).enumerate() {
+            let first = self.first(*id);
+            if let Some(terms) = terms.filter(|terms| !terms.stripes.is_one()) {
+                let of = terms.stripes;
+                let home = self.place(*id, home(*id, grabber, of), of);
+                places.extend((home != first).then_some((index, home)));
+            }
+            places.push((index, first));
+        }
+        let calls = places.iter().map(|(_, at)| {
+            Call::reading(self, "result_1", at.partition)
+                .key(self.own(*at).grabs)
+                .under(self.epoch(at.partition))
                 .arg(grabber.as_str())
         });
         let replies = self.call_all(calls.collect()).await?;
-        let held = replies.into_iter().map(|(_, items)| {
-            Ok(one_result(&items)?.map(|(grant, declined)| HeldShare {
+        let mut held = vec![None; ids.len()];
+        for ((index, _), (_, items)) in places.into_iter().zip(replies) {
+            let result = one_result(&items)?.map(|(grant, declined)| HeldShare {
                 grabber: grabber.clone(),
                 grant,
                 declined,
-            }))
-        });
-        held.collect()
+            });
+            // What he has at home is what he was told first.
+            held[index] = held[index].take().or(result);
+        }
+        Ok(held)
     }
 
     /// What `grab_1` would answer to those of these grabs who have a share or declined one, by functions
@@ -250,32 +284,23 @@ impl Core {
         from: u32,
         limit: usize,
     ) -> Result<Option<Vec<HeldShare>>, HotError> {
-        match self.listed(id, from, limit).await? {
-            Listed::Missing => Ok(None),
-            Listed::Page(page) => Ok(Some(page)),
-            Listed::Not(meta) => {
-                let mut held = self.held_shares(id, &meta).await?;
-                held.retain(|held| held.grant.share >= from);
-                held.truncate(limit);
-                Ok(Some(held))
-            }
-        }
+        let mut walk = GrantWalk::default();
+        self.walk_grants(&mut walk, id, from, limit).await
     }
 
-    /// The page, if the library can tell it by number.
+    /// The page that begins with a turn, if the library can tell it.
     pub(super) async fn listed(
         &self,
-        id: EnvelopeId,
-        from: u32,
+        at: Place,
+        turn: u32,
         limit: usize,
     ) -> Result<Listed, HotError> {
-        let partition = self.partition(id);
-        let own = self.keys.envelope(partition, id);
-        let call = Call::reading(self, "grants_1", partition)
+        let own = self.own(at);
+        let call = Call::reading(self, "grants_1", at.partition)
             .key(own.grabs)
             .key(own.list)
-            .under(self.epoch(partition))
-            .number(from)
+            .under(self.epoch(at.partition))
+            .number(turn)
             .number(limit);
         let (code, items) = self.call(call).await?;
         match (code, &items[..]) {
@@ -295,21 +320,13 @@ impl Core {
     }
 
     /// All taken shares by number: the whole hash.
-    pub async fn held_shares(
-        &self,
-        id: EnvelopeId,
-        meta: &Meta,
-    ) -> Result<Vec<HeldShare>, HotError> {
-        self.all_held(id, meta.count).await
+    pub async fn held_shares(&self, at: Place, meta: &Meta) -> Result<Vec<HeldShare>, HotError> {
+        self.all_held(at, meta.count).await
     }
 
     /// The same of an envelope of so many shares.
-    pub async fn all_held(
-        &self,
-        id: EnvelopeId,
-        share_count: u32,
-    ) -> Result<Vec<HeldShare>, HotError> {
-        let fields = self.fields(id, share_count).await?;
+    pub async fn all_held(&self, at: Place, share_count: u32) -> Result<Vec<HeldShare>, HotError> {
+        let fields = self.fields(at, share_count).await?;
         // Flushed a moment after it was seen: nothing is shown, rather than that nobody has any.
         let meta = fields.get(&b""[..]).and_then(|raw| Meta::unpack(raw));
         let meta = meta.ok_or_else(|| {
@@ -329,10 +346,10 @@ impl Core {
     /// The fields of a grabs hash, each once; none where there is no hash.
     pub async fn fields(
         &self,
-        id: EnvelopeId,
+        at: Place,
         share_count: u32,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, HotError> {
-        let key = self.keys.envelope(self.partition(id), id).grabs;
+        let key = self.own(at).grabs;
         let mut fields = BTreeMap::new();
         if share_count <= LISTED_SHARES_MIN {
             let mut all = redis::cmd("HGETALL");
@@ -410,7 +427,7 @@ fn put_fields(into: &mut BTreeMap<Vec<u8>, Vec<u8>>, value: Value) -> Result<(),
 }
 
 /// The largest that was not declined, ties to the lowest number.
-fn best(held: &[HeldShare]) -> Option<HeldShare> {
+pub(super) fn best(held: &[HeldShare]) -> Option<HeldShare> {
     let kept = held.iter().filter(|held| !held.declined);
     kept.min_by_key(|held| (-held.grant.amount_minor, held.grant.share))
         .cloned()

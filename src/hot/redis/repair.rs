@@ -9,8 +9,11 @@
 //! | 2. plan | | claims, then grants that contradict none, then what this process acknowledged (`acked`); the rest can be taken |
 //! | 3. stamp | `stamp_1` | nothing to mend: it stands in this epoch as it is, or over where the books close it |
 //! | 4. begin | `rebuild_1` | Funding under this epoch: nobody is served from it |
-//! | 5. put | `rebuild_put_1` | grants, then the shares that are left, with their numbers |
-//! | 6. end | `rebuilt_1` | counts agree: Live, or over for the reason it had |
+//! | 5. put | `rebuild_put_2` | grants, then the shares that are left, with their numbers |
+//! | 6. end | `rebuilt_2` | counts agree: Live, or over for the reason it had |
+//!
+//! A stripe of a dealt envelope is one such repair. The first one, once its shares are gathered, stands in
+//! its epoch and is halted before step 1: it is rebuilt with what is left in all.
 //!
 //! *Ordering.* A stale, broken or Funding envelope grants nothing, so what step 1 read stays true
 //! until step 6. Two repairs with the same plan help each other; with different ones the counts of
@@ -25,101 +28,122 @@
 //! *Bounds.* [`GRANTS_PER_PUT_MAX`] grants and `LOAD_CHUNK_SHARES_MAX` shares a call. A repaired
 //! envelope is held in memory once: 80 bytes a grant.
 //!
-//! *Not here.* What the books know (`publish`); records that no store has any more.
+//! *Not here.* Who has which share then (`plan`); what the books know (`publish`); records that no store has any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashSet;
 
 use redis::Value;
 
-use super::core::{Call, Core};
-use super::layout::{Meta, grant_of, put_amount, state_code, value_of, width_of};
-use super::lifecycle::{lock_of, state_in, unexpected};
-use super::reply::Reply;
+use super::core::{Call, Core, Place};
+use super::layout::{DRY, Meta, grant_of, state_of, width_of};
+use super::lifecycle::{lock_of, unexpected};
+use super::plan::{Asked, Plan, plan};
+use super::reply::{self, Reply};
 use crate::domain::envelope::{CloseReason, HotState, LOAD_CHUNK_SHARES_MAX, Terms};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::{EnvelopeId, Epoch, PersonId};
+use crate::domain::id::Epoch;
+use crate::domain::stripes::Stripe;
 use crate::hot::{Epochs, HotError, Repair};
+use crate::telemetry::metrics;
 
-/// Grants of one call of `rebuild_put_1`: two arguments each.
+/// Grants of one call of `rebuild_put_2`: two arguments each.
 const GRANTS_PER_PUT_MAX: usize = 500;
-
-type Fields = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// What the envelope will be.
-struct Plan {
-    meta: Meta,
-    /// Where it stands at the end.
-    state: HotState,
-    /// Shares that somebody has, ascending.
-    taken: Vec<u32>,
-    /// Fields that are to be put, by name.
-    puts: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Fields that contradict the books.
-    drops: Vec<Vec<u8>>,
-    /// The packed shares that are left.
-    shares: Vec<u8>,
-}
 
 impl Core {
     /// See [`HotStore::repair`](crate::hot::HotStore::repair).
     pub async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {
-        let (id, partition) = (repair.envelope, self.partition(repair.envelope));
-        let epoch = self.stands_in(partition, under)?;
+        let (id, of) = (repair.envelope, repair.terms.stripes);
+        let at = self.place(id, repair.stripe, of);
+        let epoch = self.stands_in(at.partition, under)?;
+        let places = self.places(id, of).into_iter();
+        let sum = places.map(|at| under.of(at.partition).0).sum();
         // 0. terms. Of an envelope that is over and removed meanwhile they stay behind, 700 bytes that
         // nobody reads.
-        self.put_terms(id, &repair.terms).await?;
+        self.put_terms(at, &repair.terms).await?;
+        let gathers = repair.gathered.is_some() && repair.stripe == Stripe::FIRST;
+        if gathers {
+            if let Some(state) = self.has_gathered(at, (epoch, sum)).await? {
+                return Ok(state);
+            }
+            self.halt(under, id, &repair.terms, repair.stripe).await?;
+        }
         // 1. read
-        let fields = self.fields(id, repair.terms.share_count).await?;
+        let fields = self.fields(at, repair.terms.share_count).await?;
         let raw = fields.get(&b""[..]).cloned().unwrap_or_default();
         let before = Meta::unpack(&raw);
-        // 2. plan
-        let orphans = self.acked.orphans_of(id);
-        let plan = plan(epoch, &repair, (before.as_ref(), &fields), &orphans)?;
-        // 3. stamp
-        let is_sound = |meta: &Meta| may_stand(meta, &plan) && in_turn(meta, &plan);
-        let sound = before.as_ref().is_some_and(is_sound);
-        if sound && plan.puts.is_empty() && plan.drops.is_empty() {
-            let own = self.keys.envelope(partition, id);
-            let call = Call::writing(self, "stamp_1", partition)
-                .key(own.grabs)
-                .key(own.shares)
-                .key(own.phrase)
-                .under(epoch)
-                .arg(raw)
-                .number(state_code(plan.state));
-            match self.call(call).await? {
-                (Reply::Ok, items) => {
-                    self.acked.adopted(id, &repair.claims);
-                    return state_in(&items);
-                }
-                (Reply::Stale, _) => {}
-                (code, items) => return Err(unexpected(code, items)),
+        if gathers && repair.gathered.as_ref().is_some_and(|all| all.stands) {
+            let here = before.as_ref().filter(|meta| meta.epoch == epoch);
+            match here.map(|meta| (meta.is_dry(), meta.state)) {
+                Some((true, _)) => {}
+                // It has ended by itself, and gives nothing that could be gathered.
+                Some((false, state @ HotState::Over(_))) => return Ok(state),
+                _ => return Err(crossed()),
             }
         }
-        let state = match self.rebuild(epoch, &repair, &plan, false).await? {
+        // 2. plan
+        let orphans = self.not_given_since(under, &repair).await?;
+        let plan = plan(&Asked {
+            repair: &repair,
+            under: (epoch, sum),
+            before: before.as_ref(),
+            fields: &fields,
+            orphans: &orphans,
+        })?;
+        // 3. stamp
+        let is_sound = |meta: &Meta| may_stand(meta, &plan) && in_turn(meta, &plan);
+        let sound = !gathers && before.as_ref().is_some_and(is_sound);
+        if sound
+            && plan.puts.is_empty()
+            && plan.drops.is_empty()
+            && let Some(state) = self.stamp((epoch, at), raw, &plan).await?
+        {
+            self.acked.adopted(id, &repair.claims);
+            return Ok(state);
+        }
+        let state = match self.rebuild((epoch, at), &repair, &plan, false).await? {
             Some(state) => state,
             // What a repair before left behind is not what this one would: away with it.
             None => {
-                let anew = self.rebuild(epoch, &repair, &plan, true).await?;
+                let anew = self.rebuild((epoch, at), &repair, &plan, true).await?;
                 anew.ok_or_else(crossed)?
             }
         };
-        self.sums.remove(&id);
-        self.acked.adopted(id, &repair.claims);
-        // One that its Create did not come to load has lost nothing.
-        let is_new = before.is_none() && plan.taken.is_empty() && repair.over.is_none();
-        if !is_new {
-            let claims = repair.claims.len();
-            tracing::warn!(envelope = %id, claims, "an envelope was rebuilt from the books");
-            crate::telemetry::metrics::envelope_repaired();
+        self.sums.remove(&at);
+        // Another gather may have ended a moment before, and by what it knew under older epochs.
+        if gathers && state_is_open(state) && self.has_gathered(at, (epoch, sum)).await?.is_none() {
+            return Err(crossed());
         }
+        self.acked.adopted(id, &repair.claims);
+        tell(&repair, &plan, before.is_none());
         Ok(state)
+    }
+
+    /// `None`: it changed meanwhile.
+    async fn stamp(
+        &self,
+        (epoch, at): (Epoch, Place),
+        raw: Vec<u8>,
+        plan: &Plan,
+    ) -> Result<Option<HotState>, HotError> {
+        let own = self.own(at);
+        let call = Call::writing(self, "stamp_1", at.partition)
+            .key(own.grabs)
+            .key(own.shares)
+            .key(own.phrase)
+            .under(epoch)
+            .arg(raw)
+            .number(plan.code());
+        match self.call(call).await? {
+            (Reply::Ok, items) => state_told(&items).map(Some),
+            (Reply::Stale, _) => Ok(None),
+            (code, items) => Err(unexpected(code, items)),
+        }
     }
 
     /// Looked at first: a full Redis refuses to be told what it knows, and what stands as it is must be
     /// stamped there, so that it ends and gives its memory back.
-    async fn put_terms(&self, id: EnvelopeId, terms: &Terms) -> Result<(), HotError> {
-        let key = self.keys.envelope(self.partition(id), id).terms;
+    async fn put_terms(&self, at: Place, terms: &Terms) -> Result<(), HotError> {
+        let key = self.own(at).terms;
         let terms = terms.to_json();
         let mut get = redis::cmd("GET");
         get.arg(&key);
@@ -137,35 +161,37 @@ impl Core {
     /// Steps 4 to 6; `None`: what is there does not fit the plan.
     async fn rebuild(
         &self,
-        epoch: Epoch,
+        (epoch, at): (Epoch, Place),
         repair: &Repair,
         plan: &Plan,
         anew: bool,
     ) -> Result<Option<HotState>, HotError> {
-        let (id, partition) = (repair.envelope, self.partition(repair.envelope));
         // 4. begin
-        let call = Call::writing(self, "rebuild_1", partition);
+        let raw = plan.meta.pack();
+        let call = Call::writing(self, "rebuild_1", at.partition);
         let call = self
-            .with_all_keys(call, id)
+            .with_all_keys(call, at)
             .under(epoch)
-            .arg(id.to_bytes())
-            .arg(plan.meta.pack())
+            .arg(at.id.to_bytes())
+            .arg(raw.as_slice())
             .arg(repair.terms.to_json())
             .arg(lock_of(&repair.terms))
             .number(u8::from(anew));
         match self.call(call).await? {
             (Reply::Ok, _) => {}
             // Somebody else has repaired it.
-            (Reply::Stale, items) => return state_in(&items).map(Some),
+            (Reply::Stale, items) => return state_told(&items).map(Some),
+            // And by a plan that is newer than this one.
+            (Reply::Incomplete, _) => return Err(crossed()),
             (code, items) => return Err(unexpected(code, items)),
         }
         // 5. put
         let mut fits = true;
         for drops in plan.drops.chunks(GRANTS_PER_PUT_MAX) {
-            fits &= self.put(epoch, id, (0, &[]), drops, &[]).await?;
+            fits &= self.put((epoch, at, &raw), (0, &[]), drops, &[]).await?;
         }
         for puts in plan.puts.chunks(GRANTS_PER_PUT_MAX) {
-            fits &= self.put(epoch, id, (0, &[]), &[], puts).await?;
+            fits &= self.put((epoch, at, &raw), (0, &[]), &[], puts).await?;
         }
         let bytes = plan.meta.record_bytes();
         for (number, shares) in plan
@@ -174,21 +200,24 @@ impl Core {
             .enumerate()
         {
             let offset = number * LOAD_CHUNK_SHARES_MAX;
-            fits &= self.put(epoch, id, (offset, shares), &[], &[]).await?;
+            fits &= self
+                .put((epoch, at, &raw), (offset, shares), &[], &[])
+                .await?;
         }
         if !fits {
             return Ok(None);
         }
         // 6. end
-        let own = self.keys.envelope(partition, id);
-        let call = Call::writing(self, "rebuilt_1", partition)
+        let own = self.own(at);
+        let call = Call::writing(self, "rebuilt_2", at.partition)
             .key(own.grabs)
             .key(own.shares)
             .key(own.phrase)
             .under(epoch)
-            .number(state_code(plan.state));
+            .arg(raw)
+            .number(plan.code());
         match self.call(call).await? {
-            (Reply::Ok, items) => state_in(&items).map(Some),
+            (Reply::Ok, items) => state_told(&items).map(Some),
             (Reply::Incomplete, _) => Ok(None),
             _ => Err(crossed()),
         }
@@ -197,18 +226,17 @@ impl Core {
     /// One call of step 5; `false`: other shares are there.
     async fn put(
         &self,
-        epoch: Epoch,
-        id: EnvelopeId,
+        (epoch, at, meta): (Epoch, Place, &[u8]),
         (offset, shares): (usize, &[u8]),
         drops: &[Vec<u8>],
         puts: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<bool, HotError> {
-        let partition = self.partition(id);
-        let own = self.keys.envelope(partition, id);
-        let mut call = Call::writing(self, "rebuild_put_1", partition)
+        let own = self.own(at);
+        let mut call = Call::writing(self, "rebuild_put_2", at.partition)
             .key(own.grabs)
             .key(own.shares)
             .under(epoch)
+            .arg(meta)
             .number(offset)
             .arg(shares)
             .number(drops.len());
@@ -224,146 +252,108 @@ impl Core {
             _ => Err(crossed()),
         }
     }
+
+    /// What this process acknowledged of an envelope and the store may have lost. Of a stripe whose shares are
+    /// gathered: without what the first one, which is halted for that, has given to others since, and without those
+    /// who have another share there.
+    async fn not_given_since(
+        &self,
+        under: &Epochs,
+        repair: &Repair,
+    ) -> Result<Vec<HeldShare>, HotError> {
+        let (id, terms) = (repair.envelope, &repair.terms);
+        let mut orphans = self.acked.orphans_of(id);
+        let of_home = repair.gathered.is_some() && repair.stripe != Stripe::FIRST;
+        if orphans.is_empty() || !of_home {
+            return Ok(orphans);
+        }
+        self.halt(under, id, terms, Stripe::FIRST).await?;
+        let fields = self.fields(self.first(id), terms.share_count).await?;
+        let width = width_of(terms);
+        let shares = fields.values().filter_map(|value| grant_of(value, width));
+        let given: HashSet<u32> = shares.map(|(grant, _)| grant.share).collect();
+        orphans.retain(|held| {
+            let there = fields.contains_key(held.grabber.as_str().as_bytes());
+            !there && !given.contains(&held.grant.share)
+        });
+        Ok(orphans)
+    }
+
+    /// Where a first stripe stands that has already been given what is left under these epochs, and has lost
+    /// nothing of it since.
+    async fn has_gathered(
+        &self,
+        at: Place,
+        (epoch, sum): (Epoch, u64),
+    ) -> Result<Option<HotState>, HotError> {
+        let has = |meta: &Meta| has_gathered(meta, (epoch, sum));
+        // Its meta alone does not tell whether its grabs and its shares are there: a look sees no envelope
+        // that is not sound.
+        let seen = self.looks(&[at]).await?.pop().flatten();
+        let meta = seen.map(|(meta, _)| meta).filter(has);
+        Ok(meta.map(|meta| meta.state))
+    }
 }
 
-/// Whether a stamp takes an envelope to where it is to stand: it may end one that is live.
-fn may_stand(meta: &Meta, plan: &Plan) -> bool {
+/// Whether a first stripe has been given what is left, under its epoch and the sum of all.
+pub fn has_gathered(meta: &Meta, (epoch, sum): (Epoch, u64)) -> bool {
+    let part = meta.part.as_ref();
+    let all = part.is_some_and(|part| part.whole && part.under == sum && !part.dry);
+    all && meta.epoch == epoch && meta.state != HotState::Funding
+}
+
+/// Whether it may still give shares, or say that it has none.
+fn state_is_open(state: HotState) -> bool {
+    !matches!(
+        state,
+        HotState::Over(CloseReason::Expired | CloseReason::Recalled)
+    )
+}
+
+/// Tells people what was rebuilt: of a dealt envelope, each stripe.
+fn tell(repair: &Repair, plan: &Plan, was_missing: bool) {
+    let id = repair.envelope;
+    if repair.gathered.as_ref().is_some_and(|all| all.stands) {
+        let left = plan.meta.length;
+        tracing::info!(envelope = %id, left, "what was left of an envelope was gathered");
+        metrics::envelope_gathered();
+        return;
+    }
+    // One that its Create did not come to load has lost nothing.
+    let is_new = was_missing && plan.taken.is_empty() && repair.over.is_none();
+    if !is_new {
+        let claims = repair.claims.len();
+        tracing::warn!(envelope = %id, claims, "an envelope was rebuilt from the books");
+        metrics::envelope_repaired();
+    }
+}
+
+/// Whether a stamp takes an envelope to where it is to stand: it may end one that is live, or halt it.
+pub fn may_stand(meta: &Meta, plan: &Plan) -> bool {
     let ends = meta.state == HotState::Live && matches!(plan.state, HotState::Over(_));
-    meta.state == plan.state || ends
+    let dries = !meta.is_dry() && meta.state == HotState::Live && plan.dry;
+    (meta.state == plan.state && meta.is_dry() == plan.dry) || ends || dries
 }
 
 /// Whether an envelope may stand as it is, as far as its grabs tell: those of one that was never
 /// rebuilt are the first of its shares.
-fn in_turn(meta: &Meta, plan: &Plan) -> bool {
-    let by_turn = meta.named || meta.compact || (0..meta.next).eq(plan.taken.iter().copied());
+pub fn in_turn(meta: &Meta, plan: &Plan) -> bool {
+    let turns = meta.first()..meta.first() + meta.next;
+    let by_turn = meta.named || meta.compact || turns.eq(plan.taken.iter().copied());
     meta.state != HotState::Funding && by_turn
+}
+
+/// The state in the first place of a reply. One that is dry is live.
+fn state_told(items: &[Value]) -> Result<HotState, HotError> {
+    let code = items.first().map_or(Ok(-1), reply::number)?;
+    let code = u8::try_from(code).ok();
+    let state = code.and_then(|code| match code {
+        DRY => Some(HotState::Live),
+        code => state_of(code),
+    });
+    state.ok_or_else(|| reply::nonsense(&Value::Array(items.to_vec())))
 }
 
 fn crossed() -> HotError {
     HotError::Unavailable("two repairs of the envelope crossed: try again".into())
-}
-
-/// PURE: what stands in the books stays, then what the hash says as far as it contradicts nothing.
-fn plan(
-    epoch: Epoch,
-    repair: &Repair,
-    (before, fields): (Option<&Meta>, &Fields),
-    orphans: &[HeldShare],
-) -> Result<Plan, HotError> {
-    let mut meta = Meta::funding(&repair.terms, epoch);
-    let width = width_of(&repair.terms);
-    let taken = taken(repair, fields, orphans, width);
-    // What the hash shall hold beside its meta.
-    let mut wanted = Fields::new();
-    for held in taken.values() {
-        let name = held.grabber.as_str().as_bytes().to_vec();
-        wanted.insert(name, value_of(held, width).ok_or_else(broken)?);
-    }
-    let over = before
-        .map(|meta| meta.state)
-        .filter(|state| matches!(state, HotState::Over(_)))
-        .or(repair.over.map(HotState::Over));
-    let count = u32::try_from(taken.len()).map_err(|_| broken())?;
-    let left = match count == meta.count {
-        true => HotState::Over(CloseReason::Empty),
-        false => HotState::Live,
-    };
-    let mut shares = Vec::new();
-    if meta.named {
-        meta.next = count;
-        for (number, share) in (0_u32..).zip(&repair.terms.exclusive) {
-            let name = share.grabber.as_str().as_bytes().to_vec();
-            let untaken = record(number, share.amount_minor, width).ok_or_else(broken)?;
-            wanted.entry(name).or_insert(untaken);
-        }
-    } else {
-        meta.base = count;
-        meta.base_minor = taken.values().map(|held| held.grant.amount_minor).sum();
-        meta.length = 0;
-        if over.is_none() {
-            meta.length = meta.count - count;
-            shares = untaken_shares(repair, &taken, width)?;
-        }
-    }
-    meta.compact = true;
-    meta.declined = u32::try_from(taken.values().filter(|h| h.declined).count()).unwrap_or(0);
-    if let Some(before) = before {
-        (meta.frozen, meta.opening_seen) = (before.frozen, before.opening_seen);
-    }
-    let unknown = |name: &&Vec<u8>| !name.is_empty() && !wanted.contains_key(*name);
-    let drops = fields.keys().filter(unknown).cloned().collect();
-    wanted.retain(|name, value| fields.get(name) != Some(value));
-    Ok(Plan {
-        meta,
-        state: over.unwrap_or(left),
-        taken: taken.into_keys().collect(),
-        puts: wanted.into_iter().collect(),
-        drops,
-        shares,
-    })
-}
-
-fn broken() -> HotError {
-    HotError::Mismatch("a claim is worth more than any share".into())
-}
-
-/// The shares that nobody has, with their numbers.
-fn untaken_shares(
-    repair: &Repair,
-    taken: &BTreeMap<u32, HeldShare>,
-    width: usize,
-) -> Result<Vec<u8>, HotError> {
-    let mut shares = Vec::new();
-    for (number, amount) in (0_u32..).zip(&*repair.amounts_minor) {
-        if !taken.contains_key(&number) {
-            shares.extend(record(number, *amount, width).ok_or_else(broken)?);
-        }
-    }
-    Ok(shares)
-}
-
-/// Share and amount, as an untaken share of a name or of a rebuilt envelope is kept.
-fn record(number: u32, amount_minor: i64, width: usize) -> Option<Vec<u8>> {
-    let mut out = number.to_le_bytes().to_vec();
-    put_amount(&mut out, amount_minor, width)?;
-    Some(out)
-}
-
-/// Who has which share: claims first, then grants that the store still has, then those that this
-/// process acknowledged: each whose share and grabber are free and whose amount is the share's.
-fn taken(
-    repair: &Repair,
-    fields: &Fields,
-    orphans: &[HeldShare],
-    width: usize,
-) -> BTreeMap<u32, HeldShare> {
-    let mut by_share: BTreeMap<u32, HeldShare> = BTreeMap::new();
-    let mut people: BTreeSet<PersonId> = BTreeSet::new();
-    for claim in &repair.claims {
-        people.insert(claim.grabber.clone());
-        by_share.insert(claim.grant.share, claim.clone());
-    }
-    let stored = fields.iter().filter_map(|(name, value)| {
-        let name = std::str::from_utf8(name).ok();
-        let grabber = name.and_then(|name| PersonId::parse(name).ok())?;
-        let (grant, declined) = grant_of(value, width)?;
-        Some(HeldShare {
-            grabber,
-            grant,
-            declined,
-        })
-    });
-    for held in stored.chain(orphans.iter().cloned()) {
-        let place = usize::try_from(held.grant.share).ok();
-        let worth = place.and_then(|place| repair.amounts_minor.get(place));
-        let free = !by_share.contains_key(&held.grant.share);
-        // Granted by nobody who reads the terms: somebody has written it there.
-        let share = held.grant.share;
-        let refused = repair.terms.refuses(&held.grabber, share, held.declined);
-        let may_stay = free && refused.is_none() && worth == Some(&held.grant.amount_minor);
-        if may_stay && people.insert(held.grabber.clone()) {
-            by_share.insert(held.grant.share, held);
-        }
-    }
-    by_share
 }

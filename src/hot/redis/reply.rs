@@ -75,6 +75,8 @@ replies! {
     Damaged = 21 "DAMAGED",
     /// A full envelope ends by itself.
     NotEmpty = 22 "NOT_EMPTY",
+    /// The stripe has nothing to give, and others may.
+    Dry = 23 "DRY",
 }
 
 /// What Redis said is none of our answers: another program's function, or a damaged reply.

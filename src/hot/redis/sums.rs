@@ -57,7 +57,7 @@ impl Sums {
             let mut reader = Reader(record);
             let share = match meta.compact {
                 true => reader.u32()?,
-                false => self.known,
+                false => meta.first() + self.known,
             };
             let amount = reader.amount(meta.width)?;
             self.known += 1;

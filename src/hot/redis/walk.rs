@@ -17,13 +17,13 @@ use std::ops::Range;
 
 use redis::Value;
 
-use super::core::Core;
+use super::core::{Core, Place};
 use super::layout::Meta;
 use super::reads::Listed;
 use super::reply;
 use crate::domain::envelope::HotState;
 use crate::domain::grab::HeldShare;
-use crate::domain::id::EnvelopeId;
+use crate::domain::id::{EnvelopeId, Partition};
 use crate::hot::{GrantWalk, HotError};
 
 /// Turns of which one command asks.
@@ -38,7 +38,25 @@ impl Core {
         from: u32,
         limit: usize,
     ) -> Result<Option<Vec<HeldShare>>, HotError> {
-        let meta = match self.listed(id, from, limit).await? {
+        let terms = self.terms_of(&[id]).await?.pop().flatten();
+        match terms.filter(|terms| !terms.stripes.is_one()) {
+            Some(terms) => self.walk_dealt(walk, id, &terms, (from, limit)).await,
+            None => {
+                self.walk_place(walk, self.first(id), (0, from), limit)
+                    .await
+            }
+        }
+    }
+
+    /// The same of what lies in one place; by turn its first share is `base`.
+    pub(super) async fn walk_place(
+        &self,
+        walk: &mut GrantWalk,
+        at: Place,
+        (base, from): (u32, u32),
+        limit: usize,
+    ) -> Result<Option<Vec<HeldShare>>, HotError> {
+        let meta = match self.listed(at, from.saturating_sub(base), limit).await? {
             Listed::Missing => {
                 *walk = GrantWalk::default();
                 return Ok(None);
@@ -46,13 +64,14 @@ impl Core {
             Listed::Page(page) => return Ok(Some(page)),
             Listed::Not(meta) => meta,
         };
-        if !self.catches_up(walk, id, &meta).await? {
+        if !self.catches_up(walk, at, &meta).await? {
             // What is void goes first: there is room for one.
-            *walk = GrantWalk::default();
-            walk.held = self.held_shares(id, &meta).await?;
+            walk.held = Vec::new();
+            walk.held = self.held_shares(at, &meta).await?;
         }
         // As it was before the hash was read: what came meanwhile comes again.
-        walk.of = (meta.state != HotState::Funding).then(|| (id, meta.pack()));
+        let stands = meta.state != HotState::Funding;
+        walk.of = stands.then(|| (at.partition, at.id, meta.pack()));
         let first = walk.held.partition_point(|held| held.grant.share < from);
         let page = walk.held[first..].iter().take(limit);
         Ok(Some(page.cloned().collect()))
@@ -62,18 +81,19 @@ impl Core {
     async fn catches_up(
         &self,
         walk: &mut GrantWalk,
-        id: EnvelopeId,
+        at: Place,
         now: &Meta,
     ) -> Result<bool, HotError> {
-        let before = walk.of.as_ref().filter(|(of, _)| *of == id);
-        let before = before.and_then(|(_, meta)| Meta::unpack(meta));
+        let here = |of: &&(Partition, EnvelopeId, Vec<u8>)| (of.0, of.1) == (at.partition, at.id);
+        let before = walk.of.as_ref().filter(here);
+        let before = before.and_then(|(_, _, meta)| Meta::unpack(meta));
         let Some(turns) = before.and_then(|before| turns_since(&before, now)) else {
             return Ok(false);
         };
         let mut first = turns.start;
         while first < turns.end {
             let end = turns.end.min(first.saturating_add(TURNS_PER_READ));
-            let Some(came) = self.by_turn(id, now, first..end).await? else {
+            let Some(came) = self.by_turn(at, now, first..end).await? else {
                 return Ok(false);
             };
             walk.held.extend(came);
@@ -84,17 +104,17 @@ impl Core {
             walk.held.sort_by_cached_key(place);
             walk.held.dedup();
         }
-        Ok(u32::try_from(walk.held.len()) == Ok(now.taken_count()))
+        Ok(u32::try_from(walk.held.len()) == Ok(now.held_count()))
     }
 
     /// Who took these turns since the envelope was rebuilt; `None` where the list does not tell.
     async fn by_turn(
         &self,
-        id: EnvelopeId,
+        at: Place,
         now: &Meta,
         turns: Range<u32>,
     ) -> Result<Option<Vec<HeldShare>>, HotError> {
-        let own = self.keys.envelope(self.partition(id), id);
+        let own = self.own(at);
         let mut names = redis::cmd("LRANGE");
         names.arg(&own.list).arg(turns.start).arg(turns.end - 1);
         let Some(Value::Array(names)) = self.read_all(vec![names]).await?.pop() else {
@@ -127,7 +147,8 @@ fn turns_since(before: &Meta, now: &Meta) -> Option<Range<u32>> {
     let built = |meta: &Meta| {
         let shares = (meta.base, meta.base_minor, meta.length, meta.count);
         let what = (meta.named, meta.compact, meta.width, meta.declined);
-        (meta.epoch, shares, what)
+        let part = meta.part.as_ref().map(|part| (part.held, part.whole));
+        (meta.epoch, shares, what, part)
     };
     let same = built(before) == built(now) && before.next <= now.next;
     // The list of one that was never rebuilt is why it can't be paged.
@@ -162,6 +183,7 @@ mod tests {
             epoch: Epoch(2),
             base_minor: 40,
             tenant: TenantId::parse("acme").unwrap(),
+            part: None,
         }
     }
 

@@ -152,6 +152,7 @@ impl HotStore for Scripted {
         let mut said = self.said.lock();
         said.calls.push("view");
         let view = said.view.map(|(state, stale)| HotView {
+            gathered: false,
             envelope: envelopes[0],
             terms: publisher::any_terms(),
             state,

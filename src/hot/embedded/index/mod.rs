@@ -237,6 +237,7 @@ impl Index {
             declined_count: u32::try_from(envelope.declined.len()).unwrap_or(u32::MAX),
             best: envelope.best(),
             stale: false,
+            gathered: false,
         })
     }
 

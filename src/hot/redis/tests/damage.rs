@@ -29,6 +29,8 @@ pub enum Shares {
     ByTurn,
     /// Named people's.
     Named,
+    /// The next one's, in the first stripe of a dealt envelope.
+    OfAStripe,
 }
 
 /// What a function is tried on.
@@ -37,6 +39,10 @@ pub fn kinds(name: &str) -> &'static [Shares] {
         "decline_1" => &[Shares::Named],
         // A page of few is read without it.
         "grants_1" => &[Shares::ByTurn],
+        "halt_1" => &[Shares::OfAStripe],
+        "grab_1" | "close_1" | "freeze_1" | "remove_1" | "view_1" | "result_1" => {
+            &[Shares::ByTurn, Shares::Named, Shares::OfAStripe]
+        }
         _ => &[Shares::ByTurn, Shares::Named],
     }
 }
@@ -46,6 +52,8 @@ fn cast(shares: Shares) -> Cast {
     let by_turn = Cast::locked(&[2; 1_001]);
     match shares {
         Shares::ByTurn => by_turn,
+        // One with a passphrase is not dealt.
+        Shares::OfAStripe => Cast::lucky(&[2; 1_001]),
         Shares::Named => {
             let named = [("zoe", 9), ("yan", 11), ("ann", 5), ("bob", 7)];
             let lock = by_turn.terms.passphrase.clone();
@@ -66,11 +74,14 @@ pub fn stage(scene: &mut Scene, name: &str, shares: Shares) -> Cast {
         }
         _ => scene.publish(&cast),
     }
+    if shares == Shares::OfAStripe {
+        scene.deal(&cast);
+    }
     assert_eq!(scene.grab(&cast, &["zoe", "yan"]), [Reply::Won, Reply::Won]);
     let before: &[&str] = match name {
         "remove_1" => &["close_1"],
-        "rebuild_put_1" => &["rebuild_1"],
-        "rebuilt_1" => &["rebuild_1", "rebuild_put_1"],
+        "rebuild_put_1" | "rebuild_put_2" => &["rebuild_1"],
+        "rebuilt_1" | "rebuilt_2" => &["rebuild_1", "rebuild_put_1"],
         _ => &[],
     };
     if name == "register_2" {
@@ -259,7 +270,7 @@ impl Call {
                 keys.iter().all(|key| !exists(scene, key)) && !listed(scene, &index)
             }
             "rebuild_1" => stands && !exists(scene, &own.shares) && listed(scene, &index),
-            "rebuild_put_1" => {
+            "rebuild_put_1" | "rebuild_put_2" => {
                 let yan = |(held, _): (Holders, Holders)| held.iter().any(|(n, _)| n == "yan");
                 let freed = !scene.winners(cast).is_some_and(yan);
                 // Named people's shares stand with their names.
@@ -277,7 +288,8 @@ impl Call {
                 let epoch = scene.epoch.0.to_string().into_bytes();
                 scene.ask(&[b"GET", key.as_bytes()]) == Value::BulkString(epoch)
             }
-            "stamp_1" | "rebuilt_1" => lives,
+            "stamp_1" | "rebuilt_1" | "rebuilt_2" => lives,
+            "halt_1" => stands && meta.is_some_and(|m| m.is_dry()),
             "decline_1" => stands && self.turns_are_counted(scene, reply),
             other => panic!("nobody knows the effect of {other}"),
         }

@@ -12,6 +12,7 @@ use super::{Meta, OnRedis, own_keys};
 use crate::domain::envelope::{CloseReason, HotState, shares_checksum};
 use crate::domain::grab::{Grab, GrabReply};
 use crate::domain::id::{Epoch, Partition};
+use crate::domain::stripes::Stripe;
 use crate::hot::conformance::stage::{Cast, partition, person, tenant, won};
 use crate::hot::{DeclineReply, Epochs, HotError, HotStore, Mark, Repair};
 
@@ -72,6 +73,8 @@ impl Call {
                     amounts_minor: cast.amounts.clone().into(),
                     claims: Vec::new(),
                     over: None,
+                    stripe: Stripe::FIRST,
+                    gathered: None,
                 };
                 store.repair(under, repair).await.map(drop)
             }

@@ -13,9 +13,10 @@ use crate::hot::redis::register::LIBRARY;
 use crate::hot::{HotError, HotStore};
 
 /// Functions that run where memory is full: they end what would take more, free some, or come before either.
-const FREES: [&str; 7] = [
+const FREES: [&str; 8] = [
     "close_1",
     "freeze_1",
+    "halt_1",
     "register_2",
     "remove_1",
     "set_aside_1",

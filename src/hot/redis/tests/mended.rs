@@ -10,6 +10,7 @@ use super::{Crash, Flavour, OnRedis};
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, Grab, GrabReply, HeldShare, Outcome, Refusal};
 use crate::domain::id::Epoch;
+use crate::domain::stripes::Stripe;
 use crate::hot::conformance::stage::{Cast, epoch, person, phrase, tenant};
 use crate::hot::{HotError, HotStore, Repair};
 
@@ -95,6 +96,8 @@ impl Mended {
             amounts_minor: self.cast.amounts.clone().into(),
             claims: claims.to_vec(),
             over: None,
+            stripe: Stripe::FIRST,
+            gathered: None,
         }
     }
 

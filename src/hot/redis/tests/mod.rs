@@ -3,6 +3,7 @@
 mod backlog;
 mod cuts;
 mod damage;
+mod dealt;
 mod emptied;
 mod epochs;
 mod fence;
@@ -31,6 +32,7 @@ use super::{RedisStore, Timing};
 use crate::clock::ManualClock;
 use crate::domain::envelope::HotState;
 use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
+use crate::domain::stripes::Stripe;
 use crate::hot::conformance::stage::{NEW_YEAR_MS, Stage};
 use crate::hot::{HotStore, Repair};
 
@@ -146,6 +148,8 @@ impl OnRedis {
                 amounts_minor: self.amounts(id).into(),
                 claims: Vec::new(),
                 over: None,
+                stripe: Stripe::FIRST,
+                gathered: None,
             };
             let under = self.store.epochs();
             let state = self.store.repair(&under, repair).await.unwrap();

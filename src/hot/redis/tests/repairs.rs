@@ -8,6 +8,7 @@ use crate::domain::audience::Audience;
 use crate::domain::envelope::{CloseReason, HotState};
 use crate::domain::grab::Outcome;
 use crate::domain::id::Epoch;
+use crate::domain::stripes::Stripe;
 use crate::hot::conformance::stage::{Cast, outcome, person, won};
 use crate::hot::{CloseReply, HotStore, Repair};
 
@@ -230,6 +231,8 @@ async fn what_is_whole_and_to_be_closed_ends_where_it_stands_without_memory() {
         amounts_minor: cast.amounts.clone().into(),
         claims: Vec::new(),
         over: Some(CloseReason::Recalled),
+        stripe: Stripe::FIRST,
+        gathered: None,
     };
     let over = HotState::Over(CloseReason::Recalled);
     let repaired = stage.store.repair(&stage.store.epochs(), repair).await;

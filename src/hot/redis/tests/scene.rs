@@ -16,7 +16,7 @@ use crate::domain::id::{Epoch, PartitionCount};
 use crate::hot::conformance::stage::{Cast, NEW_YEAR_MS, phrase};
 use crate::hot::redis::batcher::grant;
 use crate::hot::redis::keys::{EnvelopeKeys, Keys};
-use crate::hot::redis::layout::{Meta, Reader, entry_of, grant_of, put_amount, width_of};
+use crate::hot::redis::layout::{Meta, Part, Reader, entry_of, grant_of, put_amount, width_of};
 use crate::hot::redis::lifecycle::lock_of;
 use crate::hot::redis::register::LIBRARY;
 use crate::hot::redis::reply::Reply;
@@ -165,12 +165,12 @@ impl Scene {
         let keys: Vec<String> = match name {
             "register_2" | "vitals_1" => vec![outbox, index],
             "load_1" | "close_1" | "rebuild_1" => with_index(),
-            "open_1" | "rebuild_put_1" => vec![g, s],
+            "open_1" | "rebuild_put_1" | "rebuild_put_2" | "halt_1" => vec![g, s],
             "grab_1" => vec![outbox, g, s, l, p],
             "decline_1" => vec![outbox, g],
             "freeze_1" => vec![g, self.keys.marked(partition)],
             "remove_1" => [index].into_iter().chain(all).collect(),
-            "stamp_1" | "rebuilt_1" | "view_1" => vec![g, s, p],
+            "stamp_1" | "rebuilt_1" | "rebuilt_2" | "view_1" => vec![g, s, p],
             "settled_1" | "owing_1" | "outbox_1" | "find_1" => vec![outbox],
             "set_aside_1" => vec![outbox, self.keys.poison(partition)],
             "result_1" => vec![g],
@@ -197,7 +197,7 @@ impl Scene {
         let lock = lock_of(&cast.terms);
         let own: Words = match name {
             "register_2" => vec![text(&self.run_id), self.carried()],
-            "vitals_1" | "owing_1" => vec![],
+            "vitals_1" | "owing_1" | "halt_1" => vec![],
             "load_1" => return self.chunk_arguments(cast, 0),
             "open_1" => {
                 let names = cast.terms.exclusive.iter();
@@ -218,7 +218,9 @@ impl Scene {
             "stamp_1" => vec![self.stamped(cast), text(1)],
             "rebuild_1" => vec![id, self.rebuilt_meta(cast), terms, lock, text(0)],
             "rebuild_put_1" => self.rebuilt_words(cast),
+            "rebuild_put_2" => [vec![self.rebuilt_meta(cast)], self.rebuilt_words(cast)].concat(),
             "rebuilt_1" => vec![text(1)],
+            "rebuilt_2" => vec![self.rebuilt_meta(cast), text(1)],
             "settled_1" => vec![text(format_args!("{}-1", self.epoch.0)), vec![7; 8]],
             "set_aside_1" => vec![text(format_args!("{}-1", self.epoch.0))],
             "view_1" => vec![text(65_536), text(0)],
@@ -333,6 +335,15 @@ impl Scene {
         let name = cast.terms.exclusive[place].grabber.as_str();
         let share = shares.nth(place).unwrap();
         vec![text(0), Vec::new(), text(0), text(name), share]
+    }
+
+    /// Makes a stripe of an envelope: the first one, with all shares.
+    pub fn deal(&mut self, cast: &Cast) {
+        let mut meta = self.meta(cast).unwrap();
+        meta.part = Some(Part::default());
+        let grabs = self.own(cast).grabs;
+        let set = self.ask(&[b"HSET", grabs.as_bytes(), b"", &meta.pack()]);
+        assert_eq!(set, Value::Int(0));
     }
 
     /// Everything that is on the server.

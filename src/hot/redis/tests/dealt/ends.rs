@@ -1,0 +1,217 @@
+//! The end of a dealt envelope: all its stripes, for one reason, and nothing left behind.
+
+use redis::Value;
+
+use super::lost::lose;
+use super::{
+    POLLS_MAX, STRIPES, Told, cast, dies_after, gather, grab, grants, of, people_of, played,
+    repair, stage, view,
+};
+use crate::domain::envelope::{CloseReason, HotState};
+use crate::domain::grab::{HeldShare, Outcome};
+use crate::domain::id::Epoch;
+use crate::domain::stripes::Stripe;
+use crate::hot::conformance::stage::Cast;
+use crate::hot::{CloseReply, Gathered, HotError, HotStore, Repair};
+
+async fn closed(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
+    let under = store.epochs();
+    let close = store.close(&under, cast.id, cast.terms.clone(), reason);
+    close.await.unwrap()
+}
+
+#[tokio::test]
+async fn all_stripes_are_closed_and_leave_no_key_behind() {
+    for gathered in [false, true] {
+        let (stage, cast) = (stage().await, cast(16));
+        let store = &*stage.store;
+        cast.publish(store).await;
+        let told = played(store, &cast).await;
+        if gathered {
+            gather(store, &cast, None).await.unwrap();
+        }
+        for _ in 0..2 {
+            let reply = closed(store, &cast, CloseReason::Recalled).await;
+            let expected = CloseReply::Over {
+                reason: CloseReason::Recalled,
+                taken_count: u32::try_from(told.0.len()).unwrap(),
+                taken_minor: told.0.values().map(|told| told.1).sum(),
+            };
+            assert_eq!(reply, expected);
+        }
+        for stripe in 0..STRIPES {
+            for name in people_of(&cast, stripe, 7) {
+                let outcome = grab(store, &cast, &name, true).await.unwrap();
+                let won = matches!(outcome, Outcome::AlreadyGrabbed(_));
+                assert_eq!(won, told.0.contains_key(&name), "{name}: {outcome:?}");
+                assert!(won || outcome == Outcome::Recalled);
+            }
+        }
+        told.is_counted(store, &cast).await;
+        assert!(store.owes(cast.id).await.unwrap());
+        for partition in store.partitions().all() {
+            let owed = store.outbox(partition, None, 1_000).await.unwrap();
+            let pairs = owed.iter().map(|entry| (entry.id, entry.nonce)).collect();
+            let epoch = store.epoch(partition);
+            store.settled(epoch, partition, pairs).await.unwrap();
+        }
+        assert!(!store.owes(cast.id).await.unwrap());
+        assert_eq!(store.envelopes(None, 10).await.unwrap(), [cast.id]);
+        store.remove(&store.epochs(), vec![cast.id]).await.unwrap();
+        let printed = format!("*{}*", cast.id);
+        let keys = stage.server.command(&[b"KEYS", printed.as_bytes()]);
+        assert_eq!(keys, Value::Array(Vec::new()));
+        assert!(store.envelopes(None, 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn one_whose_shares_are_all_taken_at_home_is_closed_as_empty_without_a_gather() {
+    let (stage, cast) = (stage().await, cast(16));
+    let store = &*stage.store;
+    cast.publish(store).await;
+    let mut told = Told::default();
+    for stripe in 0..STRIPES {
+        for name in people_of(&cast, stripe, 4) {
+            told.hears(&name, grab(store, &cast, &name, false).await);
+        }
+    }
+    let early = view(store, &cast).await;
+    assert_eq!((early.taken_count, early.state), (16, HotState::Live));
+    let reply = closed(store, &cast, CloseReason::Empty).await;
+    assert!(matches!(
+        reply,
+        CloseReply::Over {
+            reason: CloseReason::Empty,
+            taken_count: 16,
+            ..
+        }
+    ));
+    told.is_counted(store, &cast).await;
+    assert_eq!(grab(store, &cast, "late", true).await, Some(Outcome::Empty));
+}
+
+#[tokio::test]
+async fn one_that_has_shares_left_anywhere_is_not_closed_as_empty() {
+    let (stage, cast) = (stage().await, cast(16));
+    let store = &*stage.store;
+    cast.publish(store).await;
+    played(store, &cast).await;
+    let under = store.epochs();
+    let close = || store.close(&under, cast.id, cast.terms.clone(), CloseReason::Empty);
+    assert!(matches!(close().await, Err(HotError::Mismatch(_))));
+    gather(store, &cast, None).await.unwrap();
+    assert!(matches!(close().await, Err(HotError::Mismatch(_))));
+}
+
+#[tokio::test]
+async fn a_close_at_any_moment_of_a_gather_counts_whoever_has_a_share() {
+    let stage = stage().await;
+    let store = &*stage.store;
+    let mut put_off = 0;
+    for polls in 0..POLLS_MAX {
+        let cast = cast(16);
+        cast.publish(store).await;
+        let told = played(store, &cast).await;
+        let died = dies_after(polls, store, &cast).await;
+        // What was sent before the death may still be on its way.
+        store.vitals().await.unwrap();
+        let under = store.epochs();
+        let close = store.close(&under, cast.id, cast.terms.clone(), CloseReason::Recalled);
+        if let Err(error) = close.await {
+            // Half rebuilt it is not ended, with its grants, but brought back first.
+            assert!(matches!(error, HotError::Unavailable(_)), "{error:?}");
+            put_off += 1;
+            gather(store, &cast, Some(&[])).await.unwrap();
+        }
+        let reply = closed(store, &cast, CloseReason::Recalled).await;
+        let CloseReply::Over { taken_count, .. } = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!(usize::try_from(taken_count), Ok(told.0.len()), "{polls}");
+        told.is_counted(store, &cast).await;
+        if !died {
+            assert!(put_off > 0, "no close fell into a rebuild");
+            return;
+        }
+    }
+    panic!("a gather takes more than {POLLS_MAX} polls");
+}
+
+/// Brings a gathered envelope back that the books are ending.
+async fn brought_back_to_end(store: &dyn HotStore, cast: &Cast, claims: &[HeldShare]) {
+    let (under, mut all) = (store.epochs(), Gathered::default());
+    let over = Some(CloseReason::Recalled);
+    for stripe in of().all().skip(1) {
+        let gathered = Some(Gathered::default());
+        let ending = Repair {
+            gathered,
+            over,
+            ..repair(cast, stripe, claims)
+        };
+        store.repair(&under, ending).await.unwrap();
+        let halted = store.halt(&under, cast.id, cast.terms.clone(), stripe);
+        let halted = halted.await.unwrap().unwrap();
+        all.left.extend(halted.left);
+        all.lacks |= halted.tombstone;
+    }
+    let first = Repair {
+        gathered: Some(all),
+        over,
+        ..repair(cast, Stripe::FIRST, claims)
+    };
+    store.repair(&under, first).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_ended_at_its_first_touch_in_a_new_epoch_counts_whoever_has_a_share() {
+    let (mut stage, mut epoch) = (stage().await, 2);
+    let lost = of().all().map(Some).chain([None]);
+    for lost in lost {
+        // What is lost is in the books; of what is not, they know nothing yet.
+        for settled in [false, true] {
+            let cast = cast(16);
+            cast.publish(&*stage.store).await;
+            let mut told = played(&*stage.store, &cast).await;
+            gather(&*stage.store, &cast, None).await.unwrap();
+            let stranger = people_of(&cast, 1, 6).pop().unwrap();
+            told.hears(&stranger, grab(&*stage.store, &cast, &stranger, true).await);
+            let grants = grants(&*stage.store, &cast).await;
+            let mut claims = grants.clone();
+            if let Some(lost) = lost {
+                lose(&stage, &cast, lost);
+            } else if !settled {
+                claims.clear();
+            }
+            epoch += 1;
+            stage.register(Epoch(epoch)).await;
+            let store = &*stage.store;
+            brought_back_to_end(store, &cast, &claims).await;
+            let reply = closed(store, &cast, CloseReason::Recalled).await;
+            let CloseReply::Over { taken_count, .. } = reply else {
+                panic!("{reply:?}");
+            };
+            assert_eq!(usize::try_from(taken_count), Ok(told.0.len()), "{lost:?}");
+            assert!(!view(store, &cast).await.stale);
+            told.is_counted(store, &cast).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_removed_in_part_is_removed_as_a_whole() {
+    for lost in of().all() {
+        let (stage, cast) = (stage().await, cast(16));
+        let store = &*stage.store;
+        cast.publish(store).await;
+        closed(store, &cast, CloseReason::Recalled).await;
+        lose(&stage, &cast, lost);
+        assert_eq!(store.envelopes(None, 10).await.unwrap(), [cast.id]);
+        // As the sweep does, which has its row.
+        store.learn(cast.id, &cast.terms);
+        store.remove(&store.epochs(), vec![cast.id]).await.unwrap();
+        let printed = format!("*{}*", cast.id);
+        let keys = stage.server.command(&[b"KEYS", printed.as_bytes()]);
+        assert_eq!(keys, Value::Array(Vec::new()), "{lost:?}");
+    }
+}

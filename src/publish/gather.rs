@@ -1,0 +1,300 @@
+//! Gathers what is left of a dealt envelope in its first stripe, once one of them is used up; and brings its
+//! stripes back, each by itself, where the hot store lost some of them.
+//!
+//! *Shape*
+//!
+//! | step | door | why |
+//! |---|---|---|
+//! | 1. say so | `ledger.gather` | whoever repairs a stripe from now on has it give nothing |
+//! | 2. halt every other stripe | `hot.halt` | what it has left stays as it is; who has a share there hears it for ever |
+//! | 3. halt the first, and give it all that is left | `hot.repair` | now it alone knows when the envelope is empty |
+//!
+//! *Ordering.* A grabber asks his home stripe first, always, and the first one only after step 3 was done
+//! once. Nobody wins at home after step 2, and nobody who is a stranger there wins in the first one before step 3:
+//! so nobody wins twice. Every share is in the first one after step 3, or somebody has it: so what it calls empty
+//! is empty. What a partition of another stripe loses later comes back in the same way: the first one is stale by
+//! the sum of the epochs.
+//!
+//! A stripe that is over when it is halted ends the first one: its clock may be ahead of theirs, and who asked there
+//! was told so.
+//!
+//! A stripe that is missing or stale is repaired before it is halted. While the books can't be asked, nothing is
+//! gathered: who comes to a stripe that is used up repeats.
+//!
+//! *Bounds.* [`HALTS_IN_FLIGHT_MAX`] stripes at once. Numbers of shares that are left: as many as the envelope has.
+//!
+//! *If it crashes here.* Each step finds what the one before did: whoever meets a dry stripe goes on.
+//!
+//! *Not here.* Who asks where (`api::grab`); what a stripe does with it (`HotStore`).
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+
+use super::revive::{Look, Plan};
+use super::rules::{self, Rule};
+use super::{PublishError, Published, Publisher, brought, crash};
+use crate::domain::envelope::{BookState, HotState};
+use crate::domain::grab::{Grab, HeldShare};
+use crate::domain::id::EnvelopeId;
+use crate::domain::stripes::{Stripe, StripeCount, dealt};
+use crate::hot::{Gathered, Halted, HotError, Repair};
+
+/// Stripes of an envelope that are halted, or repaired, at once.
+const HALTS_IN_FLIGHT_MAX: usize = 8;
+
+/// What a share that is left weighs beside an amount of 8 bytes: its number three times, and its record.
+pub(super) const WEIGHT: u32 = 4;
+
+/// How long whoever gathers may take between the halt of the first stripe and its end: a hundred times what a large one
+/// takes. To bring it back by the books reads every claim.
+const REBUILT_WITHIN_MS: i64 = 2_000;
+
+/// Dealt envelopes that are remembered as gathered, 24 bytes each and as much again for the cache. There are few.
+pub const GATHERED_KEPT_MAX: usize = 10_000;
+
+impl PublishError {
+    /// A dealt envelope says of itself that it has something left, and of nobody where.
+    pub fn gathering() -> Self {
+        Self::Unavailable("what is left of the envelope is being gathered: repeat it".into())
+    }
+}
+
+/// What the books know of an envelope whose stripes are brought back.
+struct Books {
+    amounts_minor: Arc<[i64]>,
+    /// By share.
+    claims: Vec<HeldShare>,
+}
+
+impl Books {
+    /// The claims of the shares that were dealt to a stripe: who else has one does not matter to it.
+    fn of(&self, stripe: Stripe, look: &Look) -> Vec<HeldShare> {
+        let terms = &look.row.terms;
+        let own = dealt(stripe, terms.stripes, terms.share_count);
+        let before = |share: u32| {
+            self.claims
+                .partition_point(|claim| claim.grant.share < share)
+        };
+        self.claims[before(own.start)..before(own.end)].to_vec()
+    }
+}
+
+impl Publisher {
+    /// Has an envelope of which a stripe is used up give what is left from its first one, and answers where it
+    /// stands: as [`Publisher::publish`]. Repeating it changes nothing; who asks meanwhile waits for that.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub async fn gather(&self, id: EnvelopeId) -> Result<Published, PublishError> {
+        let gather = async {
+            // 1. say so
+            if !rules::keeps(Rule::SaidFirst) {
+                return self.gather_unsaid(id).await;
+            }
+            self.ledger.gather(id).await?;
+            crash("gather::after_books")?;
+            // Not with who publishes it already: he may have looked before.
+            self.publish_alone(id, None).await
+        };
+        self.gathers.join(id, gather).await
+    }
+
+    /// Without the first rule: the books hear of it when it is done.
+    async fn gather_unsaid(&self, id: EnvelopeId) -> Result<Published, PublishError> {
+        let look = self.look(id, None).await?;
+        if let Plan::Stands(_) = look.plan {
+            self.gather_standing(&look).await?;
+        }
+        self.ledger.gather(id).await?;
+        self.publish_alone(id, None).await
+    }
+
+    /// Has a grab go on to the first stripe, after his own has said that the grabber has no share there and that
+    /// it gives none. The first one knows of all only once the shares are gathered, under the epochs that stand.
+    /// Where it says itself that it is dry, whoever gathered them did not come to the end.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]: the grab is repeated, from his own stripe on.
+    pub async fn pass_on(&self, grab: &mut Grab) -> Result<(), PublishError> {
+        let id = grab.envelope;
+        let first = id.partition(self.hot.partitions());
+        let known = self.gathered.get(&id);
+        let stands = known.is_some_and(|(of, sum)| self.sum(id, of) == sum)
+            || !rules::keeps(Rule::GatheredFirst);
+        if grab.partition == first || !stands {
+            let before = self.hot.epochs();
+            let row = self.gather(id).await?.row;
+            // One that is closing is not gathered any more, and gives nothing.
+            let ends = matches!(row.state, BookState::Closing(_) | BookState::Closed(_));
+            if !row.gathered && !ends {
+                return Err(PublishError::gathering());
+            }
+            let of = row.terms.stripes;
+            let sum = self.own(&before, id, of).iter().map(|epoch| epoch.0).sum();
+            self.gathered.insert(id, (of, sum));
+        }
+        grab.partition = first;
+        grab.epoch = self.hot.epoch(first);
+        Ok(())
+    }
+
+    /// Whether a first stripe that is half rebuilt has been so for long: then whoever rebuilt it has died, and it is
+    /// brought back by the books. Until then the next who asks finds it whole.
+    pub(super) fn is_abandoned(&self, id: EnvelopeId) -> bool {
+        let now = self.ledger.now();
+        let since = self.half.get(&id).unwrap_or(now);
+        if since == now {
+            self.half.insert(id, now);
+        }
+        now.0.saturating_sub(since.0) >= REBUILT_WITHIN_MS
+    }
+
+    /// Of the epochs in which its partitions stand now.
+    fn sum(&self, id: EnvelopeId, of: StripeCount) -> u64 {
+        let epochs = self.own(&self.hot.epochs(), id, of);
+        epochs.iter().map(|epoch| epoch.0).sum()
+    }
+
+    /// Steps 2 and 3, of an envelope whose stripes all stand. `None`: one of them does not any more.
+    pub(super) async fn gather_standing(
+        &self,
+        look: &Look,
+    ) -> Result<Option<HotState>, PublishError> {
+        let amounts_minor = self.amounts.of(look.row.id, &look.row.terms).await?;
+        let Some(left) = self.halt_others(look, None).await? else {
+            return Ok(None);
+        };
+        let books = Books {
+            amounts_minor,
+            claims: Vec::new(),
+        };
+        let stands = true;
+        self.give_first(look, books, Gathered { stands, ..left })
+            .await
+    }
+
+    /// Brings every stripe into the epoch; once its shares are gathered, as steps 2 and 3.
+    pub(super) async fn revive_stripes(
+        &self,
+        look: &Look,
+        amounts_minor: Arc<[i64]>,
+        claims: Vec<HeldShare>,
+    ) -> Result<Option<HotState>, PublishError> {
+        let books = Books {
+            amounts_minor,
+            claims,
+        };
+        if look.row.gathered && rules::keeps(Rule::DryOnceSaid) {
+            let Some(left) = self.halt_others(look, Some(&books)).await? else {
+                return Ok(None);
+            };
+            return self.give_first(look, books, left).await;
+        }
+        let others = look.row.terms.stripes.all().skip(1);
+        let mut steps = stream::iter(others)
+            .map(|stripe| self.repair_stripe(look, stripe, (&books, None)).boxed())
+            .buffer_unordered(HALTS_IN_FLIGHT_MAX);
+        while let Some(step) = steps.next().await {
+            if brought(look.row.id, step)?.is_none() {
+                return Ok(None);
+            }
+        }
+        // The first one last: where it stands all do.
+        let first = self.repair_stripe(look, Stripe::FIRST, (&books, None));
+        brought(look.row.id, first.await)
+    }
+
+    /// Step 2. Answers what is left in all other stripes; `None`: one does not stand, and there are no `books` to
+    /// repair it by, or the epoch is another one.
+    async fn halt_others(
+        &self,
+        look: &Look,
+        books: Option<&Books>,
+    ) -> Result<Option<Gathered>, PublishError> {
+        let others = look.row.terms.stripes.all().skip(1);
+        let mut steps = stream::iter(others)
+            .map(|stripe| self.halt_one(look, stripe, books).boxed())
+            .buffer_unordered(HALTS_IN_FLIGHT_MAX);
+        let mut all = Gathered::default();
+        while let Some(step) = steps.next().await {
+            match step {
+                Ok(Some(halted)) => {
+                    all.left.extend(halted.left);
+                    all.lacks |= halted.tombstone;
+                    all.over = all.over.or(halted.over);
+                }
+                Ok(None) | Err(HotError::Epoch(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        crash("gather::before_first")?;
+        Ok(Some(all))
+    }
+
+    async fn halt_one(
+        &self,
+        look: &Look,
+        stripe: Stripe,
+        books: Option<&Books>,
+    ) -> Result<Option<Halted>, HotError> {
+        super::crash_hot("gather::between_stripes")?;
+        let halt = || {
+            let terms = Arc::clone(&look.row.terms);
+            self.hot.halt(&look.under, look.row.id, terms, stripe)
+        };
+        let halted = halt().await?;
+        let (None, Some(books)) = (&halted, books) else {
+            return Ok(halted);
+        };
+        let gathered = Some(Gathered::default());
+        self.repair_stripe(look, stripe, (books, gathered)).await?;
+        halt().await
+    }
+
+    async fn repair_stripe(
+        &self,
+        look: &Look,
+        stripe: Stripe,
+        (books, gathered): (&Books, Option<Gathered>),
+    ) -> Result<HotState, HotError> {
+        let claims = books.of(stripe, look);
+        self.repair_with(look, stripe, (books, claims, gathered))
+            .await
+    }
+
+    /// Step 3.
+    async fn give_first(
+        &self,
+        look: &Look,
+        mut books: Books,
+        gathered: Gathered,
+    ) -> Result<Option<HotState>, PublishError> {
+        // It may have given shares of every stripe.
+        let claims = std::mem::take(&mut books.claims);
+        let first = self.repair_with(look, Stripe::FIRST, (&books, claims, Some(gathered)));
+        brought(look.row.id, first.await)
+    }
+
+    async fn repair_with(
+        &self,
+        look: &Look,
+        stripe: Stripe,
+        (books, claims, gathered): (&Books, Vec<HeldShare>, Option<Gathered>),
+    ) -> Result<HotState, HotError> {
+        let repair = Repair {
+            envelope: look.row.id,
+            terms: Arc::clone(&look.row.terms),
+            amounts_minor: Arc::clone(&books.amounts_minor),
+            claims,
+            over: match look.row.state {
+                BookState::Closing(reason) => Some(reason),
+                _ => None,
+            },
+            stripe,
+            gathered,
+        };
+        self.hot.repair(&look.under, repair).await
+    }
+}

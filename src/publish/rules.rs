@@ -1,0 +1,45 @@
+//! Rules that the simulation switches off, one at a time, to see that it would notice. A release build
+//! has no switch: there every rule is kept.
+
+/// What the gathering of a dealt envelope owes its order to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The books say that shares are gathered before any stripe is halted.
+    SaidFirst,
+    /// A stripe that is repaired once the books say so gives nothing.
+    DryOnceSaid,
+    /// Who is passed on asks the first stripe after the shares were gathered, and not before.
+    GatheredFirst,
+}
+
+#[cfg(not(any(test, feature = "test-hooks")))]
+pub(super) const fn keeps(_: Rule) -> bool {
+    true
+}
+
+#[cfg(any(test, feature = "test-hooks"))]
+pub(super) use switch::keeps;
+#[cfg(any(test, feature = "test-hooks"))]
+pub use switch::switch_off;
+
+#[cfg(any(test, feature = "test-hooks"))]
+mod switch {
+    //! By thread: a simulated history runs on one.
+
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread breaks this rule, and none with `None`.
+    pub fn switch_off(rule: Option<Rule>) {
+        OFF.set(rule);
+    }
+
+    pub(in crate::publish) fn keeps(rule: Rule) -> bool {
+        OFF.get() != Some(rule)
+    }
+}
