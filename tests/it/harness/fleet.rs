@@ -125,10 +125,7 @@ impl Fleet {
     }
 
     async fn around(&self, server: Server) -> World {
-        World {
-            record: self.record.clone(),
-            ..World::around(server, None).await
-        }
+        World::recorded(server, None, self.record.clone()).await
     }
 
     /// The flags by which a process finds the stores, and the keys of the first one.

@@ -1,8 +1,9 @@
 //! What was asked and answered of every envelope, and whether envelopes could have answered so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use red_envelope_history::{Answer, Handing, Recorder, Rule, Share};
+use red_envelope_history::{Answer, Asked, Handing, Recorder, Rule, Share};
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 use red_envelope_proto::v1::{
     Envelope, EnvelopeKind, GrabOutcome, GrabRequest, GrabResponse, RecallEnvelopeRequest,
@@ -12,17 +13,30 @@ use tonic::transport::Channel;
 
 /// Histories of grabs. Clones record into the same ones.
 #[derive(Clone, Debug, Default)]
-pub struct Record(Arc<Recorder<String, String>>);
+pub struct Record {
+    all: Arc<Recorder<String, String>>,
+    /// Envelopes of more shares are dealt; 0: none is.
+    dealt_above: Arc<AtomicU32>,
+}
 
 impl Record {
+    /// What a server says of itself: it deals envelopes of more shares to stripes, which hand them out in no order
+    /// that numbers tell. 0: it deals none.
+    pub fn deals_above(&self, shares: u32) {
+        self.dealt_above.store(shares, Ordering::SeqCst);
+    }
+
     /// An envelope that is going to be grabbed.
     pub fn begin(&self, envelope: &Envelope) {
+        let above = self.dealt_above.load(Ordering::SeqCst);
+        let dealt = above > 0 && envelope.share_count > above;
         let handing = match envelope.kind() {
             EnvelopeKind::Exclusive => Handing::Unordered,
+            _ if dealt => Handing::Unordered,
             _ => Handing::ByNumber,
         };
         let id = envelope.envelope_id.clone();
-        self.0.begin(id, envelope.share_count, handing);
+        self.all.begin(id, envelope.share_count, handing);
     }
 
     /// Grabs, and remembers what was answered when.
@@ -31,12 +45,23 @@ impl Record {
         client: &mut EnvelopeServiceClient<Channel>,
         request: GrabRequest,
     ) -> Result<GrabResponse, Status> {
-        let asked = self.0.ask(&request.envelope_id, request.grabber.clone());
+        let asked = self.ask(&request);
         let answer = client.grab(request).await?.into_inner();
-        if let Some((asked, told)) = asked.zip(told(&answer)) {
-            self.0.answer(asked, told);
-        }
+        self.hear(asked, &answer);
         Ok(answer)
+    }
+
+    /// A grab leaves, by whatever way.
+    pub fn ask(&self, request: &GrabRequest) -> Option<Asked<String>> {
+        let grabber = request.grabber.clone();
+        self.all.ask(&request.envelope_id, grabber)
+    }
+
+    /// Its answer is here.
+    pub fn hear(&self, asked: Option<Asked<String>>, answer: &GrabResponse) {
+        if let Some((asked, told)) = asked.zip(told(answer)) {
+            self.all.answer(asked, told);
+        }
     }
 
     /// Recalls, and remembers when it was over.
@@ -45,33 +70,33 @@ impl Record {
         client: &mut EnvelopeServiceClient<Channel>,
         request: RecallEnvelopeRequest,
     ) -> Result<Envelope, Status> {
-        let asked = self.0.close(&request.envelope_id);
+        let asked = self.all.close(&request.envelope_id);
         let recalled = client.recall_envelope(request).await?.into_inner();
         if let Some(asked) = asked {
-            self.0.closed(asked);
+            self.all.closed(asked);
         }
         Ok(recalled.envelope.unwrap())
     }
 
     /// The hot store is another one from now on, or lost something.
     pub fn replaced(&self) {
-        self.0.replaced();
+        self.all.replaced();
     }
 
     /// How many grabs were recorded.
     pub fn grabs(&self) -> usize {
-        self.0.attempts()
+        self.all.attempts()
     }
 
     /// Every rule that was broken.
     pub fn broken(&self) -> Vec<Rule> {
-        let found = self.0.violations();
+        let found = self.all.violations();
         found.into_iter().map(|(_, found)| found.rule).collect()
     }
 
     /// Envelopes could have answered so.
     pub fn judge(&self) {
-        let found = self.0.violations();
+        let found = self.all.violations();
         assert!(found.is_empty(), "{found:#?}");
     }
 }

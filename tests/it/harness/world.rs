@@ -8,11 +8,12 @@ use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::admin_service_client::AdminServiceClient;
 use red_envelope_proto::v1::create_envelope_request::Amount;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
+use red_envelope_proto::v1::info_service_client::InfoServiceClient;
 use red_envelope_proto::v1::{
     AuditRequest, AuditResponse, Balance, CreateEnvelopeRequest, DeadLetter, DepositRequest,
     Envelope, EnvelopeKind, EnvelopeState, ExclusiveShare, GetBalanceRequest, GetEnvelopeRequest,
-    GrabOutcome, GrabRequest, GrabResponse, ListDeadLettersRequest, ListGrabsRequest,
-    ListGrabsResponse, Money, Share,
+    GetServiceInfoRequest, GrabOutcome, GrabRequest, GrabResponse, ListDeadLettersRequest,
+    ListGrabsRequest, ListGrabsResponse, Money, Share,
 };
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -135,7 +136,17 @@ impl World {
 
     /// Clients of a server, in front of this Redis.
     pub async fn around(server: Server, redis: Option<RedisServer>) -> Self {
+        Self::recorded(server, redis, Record::default()).await
+    }
+
+    /// The same, with what was recorded before.
+    pub async fn recorded(server: Server, redis: Option<RedisServer>, record: Record) -> Self {
         let public = channel(server.grpc()).await;
+        let facts = InfoServiceClient::new(public.clone())
+            .get_service_info(GetServiceInfoRequest::default())
+            .await;
+        let limits = facts.unwrap().into_inner().limits.unwrap();
+        record.deals_above(limits.stripe_above_shares);
         let admin = channel(server.ports.admin).await;
         Self {
             server,
@@ -143,7 +154,7 @@ impl World {
             envelopes: EnvelopeServiceClient::new(public.clone()),
             accounts: AccountServiceClient::new(public),
             admin: AdminServiceClient::new(admin),
-            record: Record::default(),
+            record,
         }
     }
 
@@ -156,10 +167,7 @@ impl World {
             ..
         } = self;
         let server = server.again(start.reaching(redis.as_ref())).await;
-        Self {
-            record,
-            ..Self::around(server, redis).await
-        }
+        Self::recorded(server, redis, record).await
     }
 
     /// Brings money in, once, however often the books had no time for it.
