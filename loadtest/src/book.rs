@@ -171,6 +171,14 @@ impl Page {
         }
     }
 
+    /// The server deals envelopes of more shares than this, and says that their numbers tell no order. 0: it deals
+    /// none.
+    pub fn deals_above(&mut self, shares: u32) {
+        if shares > 0 && self.terms.share_count > shares {
+            self.history.handing = Handing::Unordered;
+        }
+    }
+
     /// A grab leaves. Answers its stamp.
     pub fn ask(&mut self, person: Person) -> u64 {
         self.stamp += 1;

@@ -1,4 +1,5 @@
-//! Before the firing: senders get their money, envelopes come to be.
+//! Before the firing: the server says what it does with large envelopes, senders get their money, envelopes come to
+//! be.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_client::AccountServiceClient;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
+use red_envelope_proto::v1::info_service_client::InfoServiceClient;
 use tonic::transport::Channel;
 
 use crate::abreast;
@@ -22,8 +24,15 @@ pub fn deposit_minor(crowd: &Crowd) -> i64 {
     crowd.total_minor() * i64::from(crowd.envelopes)
 }
 
-/// Deposits and creates. Afterwards `world.ids` is filled and every envelope can be grabbed.
+/// Asks, deposits and creates. Afterwards `world.ids` is filled and every envelope can be grabbed.
 pub async fn prepare(world: &mut World, channel: &Channel) -> anyhow::Result<()> {
+    let facts = InfoServiceClient::new(channel.clone())
+        .get_service_info(v1::GetServiceInfoRequest::default())
+        .await
+        .context("GetServiceInfo failed")?
+        .into_inner();
+    let limits = facts.limits.unwrap_or_default();
+    world.deals_above(limits.stripe_above_shares);
     let mut accounts = AccountServiceClient::new(channel.clone());
     for crowd in &world.profile.crowds {
         accounts

@@ -54,6 +54,15 @@ impl World {
         self.pages[envelope].lock().expect("no check has panicked")
     }
 
+    /// What the server says of the envelopes that it deals; those with a passphrase are none of them.
+    pub fn deals_above(&self, shares: u32) {
+        for envelope in 0..self.pages.len() {
+            if self.crowd(envelope).passphrase.is_empty() {
+                self.page(envelope).deals_above(shares);
+            }
+        }
+    }
+
     /// Who pays for a crowd's envelopes.
     pub fn sender(&self, crowd: &Crowd) -> String {
         format!("{}-{}-sender", self.run, crowd.name)

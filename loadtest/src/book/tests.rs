@@ -47,6 +47,28 @@ fn an_honest_envelope_has_no_violation() {
 }
 
 #[test]
+fn the_numbers_of_an_envelope_that_is_dealt_tell_no_order_and_all_else_is_judged() {
+    // Share 1 and then share 0; empty only then.
+    let backwards = |above| {
+        let mut page = page(2, 3);
+        page.deals_above(above);
+        grab(&mut page, 0, &Answer::Won(held(1, 13)));
+        grab(&mut page, 1, &Answer::Won(held(0, 7)));
+        grab(&mut page, 2, &Answer::Empty);
+        page
+    };
+    assert_eq!(wrongs(backwards(1)), Vec::<String>::new());
+    for not_dealt in [0, 2] {
+        assert_ne!(wrongs(backwards(not_dealt)), Vec::<String>::new());
+    }
+    let mut early = page(2, 2);
+    early.deals_above(1);
+    grab(&mut early, 0, &Answer::Empty);
+    grab(&mut early, 1, &Answer::Won(held(1, 13)));
+    assert_ne!(wrongs(early), Vec::<String>::new());
+}
+
+#[test]
 fn an_answer_that_overtakes_the_win_is_no_violation() {
     let mut page = page(1, 2);
     let asked_at = page.ask(Person::Guest(0));

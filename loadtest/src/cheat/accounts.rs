@@ -1,8 +1,9 @@
-//! The accounts and the audit of the cheating server.
+//! The accounts, the audit and the facts of the cheating server.
 
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_server::AccountService;
 use red_envelope_proto::v1::admin_service_server::AdminService;
+use red_envelope_proto::v1::info_service_server::InfoService;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Cheat, Cheater, money};
@@ -134,5 +135,16 @@ impl AdminService for Cheater {
         _: Request<v1::DismissDeadLetterRequest>,
     ) -> Result<Response<v1::DismissDeadLetterResponse>, Status> {
         not_here()
+    }
+}
+
+#[async_trait]
+impl InfoService for Cheater {
+    async fn get_service_info(
+        &self,
+        _: Request<v1::GetServiceInfoRequest>,
+    ) -> Result<Response<v1::GetServiceInfoResponse>, Status> {
+        // It deals no envelope: each hands out its shares by number.
+        Ok(Response::new(Default::default()))
     }
 }

@@ -15,6 +15,7 @@ use red_envelope_proto::v1;
 use red_envelope_proto::v1::account_service_server::AccountServiceServer;
 use red_envelope_proto::v1::admin_service_server::AdminServiceServer;
 use red_envelope_proto::v1::envelope_service_server::EnvelopeServiceServer;
+use red_envelope_proto::v1::info_service_server::InfoServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
@@ -138,6 +139,7 @@ async fn serve(cheat: Cheat) -> Address {
     let server = Server::builder()
         .add_service(EnvelopeServiceServer::new(cheater.clone()))
         .add_service(AccountServiceServer::new(cheater.clone()))
+        .add_service(InfoServiceServer::new(cheater.clone()))
         .add_service(AdminServiceServer::new(cheater));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     Address::parse(&address).unwrap()
