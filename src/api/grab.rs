@@ -173,7 +173,7 @@ impl Api {
             Prepared::Ask(mut grab) => {
                 let home = grab.partition;
                 if let Before::Dry = before {
-                    self.publisher.pass_on(&mut grab).await?;
+                    self.pass_on(&mut grab).await?;
                 }
                 self.ask(grab, home, before.asks()).await?
             }
@@ -224,11 +224,27 @@ impl Api {
     async fn ask_where_it_lies(&self, grab: &mut Grab, asks: usize) -> Result<GrabReply, ApiError> {
         for _ in 0..PASSES_MAX {
             match self.ask_once(grab, asks).await? {
-                GrabReply::Dry => self.publisher.pass_on(grab).await?,
+                GrabReply::Dry => self.pass_on(grab).await?,
                 reply => return Ok(reply),
             }
         }
         Ok(GrabReply::Dry)
+    }
+
+    /// As [`Publisher::pass_on`](crate::publish::Publisher::pass_on). A gather that was begun goes on where its
+    /// caller's time runs out.
+    async fn pass_on(&self, grab: &mut Grab) -> Result<(), ApiError> {
+        if self.publisher.may_pass(grab) {
+            return Ok(self.publisher.pass_on(grab).await?);
+        }
+        let (publisher, mut passed) = (Arc::clone(&self.publisher), grab.clone());
+        let gather = tokio::spawn(async move {
+            publisher.pass_on(&mut passed).await?;
+            Ok::<_, PublishError>(passed)
+        });
+        let ended = |_| ApiError::Unavailable("the server is shutting down".into());
+        *grab = gather.await.map_err(ended)??;
+        Ok(())
     }
 
     /// One call, in turn. Who has asked before may have won then: that he is turned away now says nothing of it.

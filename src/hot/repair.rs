@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::envelope::{CloseReason, Terms};
 use crate::domain::grab::HeldShare;
-use crate::domain::id::EnvelopeId;
+use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::stripes::Stripe;
 
 /// What the books know of an envelope, for a store that may have lost some of it.
@@ -43,6 +43,8 @@ pub struct Halted {
 pub struct Gathered {
     /// Shares that the other stripes have left, by number.
     pub left: Vec<u32>,
+    /// For another stripe: those of its grabbers who have a claim of a share that was not dealt to it.
+    pub elsewhere: Vec<PersonId>,
     /// One of them is a tombstone: what it had left is not known.
     pub lacks: bool,
     /// One of them had ended before, and told people so: then the first one has.

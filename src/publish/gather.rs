@@ -27,6 +27,7 @@
 //!
 //! *Not here.* Who asks where (`api::grab`); what a stripe does with it (`HotStore`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -37,8 +38,8 @@ use super::rules::{self, Rule};
 use super::{PublishError, Published, Publisher, brought, crash};
 use crate::domain::envelope::{BookState, HotState};
 use crate::domain::grab::{Grab, HeldShare};
-use crate::domain::id::EnvelopeId;
-use crate::domain::stripes::{Stripe, StripeCount, dealt};
+use crate::domain::id::{EnvelopeId, PersonId};
+use crate::domain::stripes::{Stripe, StripeCount, dealt, dealt_to, home};
 use crate::hot::{Gathered, Halted, HotError, Repair};
 
 /// Stripes of an envelope that are halted, or repaired, at once.
@@ -66,9 +67,33 @@ struct Books {
     amounts_minor: Arc<[i64]>,
     /// By share.
     claims: Vec<HeldShare>,
+    /// Who has a claim of a share that was not dealt to his home, by that.
+    elsewhere: BTreeMap<Stripe, Vec<PersonId>>,
 }
 
 impl Books {
+    fn new(look: &Look, amounts_minor: Arc<[i64]>, claims: Vec<HeldShare>) -> Self {
+        let (id, of, count) = {
+            let terms = &look.row.terms;
+            (look.row.id, terms.stripes, terms.share_count)
+        };
+        let mut elsewhere: BTreeMap<Stripe, Vec<PersonId>> = BTreeMap::new();
+        for claim in claims.iter().filter(|_| look.row.gathered) {
+            let home = home(id, &claim.grabber, of);
+            if dealt_to(claim.grant.share, of, count) != Some(home) {
+                elsewhere
+                    .entry(home)
+                    .or_default()
+                    .push(claim.grabber.clone());
+            }
+        }
+        Self {
+            amounts_minor,
+            claims,
+            elsewhere,
+        }
+    }
+
     /// The claims of the shares that were dealt to a stripe: who else has one does not matter to it.
     fn of(&self, stripe: Stripe, look: &Look) -> Vec<HeldShare> {
         let terms = &look.row.terms;
@@ -120,13 +145,11 @@ impl Publisher {
     pub async fn pass_on(&self, grab: &mut Grab) -> Result<(), PublishError> {
         let id = grab.envelope;
         let first = id.partition(self.hot.partitions());
-        let known = self.gathered.get(&id);
-        let stands = known.is_some_and(|(of, sum)| self.sum(id, of) == sum)
-            || !rules::keeps(Rule::GatheredFirst);
-        if grab.partition == first || !stands {
+        if !self.may_pass(grab) {
             let before = self.hot.epochs();
             let row = self.gather(id).await?.row;
-            // One that is closing is not gathered any more, and gives nothing.
+            // One that is closing is not gathered any more. Until it is over its first stripe gives to whoever comes:
+            // no other one gives again what it has used up.
             let ends = matches!(row.state, BookState::Closing(_) | BookState::Closed(_));
             if !row.gathered && !ends {
                 return Err(PublishError::gathering());
@@ -140,14 +163,25 @@ impl Publisher {
         Ok(())
     }
 
+    /// Whether it is known that a grab may go on to the first stripe.
+    pub fn may_pass(&self, grab: &Grab) -> bool {
+        let id = grab.envelope;
+        let known = self.gathered.get(&id);
+        let stands = known.is_some_and(|(of, sum)| self.sum(id, of) == sum);
+        let at_home = grab.partition != id.partition(self.hot.partitions());
+        at_home && (stands || !rules::keeps(Rule::GatheredFirst))
+    }
+
     /// Whether a first stripe that is half rebuilt has been so for long: then whoever rebuilt it has died, and it is
     /// brought back by the books. Until then the next who asks finds it whole.
     pub(super) fn is_abandoned(&self, id: EnvelopeId) -> bool {
         let now = self.ledger.now();
-        let since = self.half.get(&id).unwrap_or(now);
-        if since == now {
+        // What was seen by a clock that was set back since is as if it were seen now.
+        let since = self.half.get(&id).filter(|since| *since <= now);
+        let since = since.unwrap_or_else(|| {
             self.half.insert(id, now);
-        }
+            now
+        });
         now.0.saturating_sub(since.0) >= REBUILT_WITHIN_MS
     }
 
@@ -166,10 +200,7 @@ impl Publisher {
         let Some(left) = self.halt_others(look, None).await? else {
             return Ok(None);
         };
-        let books = Books {
-            amounts_minor,
-            claims: Vec::new(),
-        };
+        let books = Books::new(look, amounts_minor, Vec::new());
         let stands = true;
         self.give_first(look, books, Gathered { stands, ..left })
             .await
@@ -182,10 +213,7 @@ impl Publisher {
         amounts_minor: Arc<[i64]>,
         claims: Vec<HeldShare>,
     ) -> Result<Option<HotState>, PublishError> {
-        let books = Books {
-            amounts_minor,
-            claims,
-        };
+        let books = Books::new(look, amounts_minor, claims);
         if look.row.gathered && rules::keeps(Rule::DryOnceSaid) {
             let Some(left) = self.halt_others(look, Some(&books)).await? else {
                 return Ok(None);
@@ -248,7 +276,11 @@ impl Publisher {
         let (None, Some(books)) = (&halted, books) else {
             return Ok(halted);
         };
-        let gathered = Some(Gathered::default());
+        let elsewhere = books.elsewhere.get(&stripe).cloned().unwrap_or_default();
+        let gathered = Some(Gathered {
+            elsewhere,
+            ..Gathered::default()
+        });
         self.repair_stripe(look, stripe, (books, gathered)).await?;
         halt().await
     }

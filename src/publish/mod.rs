@@ -258,8 +258,10 @@ impl Publisher {
                 Plan::Gather => gather::WEIGHT,
                 Plan::Missing | Plan::Stale => revive::WEIGHT,
             };
-            if look.half && !self.is_abandoned(id) {
-                return Err(PublishError::gathering());
+            match look.half {
+                true if !self.is_abandoned(id) => return Err(PublishError::gathering()),
+                true => {}
+                false => drop(self.half.remove(&id)),
             }
             if permit.is_none() && look.row.terms.share_count > ONE_CHUNK_SHARES {
                 crash("publish::before_permit")?;

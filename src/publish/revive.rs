@@ -167,6 +167,8 @@ impl Publisher {
         let is_dealt = !row.gathered && !row.terms.stripes.is_one();
         if is_dealt && self.hot.was_gathered(id, Arc::clone(&row.terms)).await? {
             row = self.ledger.gather(id).await?;
+            // What is closing stays as the books have it, and can only be brought back as it was gathered.
+            row.gathered |= matches!(row.state, BookState::Closing(_));
         }
         let own = |under: &Epochs| self.own(under, id, row.terms.stripes);
         let same = new_in.is_some_and(|before| own(before) == own(&under));

@@ -165,11 +165,11 @@ async fn bring_back(
     }
     match publisher.publish(row.id).await {
         Ok(_) => {
-            // It may have waited for one that had looked before this was lost: a close of what is missing
-            // would send its winners away.
+            // It may have waited for one that had looked before this was lost: a close of what is missing or
+            // stale would send its winners away.
             match hot.view(vec![row.id]).await?.pop().flatten() {
-                Some(_) => Ok(()),
-                None => Err(SettleError::Unavailable(
+                Some(view) if !view.stale => Ok(()),
+                _ => Err(SettleError::Unavailable(
                     "the envelope is not brought back yet: the next sweep repeats it".into(),
                 )),
             }

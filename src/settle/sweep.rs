@@ -22,6 +22,7 @@
 //! *Not here.* Time: due is what the ledger says by its clock, and the hot store agrees or says
 //! that it is not due.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -224,6 +225,7 @@ impl Sweep {
                 Some(view) => matches!(view.state, HotState::Over(_)),
                 None => true,
             };
+            let seen: HashSet<EnvelopeId> = views.iter().flatten().map(|v| v.envelope).collect();
             let over = ids.iter().zip(views);
             let over: Vec<_> = over
                 .filter_map(|(id, view)| may_go(&view).then_some(*id))
@@ -239,15 +241,21 @@ impl Sweep {
                 self.hot.learn(row.id, &row.terms);
                 row.id
             });
-            forgotten += self.remove(closed.collect(), &mut failure).await;
+            // What can't be seen may not be removable either: it keeps the walk from no rest.
+            forgotten += self.remove(closed.collect(), &seen, &mut failure).await;
         }
         // Those that can't be removed now keep nobody behind them: the next walk finds them again.
         *self.forget_after.lock() = next;
         failure.map_or(Ok(forgotten), Err)
     }
 
-    /// Answers how many; the first failure is noted, and keeps no other partition's.
-    async fn remove(&self, ids: Vec<EnvelopeId>, failure: &mut Option<SettleError>) -> usize {
+    /// Answers how many of those that were `seen`; the first failure is noted, and keeps no other partition's.
+    async fn remove(
+        &self,
+        ids: Vec<EnvelopeId>,
+        seen: &HashSet<EnvelopeId>,
+        failure: &mut Option<SettleError>,
+    ) -> usize {
         let mut removed = 0;
         let mut by_partition = std::collections::BTreeMap::<_, Vec<_>>::new();
         for id in ids {
@@ -255,7 +263,7 @@ impl Sweep {
             by_partition.entry(partition).or_default().push(id);
         }
         for ids in by_partition.into_values() {
-            let count = ids.len();
+            let count = ids.iter().filter(|id| seen.contains(id)).count();
             match self.hot.remove(&self.hot.epochs(), ids).await {
                 Ok(_) => removed += count,
                 Err(error) => drop(failure.get_or_insert(error.into())),

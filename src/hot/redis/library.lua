@@ -729,6 +729,10 @@ local function remove(keys, args)
       call('UNLINK', keys[k], keys[k + 1], keys[k + 2], keys[k + 3], keys[k + 4])
       call('ZREM', keys[2], args[i])
       removed = removed + 1
+    elseif m == nil and call('EXISTS', keys[k]) == 0 then
+      -- What is left of one whose grabs are gone.
+      call('UNLINK', keys[k + 1], keys[k + 2], keys[k + 3], keys[k + 4])
+      call('ZREM', keys[2], args[i])
     end
   end
   return { REPLY.OK, removed }

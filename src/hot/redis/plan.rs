@@ -302,7 +302,8 @@ fn record(number: u32, amount_minor: i64, width: usize) -> Option<Vec<u8>> {
 fn taken(scope: &Scope<'_>, asked: &Asked<'_>, width: usize) -> BTreeMap<u32, HeldShare> {
     let repair = scope.repair;
     let mut by_share: BTreeMap<u32, HeldShare> = BTreeMap::new();
-    let mut people: BTreeSet<PersonId> = BTreeSet::new();
+    let elsewhere = repair.gathered.iter().flat_map(|all| all.elsewhere.iter());
+    let mut people: BTreeSet<PersonId> = elsewhere.cloned().collect();
     for claim in &repair.claims {
         people.insert(claim.grabber.clone());
         by_share.insert(claim.grant.share, claim.clone());

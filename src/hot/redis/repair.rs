@@ -16,8 +16,8 @@
 //! its epoch and is halted before step 1: it is rebuilt with what is left in all.
 //!
 //! *Ordering.* A stale, broken or Funding envelope grants nothing, so what step 1 read stays true
-//! until step 6. Two repairs with the same plan help each other; with different ones the counts of
-//! step 6 don't agree and both begin anew. Shares of another plan, which a repair that died left
+//! until step 6. Two repairs with the same plan help each other; of different ones only that which began last
+//! goes on, and the other is told that they crossed. Shares of another plan, which a repair that died left
 //! behind, are thrown away once.
 //!
 //! Step 0 is the only write without a fence. A stamped envelope needs terms that can be read; what is
@@ -100,8 +100,8 @@ impl Core {
             self.acked.adopted(id, &repair.claims);
             return Ok(state);
         }
-        let state = match self.rebuild((epoch, at), &repair, &plan, false).await? {
-            Some(state) => state,
+        let (state, own) = match self.rebuild((epoch, at), &repair, &plan, false).await? {
+            Some(rebuilt) => rebuilt,
             // What a repair before left behind is not what this one would: away with it.
             None => {
                 let anew = self.rebuild((epoch, at), &repair, &plan, true).await?;
@@ -114,7 +114,9 @@ impl Core {
             return Err(crossed());
         }
         self.acked.adopted(id, &repair.claims);
-        tell(&repair, &plan, before.is_none());
+        if own {
+            tell(&repair, &plan, before.as_ref());
+        }
         Ok(state)
     }
 
@@ -158,14 +160,14 @@ impl Core {
         self.run_all(vec![set]).await.map(drop)
     }
 
-    /// Steps 4 to 6; `None`: what is there does not fit the plan.
+    /// Steps 4 to 6: where it stands, and whether this rebuilt it. `None`: what is there does not fit the plan.
     async fn rebuild(
         &self,
         (epoch, at): (Epoch, Place),
         repair: &Repair,
         plan: &Plan,
         anew: bool,
-    ) -> Result<Option<HotState>, HotError> {
+    ) -> Result<Option<(HotState, bool)>, HotError> {
         // 4. begin
         let raw = plan.meta.pack();
         let call = Call::writing(self, "rebuild_1", at.partition);
@@ -180,7 +182,7 @@ impl Core {
         match self.call(call).await? {
             (Reply::Ok, _) => {}
             // Somebody else has repaired it.
-            (Reply::Stale, items) => return state_told(&items).map(Some),
+            (Reply::Stale, items) => return state_told(&items).map(|state| Some((state, false))),
             // And by a plan that is newer than this one.
             (Reply::Incomplete, _) => return Err(crossed()),
             (code, items) => return Err(unexpected(code, items)),
@@ -217,7 +219,7 @@ impl Core {
             .arg(raw)
             .number(plan.code());
         match self.call(call).await? {
-            (Reply::Ok, items) => state_told(&items).map(Some),
+            (Reply::Ok, items) => state_told(&items).map(|state| Some((state, true))),
             (Reply::Incomplete, _) => Ok(None),
             _ => Err(crossed()),
         }
@@ -311,16 +313,20 @@ fn state_is_open(state: HotState) -> bool {
 }
 
 /// Tells people what was rebuilt: of a dealt envelope, each stripe.
-fn tell(repair: &Repair, plan: &Plan, was_missing: bool) {
+fn tell(repair: &Repair, plan: &Plan, before: Option<&Meta>) {
     let id = repair.envelope;
+    let first_time = before.is_some_and(|meta| !meta.part.as_ref().is_some_and(|part| part.whole));
     if repair.gathered.as_ref().is_some_and(|all| all.stands) {
+        if !first_time {
+            return;
+        }
         let left = plan.meta.length;
         tracing::info!(envelope = %id, left, "what was left of an envelope was gathered");
         metrics::envelope_gathered();
         return;
     }
     // One that its Create did not come to load has lost nothing.
-    let is_new = was_missing && plan.taken.is_empty() && repair.over.is_none();
+    let is_new = before.is_none() && plan.taken.is_empty() && repair.over.is_none();
     if !is_new {
         let claims = repair.claims.len();
         tracing::warn!(envelope = %id, claims, "an envelope was rebuilt from the books");

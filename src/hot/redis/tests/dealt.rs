@@ -70,9 +70,17 @@ async fn gather(
     for stripe in of().all().skip(1) {
         let mut halted = halt(stripe).await?;
         if halted.is_none() {
+            let claims = claims.unwrap_or_default();
+            let lives = |held: &&HeldShare| home(cast.id, &held.grabber, of()) == stripe;
+            let own = dealt(stripe, of(), cast.terms.share_count);
+            let elsewhere = claims.iter().filter(lives);
+            let elsewhere = elsewhere.filter(|held| !own.contains(&held.grant.share));
             let lost = Repair {
-                gathered: Some(Gathered::default()),
-                ..repair(cast, stripe, claims.unwrap_or_default())
+                gathered: Some(Gathered {
+                    elsewhere: elsewhere.map(|held| held.grabber.clone()).collect(),
+                    ..Gathered::default()
+                }),
+                ..repair(cast, stripe, claims)
             };
             store.repair(&under, lost).await?;
             halted = halt(stripe).await?;

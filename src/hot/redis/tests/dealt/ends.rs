@@ -206,6 +206,11 @@ async fn what_was_removed_in_part_is_removed_as_a_whole() {
         cast.publish(store).await;
         closed(store, &cast, CloseReason::Recalled).await;
         lose(&stage, &cast, lost);
+        // And of another one the grabs alone.
+        let other = of().all().find(|stripe| *stripe != lost).unwrap();
+        let core = &stage.store.core;
+        let own = core.own(core.place(cast.id, other, of()));
+        stage.server.command(&[b"UNLINK", own.grabs.as_bytes()]);
         assert_eq!(store.envelopes(None, 10).await.unwrap(), [cast.id]);
         // As the sweep does, which has its row.
         store.learn(cast.id, &cast.terms);

@@ -220,6 +220,36 @@ async fn what_a_process_remembers_of_a_lost_store_gives_nobody_a_second_share() 
 }
 
 #[tokio::test]
+async fn who_is_paid_another_share_gets_none_back_that_a_process_remembers() {
+    let (mut stage, cast) = (stage().await, cast(16));
+    cast.publish(&*stage.store).await;
+    let bob = people_of(&cast, 2, 1).remove(0);
+    grab(&*stage.store, &cast, &bob, false).await.unwrap();
+    let third = of().all().nth(2).unwrap();
+    lose(&stage, &cast, third);
+    let other = another(&stage.server, &stage.clock);
+    stage.register(Epoch(3)).await;
+    stage.introduce(&other).await;
+    // Who gathers knows nothing of him, so he gets a share of another stripe, and is paid.
+    gather(&*other, &cast, Some(&[])).await.unwrap();
+    let mut told = Told::default();
+    told.hears(&bob, grab(&*other, &cast, &bob, true).await);
+    let claims = grants(&*other, &cast).await;
+    assert_ne!(
+        claims[0].grant.share / 4,
+        2,
+        "it is the first stripe's turn"
+    );
+    for stripe in of().all() {
+        lose(&stage, &cast, stripe);
+    }
+    stage.register(Epoch(4)).await;
+    gather(&*stage.store, &cast, Some(&claims)).await.unwrap();
+    told.is_counted(&*stage.store, &cast).await;
+    takes_the_rest(&*stage.store, &cast, &mut told).await;
+}
+
+#[tokio::test]
 async fn a_share_that_was_remembered_and_given_away_stays_with_who_has_it_now() {
     let (mut stage, cast) = (stage().await, cast(16));
     cast.publish(&*stage.store).await;
