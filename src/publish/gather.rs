@@ -40,7 +40,8 @@ use crate::domain::envelope::{BookState, HotState};
 use crate::domain::grab::{Grab, HeldShare};
 use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::stripes::{Stripe, StripeCount, dealt, dealt_to, home};
-use crate::hot::{Gathered, Halted, HotError, Repair};
+use crate::hot::{CloseReply, Gathered, Halted, HotError, Repair};
+use crate::ledger::EnvelopeRow;
 
 /// Stripes of an envelope that are halted, or repaired, at once.
 const HALTS_IN_FLIGHT_MAX: usize = 8;
@@ -148,11 +149,8 @@ impl Publisher {
         if !self.may_pass(grab) {
             let before = self.hot.epochs();
             let row = self.gather(id).await?.row;
-            // One that is closing is not gathered any more. Until it is over its first stripe gives to whoever comes:
-            // no other one gives again what it has used up.
-            let ends = matches!(row.state, BookState::Closing(_) | BookState::Closed(_));
-            if !row.gathered && !ends {
-                return Err(PublishError::gathering());
+            if !row.gathered {
+                self.end_first(&row).await?;
             }
             let of = row.terms.stripes;
             let sum = self.own(&before, id, of).iter().map(|epoch| epoch.0).sum();
@@ -161,6 +159,24 @@ impl Publisher {
         grab.partition = first;
         grab.epoch = self.hot.epoch(first);
         Ok(())
+    }
+
+    /// What is closing is not gathered any more: its first stripe may be asked once it is over as well. Another one
+    /// may have seen the end before it did.
+    async fn end_first(&self, row: &EnvelopeRow) -> Result<(), PublishError> {
+        let reason = match row.state {
+            BookState::Closed(_) => return Ok(()),
+            BookState::Closing(reason) => reason,
+            BookState::Funding | BookState::Live => return Err(PublishError::gathering()),
+        };
+        let under = self.hot.epochs();
+        let close = self
+            .hot
+            .close(&under, row.id, Arc::clone(&row.terms), reason);
+        match close.await? {
+            CloseReply::Over { .. } => Ok(()),
+            CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::gathering()),
+        }
     }
 
     /// Whether it is known that a grab may go on to the first stripe.
