@@ -49,7 +49,8 @@ pub fn at_any_time(stores: &Stores) -> Result<(), String> {
 
 /// Whether the judge's verdict stands: who was never told of a win that is lost may be told anything, and what
 /// he had is left again. And a clock that goes back has one stripe expire, and the first one go on: of those two
-/// servers each has its own.
+/// servers each has its own. An end that a stripe has seen by a clock that was ahead is lost with it: it goes on
+/// where it comes back by a clock that was set back.
 pub fn may_tell(stores: &Stores, rule: Rule) -> bool {
     let Some(striped) = &stores.striped else {
         return true;
@@ -60,6 +61,9 @@ pub fn may_tell(stores: &Stores, rule: Rule) -> bool {
     }
     if striped.watch.losses == 0 {
         return true;
+    }
+    if striped.clock_jumped && rule == Rule::SentAway {
+        return false;
     }
     let counted = [
         Rule::SharesSkipped,
