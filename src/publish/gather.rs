@@ -49,8 +49,8 @@ const HALTS_IN_FLIGHT_MAX: usize = 8;
 /// What a share that is left weighs beside an amount of 8 bytes: its number three times, and its record.
 pub(super) const WEIGHT: u32 = 4;
 
-/// How long whoever gathers may take between the halt of the first stripe and its end: a hundred times what a large one
-/// takes. To bring it back by the books reads every claim.
+/// How long whoever gathers may take to rebuild the first stripe before he is taken for dead: bringing it back by the
+/// books reads every claim, so nobody does that beside him.
 const REBUILT_WITHIN_MS: i64 = 2_000;
 
 /// Dealt envelopes that are remembered as gathered, 24 bytes each and as much again for the cache. There are few.
