@@ -62,56 +62,46 @@ impl Core {
         let (of, count) = (chunk.terms.stripes, chunk.terms.share_count);
         let (mut from, mut rest) = (chunk.offset, &shares[..]);
         let width = width_of(&chunk.terms);
-        // A chunk may reach from one stripe into the next ones.
+        // A chunk may reach from one stripe into the next ones. Its parts go out together: the chunk behind it may be on
+        // its way already, and must find them.
+        let mut calls = Vec::with_capacity(1);
         loop {
             let stripe = dealt_to(from, of, count).unwrap_or(Stripe::FIRST);
             let own = dealt(stripe, of, count);
             let room = usize::try_from(own.end.saturating_sub(from)).unwrap_or(usize::MAX);
             let (here, others) = rest.split_at(rest.len().min(room.saturating_mul(width)));
             let offset = from.saturating_sub(own.start);
-            self.load_stripe(under, &chunk, stripe, (offset, here))
-                .await?;
+            calls.push(self.load_call(under, &chunk, stripe, (offset, here))?);
             if others.is_empty() {
                 break;
             }
             (from, rest) = (own.end, others);
         }
+        for (code, items) in self.call_all(calls).await? {
+            loaded(code, items)?;
+        }
         self.terms.insert(chunk.envelope, chunk.terms);
         Ok(())
     }
 
-    async fn load_stripe(
+    fn load_call(
         &self,
         under: &Epochs,
         chunk: &LoadChunk,
         stripe: Stripe,
         (offset, shares): (u32, &[u8]),
-    ) -> Result<(), HotError> {
+    ) -> Result<Call, HotError> {
         let at = self.place(chunk.envelope, stripe, chunk.terms.stripes);
         let epoch = self.stands_in(at.partition, under)?;
         let call = Call::writing(self, "load_1", at.partition);
-        let call = self
-            .with_all_keys(call, at)
-            .under(epoch)
+        let call = self.with_all_keys(call, at).under(epoch);
+        Ok(call
             .arg(chunk.envelope.to_bytes())
             .number(offset)
             .arg(shares)
             .arg(Meta::of_stripe(&chunk.terms, epoch, stripe).pack())
             .arg(chunk.terms.to_json())
-            .arg(lock_of(&chunk.terms));
-        match self.call(call).await? {
-            (Reply::Ok, _) => Ok(()),
-            // An earlier chunk was shed: repeating the load in order brings it.
-            (Reply::OutOfOrder, _) => Err(HotError::Unavailable(
-                "the shares before these are not loaded yet".into(),
-            )),
-            (Reply::OtherTerms, _) => mismatch("the envelope was begun under other terms"),
-            (Reply::OtherAmounts, _) => mismatch("a share was loaded before with another amount"),
-            (Reply::Damaged, _) => Err(HotError::Unavailable(
-                "what Redis holds of the envelope is not whole: it is being repaired".into(),
-            )),
-            (code, items) => Err(unexpected(code, items)),
-        }
+            .arg(lock_of(&chunk.terms)))
     }
 
     /// Makes a loaded envelope live.
@@ -396,6 +386,23 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// What a chunk's answer means.
+fn loaded(code: Reply, items: Vec<Value>) -> Result<(), HotError> {
+    match (code, items) {
+        (Reply::Ok, _) => Ok(()),
+        // An earlier chunk was shed: repeating the load in order brings it.
+        (Reply::OutOfOrder, _) => Err(HotError::Unavailable(
+            "the shares before these are not loaded yet".into(),
+        )),
+        (Reply::OtherTerms, _) => mismatch("the envelope was begun under other terms"),
+        (Reply::OtherAmounts, _) => mismatch("a share was loaded before with another amount"),
+        (Reply::Damaged, _) => Err(HotError::Unavailable(
+            "what Redis holds of the envelope is not whole: it is being repaired".into(),
+        )),
+        (code, items) => Err(unexpected(code, items)),
     }
 }
 

@@ -235,6 +235,18 @@ async fn each_stripe_hands_out_its_own_shares_in_turn_to_those_whose_home_it_is(
 }
 
 #[tokio::test]
+async fn chunks_that_are_on_their_way_together_are_loaded_across_stripes() {
+    let (stage, cast) = (stage().await, cast(4_999));
+    let (store, under) = (&*stage.store, stage.store.epochs());
+    let chunks = (0..5).map(|number| store.load(&under, cast.chunk(number)));
+    for loaded in futures_util::future::join_all(chunks).await {
+        loaded.unwrap();
+    }
+    assert_eq!(cast.open(store).await.unwrap(), HotState::Live);
+    assert_eq!(view(store, &cast).await.state, HotState::Live);
+}
+
+#[tokio::test]
 async fn a_stripe_that_is_used_up_tells_nobody_that_the_envelope_is_empty() {
     let (stage, cast) = (stage().await, cast(16));
     let store = &*stage.store;
