@@ -346,11 +346,14 @@ impl Packed {
                 match self.asks[*ask].1[*at] {
                     GrabReply::Outcome(Outcome::Empty) => empties += 1,
                     GrabReply::Outcome(Outcome::AlreadyGrabbed(_)) => {}
+                    // Of the first stripe of an empty one it would be news.
+                    GrabReply::Dry if grabs[0].partition != core.partition(grabs[0].envelope) => {}
                     _ => stays = false,
                 }
             }
-            if core.emptied.heard(&grabs[0], (empties, stays), asked) {
-                Emptied::read(core, &grabs[0]);
+            let (grab, heard) = (&grabs[0], (empties, stays));
+            if let Some(heard) = core.emptied.heard(core, grab, heard, asked) {
+                Emptied::read(core, grab, heard);
             }
         }
     }

@@ -68,6 +68,8 @@ pub struct Core {
     /// Who asks what waits for the ledger.
     pub asked: Mutex<Asked>,
     epochs: Vec<AtomicU64>,
+    /// How often one of them has changed.
+    changes: AtomicU64,
     registered: watch::Sender<bool>,
     level: Mutex<Result<AckLevel, Vec<String>>>,
     /// Nothing but memory is lacking.
@@ -90,6 +92,7 @@ impl Core {
             emptied: Emptied::default(),
             asked: Mutex::default(),
             epochs,
+            changes: AtomicU64::new(0),
             registered: watch::Sender::new(false),
             level: Mutex::new(Err(vec![NOT_CHECKED.into()])),
             full: AtomicBool::new(false),
@@ -129,10 +132,18 @@ impl Core {
         Epoch(self.epochs[usize::from(partition.index())].load(Ordering::Acquire))
     }
 
+    /// How many changes of epochs were heard of: what was found out under an earlier number may be past.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// An epoch was registered, here or by another process. Answers whether it ends one that was known.
     pub fn learn(&self, partition: Partition, epoch: Epoch) -> bool {
         let known = &self.epochs[usize::from(partition.index())];
         let before = known.fetch_max(epoch.0, Ordering::AcqRel);
+        if before < epoch.0 {
+            self.changes.fetch_add(1, Ordering::AcqRel);
+        }
         let ends = before > 0 && before < epoch.0;
         if ends {
             self.acked.orphan(partition, epoch);

@@ -56,7 +56,7 @@ impl Core {
 
     /// The sum of the epochs of all partitions in which it lies: each loss makes it larger.
     pub(super) fn under_sum(&self, id: EnvelopeId, of: StripeCount) -> u64 {
-        let places = self.places(id, of).into_iter();
+        let places = of.all().map(|stripe| self.place(id, stripe, of));
         places.map(|at| self.epoch(at.partition).0).sum()
     }
 

@@ -3,15 +3,16 @@
 //! # Shape
 //! | moment | what |
 //! |---|---|
-//! | Redis says EMPTY | it is counted; after [`EMPTIES_HEARD_MIN`] of one envelope its winners are read, once |
+//! | Redis says EMPTY | it is counted; after [`EMPTIES_HEARD_MIN`] of one envelope, of a large one as many as reading it is worth, its winners are read, once |
 //! | a grab of it | a winner hears his share again, anybody else that nothing is left |
+//! | a grab of one with more than [`GRANTS_OF_ONE_MAX`] winners, or of a dealt one | who is surely no winner hears that nothing is left (`names`); the others ask Redis |
 //! | [`STANDS_FOR`] after Redis said EMPTY last | grabs go to Redis; its next EMPTY counts for as long again |
 //! | Redis says anything else of it; this process marks, repairs or removes it | it is forgotten, also while its winners are read |
 //! | a call of Redis fails | what was heard before answers nobody: Redis may come back with less |
-//! | the partition goes to a new epoch, or the server is lost | what is of the one before answers nobody |
+//! | one of its partitions goes to a new epoch, or the server is lost | what is of the one before answers nobody |
 //!
 //! # Bounds
-//! [`WEIGHT_MAX`] in all, [`GRANTS_OF_ONE_MAX`] winners of one envelope, [`READS_AT_ONCE_MAX`] envelopes read at
+//! [`WEIGHT_MAX`] in all, [`NAMES_OF_ONE_PLACE_MAX`] winners in one place, [`READS_AT_ONCE_MAX`] envelopes read at
 //! once; who finds no place asks Redis, as before.
 //!
 //! # Ordering
@@ -38,11 +39,15 @@ use tokio::time::Instant;
 
 use super::core::{Call, Core};
 use super::layout::Meta;
+use super::names::Names;
 use super::reply;
 use crate::clock::timer_now;
-use crate::domain::envelope::{CloseReason, HotState};
+use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, Grant, Outcome};
 use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId};
+#[cfg(test)]
+use crate::domain::split::SHARE_COUNT_MAX;
+use crate::domain::stripes::StripeCount;
 use crate::hot::HotError;
 
 /// Answers of EMPTY after which an envelope's winners are read: most envelopes are asked for less often.
@@ -55,8 +60,16 @@ pub const WEIGHT_MAX: u64 = 500_000;
 const WEIGHT_OF_ONE: u64 = 4;
 /// Parts of the cache, however many cores there are: the largest envelope fits into one.
 const PARTS: usize = 4;
-/// Winners of one envelope: reading them is a hundred commands.
+/// Winners of one envelope who are kept with their shares. Of more, and of a dealt one, whose shares lie in
+/// several partitions, only who is one.
 pub const GRANTS_OF_ONE_MAX: u32 = 100_000;
+/// Winners of an envelope, or of one of its stripes, whose names are read: 8 MB while they are.
+pub const NAMES_OF_ONE_PLACE_MAX: usize = 1_000_000;
+/// Winners that are read as cheaply as one EMPTY is asked for, at the most: a large envelope is read once it was
+/// asked for so often that half of it would have been.
+const WINNERS_PER_EMPTY: u32 = 8;
+/// Bytes that weigh as much as a winner who is kept with his share.
+const WEIGHT_BYTES: usize = 120;
 /// Envelopes whose winners are read at once.
 pub const READS_AT_ONCE_MAX: usize = 4;
 /// Envelopes for which there is room at first.
@@ -81,6 +94,7 @@ pub struct Emptied {
 struct Policy {
     heard_min: u32,
     stands_for: Duration,
+    grants_max: u32,
 }
 
 #[derive(Clone)]
@@ -92,13 +106,59 @@ enum Entry {
 
 /// An empty envelope.
 struct Winners {
-    epoch: Epoch,
+    under: Under,
     tenant: TenantId,
-    shares: HashMap<PersonId, Grant>,
+    who: Who,
     /// When Redis was asked last that said EMPTY, in milliseconds after `began`.
     heard_at: AtomicU64,
     /// How long that stands.
     good_until: AtomicU64,
+}
+
+/// Who took its shares.
+enum Who {
+    /// Each, and which.
+    Shares(HashMap<PersonId, Grant>),
+    /// Who is surely none of them.
+    Names(Names),
+}
+
+/// The epochs in which Redis said so.
+struct Under {
+    /// That of its first partition.
+    epoch: Epoch,
+    of: StripeCount,
+    /// Of a dealt one: the sum of all of them, and how many changes of epochs had been heard of when it was last
+    /// the same.
+    sum: u64,
+    changes: AtomicU64,
+}
+
+impl Under {
+    fn now(core: &Core, id: EnvelopeId, of: StripeCount) -> Self {
+        let changes = AtomicU64::new(core.changes());
+        Self {
+            epoch: core.epoch(core.partition(id)),
+            of,
+            sum: core.under_sum(id, of),
+            changes,
+        }
+    }
+
+    /// Whether they are those that stand, and that a grab names.
+    fn stands(&self, core: &Core, grab: &Grab) -> bool {
+        if self.of.is_one() {
+            return self.epoch == grab.epoch && self.epoch == core.epoch(grab.partition);
+        }
+        let changes = core.changes();
+        if self.changes.load(Ordering::Relaxed) != changes {
+            if core.under_sum(grab.envelope, self.of) != self.sum {
+                return false;
+            }
+            self.changes.store(changes, Ordering::Relaxed);
+        }
+        grab.epoch == core.epoch(grab.partition)
+    }
 }
 
 #[derive(Clone)]
@@ -109,8 +169,13 @@ impl Weighter<EnvelopeId, Entry> for Weight {
         match entry {
             Entry::Counted(_) => WEIGHT_OF_ONE,
             Entry::Known(winners) => {
-                let shares = u64::try_from(winners.shares.len()).unwrap_or(u64::MAX);
-                shares.saturating_add(WEIGHT_OF_ONE)
+                let weight = match &winners.who {
+                    Who::Shares(shares) => shares.len(),
+                    Who::Names(names) => names.bytes().div_ceil(WEIGHT_BYTES),
+                };
+                u64::try_from(weight)
+                    .unwrap_or(u64::MAX)
+                    .saturating_add(WEIGHT_OF_ONE)
             }
         }
     }
@@ -137,6 +202,7 @@ impl Default for Emptied {
             policy: Mutex::new(Policy {
                 heard_min: EMPTIES_HEARD_MIN,
                 stands_for: STANDS_FOR,
+                grants_max: GRANTS_OF_ONE_MAX,
             }),
         }
     }
@@ -146,28 +212,32 @@ impl Emptied {
     /// For tests: reads winners after so many answers, each of which stands for so long.
     #[cfg(test)]
     pub fn set(&self, heard_min: u32, stands_for: Duration) {
-        *self.policy.lock() = Policy {
-            heard_min,
-            stands_for,
-        };
+        let mut policy = self.policy.lock();
+        policy.heard_min = heard_min;
+        policy.stands_for = stands_for;
     }
 
-    /// For tests: whether so many winners of an envelope have a place.
+    /// For tests: envelopes of more winners are kept without their shares.
     #[cfg(test)]
-    pub fn is_kept(&self, id: EnvelopeId, count: u32) -> bool {
-        let name = |number: u32| PersonId::parse(&format!("p{number}")).expect("a name");
-        let at = crate::domain::id::UnixMs(0);
-        let grant = |share| Grant {
-            share,
-            amount_minor: 1,
-            at,
-        };
+    pub fn keep_shares_up_to(&self, grants_max: u32) {
+        self.policy.lock().grants_max = grants_max;
+    }
+
+    /// For tests: whether such winners of an envelope have a place.
+    #[cfg(test)]
+    pub fn is_kept(&self, id: EnvelopeId, grants: Option<HashMap<PersonId, Grant>>) -> bool {
         let winners = Winners {
-            epoch: Epoch(1),
+            under: Under {
+                epoch: Epoch(1),
+                of: StripeCount::ONE,
+                sum: 1,
+                changes: AtomicU64::new(0),
+            },
             tenant: TenantId::parse("default").expect("a name"),
-            shares: (0..count)
-                .map(|number| (name(number), grant(number)))
-                .collect(),
+            who: match grants {
+                Some(shares) => Who::Shares(shares),
+                None => Who::Names(Names::with_room(SHARE_COUNT_MAX)),
+            },
             heard_at: AtomicU64::new(0),
             good_until: AtomicU64::new(0),
         };
@@ -196,30 +266,37 @@ impl Emptied {
         let heard_at = winners.heard_at.load(Ordering::Relaxed);
         let stands = now < winners.good_until.load(Ordering::Relaxed)
             && heard_at >= self.void_before.load(Ordering::Acquire);
-        let epoch = core.epoch(grab.partition);
-        let is_its = winners.epoch == grab.epoch && winners.epoch == epoch;
-        if !stands || !is_its || winners.tenant != grab.tenant {
+        if !stands || !winners.under.stands(core, grab) || winners.tenant != grab.tenant {
             return None;
         }
-        let share = winners.shares.get(&grab.grabber);
-        Some(GrabReply::Outcome(match share {
-            Some(grant) => Outcome::AlreadyGrabbed(*grant),
-            None => Outcome::Empty,
+        Some(GrabReply::Outcome(match &winners.who {
+            Who::Shares(shares) => match shares.get(&grab.grabber) {
+                Some(grant) => Outcome::AlreadyGrabbed(*grant),
+                None => Outcome::Empty,
+            },
+            Who::Names(names) if names.may_have(grab.grabber.as_str()) => return None,
+            Who::Names(_) => Outcome::Empty,
         }))
     }
 
     /// Redis has answered grabs of one envelope, asked at `asked`, so often with EMPTY; `stays`: and the others
-    /// as who has a share of it. Answers whether its winners shall be read.
-    pub fn heard(&self, grab: &Grab, (empties, stays): (u32, bool), asked: Instant) -> bool {
+    /// as who has a share of it. Answers after how many of them its winners shall be read.
+    pub fn heard(
+        &self,
+        core: &Core,
+        grab: &Grab,
+        (empties, stays): (u32, bool),
+        asked: Instant,
+    ) -> Option<u32> {
         if !stays {
             self.mark_void(grab.envelope);
         }
         if empties == 0 && !self.knows_any.load(Ordering::Relaxed) {
-            return false;
+            return None;
         }
         match self.kept.get(&grab.envelope) {
-            Some(Entry::Known(winners)) if winners.tenant != grab.tenant => false,
-            Some(Entry::Known(winners)) if winners.epoch == grab.epoch => {
+            Some(Entry::Known(winners)) if winners.tenant != grab.tenant => None,
+            Some(Entry::Known(winners)) if winners.under.stands(core, grab) => {
                 if !stays {
                     self.forget(grab.envelope);
                 } else if empties > 0 {
@@ -228,9 +305,9 @@ impl Emptied {
                     let heard_at = self.millis(asked);
                     winners.heard_at.fetch_max(heard_at, Ordering::Relaxed);
                 }
-                false
+                None
             }
-            _ if empties == 0 => false,
+            _ if empties == 0 => None,
             // Of an epoch that has ended it is counted anew.
             entry => {
                 let before = match entry {
@@ -238,13 +315,20 @@ impl Emptied {
                     _ => 0,
                 };
                 let count = before.saturating_add(empties);
-                let full = count >= self.policy.lock().heard_min;
+                let terms = core.terms.peek(&grab.envelope);
+                let full = count >= self.wanted(terms.map_or(0, |terms| terms.share_count));
                 // One that can't be kept is not read at each answer.
-                let count = if full { 0 } else { count };
-                self.kept.insert(grab.envelope, Entry::Counted(count));
-                full
+                let next = if full { 0 } else { count };
+                self.kept.insert(grab.envelope, Entry::Counted(next));
+                full.then_some(count)
             }
         }
+    }
+
+    /// Answers after which it is worth while to read the winners of an envelope of so many shares.
+    fn wanted(&self, share_count: u32) -> u32 {
+        let heard_min = self.policy.lock().heard_min;
+        heard_min.max(share_count / WINNERS_PER_EMPTY)
     }
 
     /// What is known of an envelope stands no longer.
@@ -266,17 +350,9 @@ impl Emptied {
         self.void_before.fetch_max(now, Ordering::AcqRel);
     }
 
-    /// Reads the winners of an envelope, beside whoever waits for an answer.
-    pub fn read(core: &Arc<Core>, grab: &Grab) {
-        let (id, epoch) = (grab.envelope, grab.epoch);
-        // Who took the shares of a dealt one stands in several places.
-        if core
-            .terms
-            .get(&id)
-            .is_some_and(|terms| !terms.stripes.is_one())
-        {
-            return;
-        }
+    /// Reads the winners of an envelope, of which so many EMPTY were heard, beside whoever waits for an answer.
+    pub fn read(core: &Arc<Core>, grab: &Grab, heard: u32) {
+        let id = grab.envelope;
         {
             let mut reading = core.emptied.reading.lock();
             if reading.len() >= READS_AT_ONCE_MAX || reading.contains_key(&id) {
@@ -287,7 +363,7 @@ impl Emptied {
         let read = Read(Arc::clone(core), id);
         tokio::spawn(async move {
             // Who finds nothing here asks Redis, so a failure costs nobody anything.
-            if let Ok(Some(winners)) = read.0.winners(id, epoch).await {
+            if let Ok(Some(winners)) = read.0.winners(id, heard).await {
                 read.0.emptied.keep(id, winners);
             }
         });
@@ -318,33 +394,76 @@ impl Drop for Read {
 
 impl Core {
     /// Who took the shares of an envelope; `None` where it is not empty, or none that is kept.
-    async fn winners(&self, id: EnvelopeId, epoch: Epoch) -> Result<Option<Winners>, HotError> {
-        let Some(before) = self.look_at_empty(id, epoch).await? else {
+    async fn winners(&self, id: EnvelopeId, heard: u32) -> Result<Option<Winners>, HotError> {
+        let terms = self.terms_of(&[id]).await?.pop().flatten();
+        // Where they were not known here, it was not known either how many EMPTY it is worth.
+        let worth = |terms: &Arc<Terms>| heard >= self.emptied.wanted(terms.share_count);
+        let Some(terms) = terms.filter(worth) else {
             return Ok(None);
         };
-        let held = self.held_shares(self.first(id), &before).await?;
+        let under = Under::now(self, id, terms.stripes);
+        let Some(before) = self.look_at_empty(id, &under).await? else {
+            return Ok(None);
+        };
+        let Some(who) = self.who_took(id, &before, terms.stripes).await? else {
+            return Ok(None);
+        };
         let asked = timer_now();
-        let after = self.look_at_empty(id, epoch).await?;
-        if after.as_ref() != Some(&before) || u32::try_from(held.len()) != Ok(before.count) {
+        let after = self.look_at_empty(id, &under).await?;
+        if after.as_ref() != Some(&before) {
             return Ok(None);
         }
-        let shares = held.into_iter().map(|held| (held.grabber, held.grant));
-        let shares: HashMap<_, _> = shares.collect();
-        let each_once = u32::try_from(shares.len()) == Ok(before.count);
-        let until = self
-            .emptied
-            .millis(asked + self.emptied.policy.lock().stands_for);
-        Ok(each_once.then(|| Winners {
-            epoch,
+        let until = asked + self.emptied.policy.lock().stands_for;
+        Ok(Some(Winners {
+            under,
             tenant: before.tenant,
-            shares,
+            who,
             heard_at: AtomicU64::new(self.emptied.millis(asked)),
-            good_until: AtomicU64::new(until),
+            good_until: AtomicU64::new(self.emptied.millis(until)),
         }))
     }
 
-    /// The meta of an envelope that is empty and whole under this epoch, unmarked, and not too large.
-    async fn look_at_empty(&self, id: EnvelopeId, epoch: Epoch) -> Result<Option<Meta>, HotError> {
+    /// As many as there are shares; `None` where not so many are found, or too many to be kept.
+    async fn who_took(
+        &self,
+        id: EnvelopeId,
+        meta: &Meta,
+        of: StripeCount,
+    ) -> Result<Option<Who>, HotError> {
+        let (count, grants_max) = (meta.count, self.emptied.policy.lock().grants_max);
+        if of.is_one() && count <= grants_max {
+            let held = self.held_shares(self.first(id), meta).await?;
+            let all = u32::try_from(held.len()) == Ok(count);
+            let shares = held.into_iter().map(|held| (held.grabber, held.grant));
+            let shares: HashMap<_, _> = shares.collect();
+            let each_once = u32::try_from(shares.len()) == Ok(count);
+            return Ok((all && each_once).then_some(Who::Shares(shares)));
+        }
+        if usize::try_from(meta.held_count()).unwrap_or(usize::MAX) > NAMES_OF_ONE_PLACE_MAX {
+            return Ok(None);
+        }
+        let (mut names, mut found) = (Names::with_room(count), 0);
+        for at in self.places(id, of) {
+            let mut hashes = Vec::new();
+            let mut note = |name: &[u8], _: &[u8]| {
+                let name = std::str::from_utf8(name).ok();
+                let name = name.filter(|name| !name.is_empty());
+                if hashes.len() < NAMES_OF_ONE_PLACE_MAX {
+                    hashes.extend(name.map(|name| names.hash(name)));
+                }
+            };
+            self.each_field(at, count, &mut note).await?;
+            // A walk may come by one of them twice.
+            hashes.sort_unstable();
+            hashes.dedup();
+            found += hashes.len();
+            hashes.into_iter().for_each(|hash| names.put(hash));
+        }
+        Ok((u32::try_from(found) == Ok(count)).then_some(Who::Names(names)))
+    }
+
+    /// The meta of an envelope that is empty and whole under these epochs, and unmarked.
+    async fn look_at_empty(&self, id: EnvelopeId, under: &Under) -> Result<Option<Meta>, HotError> {
         let partition = self.partition(id);
         let own = self.keys.envelope(partition, id);
         // As if all its shares were known: none is sent.
@@ -352,7 +471,7 @@ impl Core {
             .key(own.grabs)
             .key(own.shares)
             .key(own.phrase)
-            .under(epoch)
+            .under(under.epoch)
             .number(0)
             .number(u32::MAX);
         let (_, items) = self.call(call).await?;
@@ -360,10 +479,13 @@ impl Core {
         let meta = Meta::unpack(meta);
         Ok(meta.filter(|meta| {
             let is_empty = meta.state == HotState::Over(CloseReason::Empty) && !meta.named;
-            let is_here = meta.epoch == epoch && meta.frozen.is_none();
-            // Who took the shares of a dealt one, stands in other places, too.
-            let is_all = meta.part.is_none();
-            is_empty && is_here && is_all && meta.count <= GRANTS_OF_ONE_MAX
+            let is_here = meta.epoch == under.epoch && meta.frozen.is_none();
+            // The first stripe of a dealt one knows that all are taken once it has what was left in all.
+            let is_all = match &meta.part {
+                Some(part) => part.whole && part.under == under.sum,
+                None => under.of.is_one(),
+            };
+            is_empty && is_here && is_all
         }))
     }
 }

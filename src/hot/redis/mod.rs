@@ -9,7 +9,7 @@
 //! | `core` | what all parts share; how a function is called |
 //! | `batcher` | grabs on their own connection, many a call |
 //! | `acked` | what was acknowledged and is not in the books yet |
-//! | `emptied` | who took the shares of empty envelopes that many still ask for |
+//! | `emptied`, `names` | who took the shares of empty envelopes that many still ask for |
 //! | `pending` | what people have won that waits for the ledger |
 //! | `dealt` | one envelope in several partitions |
 //! | `index` | which envelopes there are |
@@ -42,6 +42,7 @@ pub mod law;
 mod layout;
 mod lifecycle;
 mod link;
+mod names;
 mod outbox;
 mod pending;
 mod plan;

@@ -349,14 +349,27 @@ impl Core {
         at: Place,
         share_count: u32,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, HotError> {
-        let key = self.own(at).grabs;
         let mut fields = BTreeMap::new();
+        let mut put = |name: &[u8], value: &[u8]| {
+            fields.insert(name.to_vec(), value.to_vec());
+        };
+        let whole = self.each_field(at, share_count, &mut put).await?;
+        Ok(if whole { fields } else { BTreeMap::new() })
+    }
+
+    /// Each field of a grabs hash and its value, some perhaps twice. Answers whether there is a hash, to its end.
+    pub async fn each_field(
+        &self,
+        at: Place,
+        share_count: u32,
+        put: &mut (dyn FnMut(&[u8], &[u8]) + Send),
+    ) -> Result<bool, HotError> {
+        let key = self.own(at).grabs;
         if share_count <= LISTED_SHARES_MIN {
             let mut all = redis::cmd("HGETALL");
             all.arg(&key);
             let values = self.read_all(vec![all]).await?;
-            put_fields(&mut fields, values.into_iter().next().unwrap_or(Value::Nil))?;
-            return Ok(fields);
+            return put_fields(put, values.into_iter().next().unwrap_or(Value::Nil));
         }
         let mut cursor = b"0".to_vec();
         for _ in 0..SCAN_STEPS_MAX {
@@ -367,15 +380,15 @@ impl Core {
                 .arg(SCAN_FIELDS);
             let step = match self.read_all(vec![scan]).await?.pop() {
                 Some(Value::Array(step)) => step,
-                _ => return Ok(BTreeMap::new()),
+                _ => return Ok(false),
             };
-            let [next, page] = &step[..] else {
-                return Err(reply::nonsense(&Value::Array(step)));
+            let Ok([next, page]) = <[Value; 2]>::try_from(step) else {
+                return Err(reply::nonsense(&Value::Nil));
             };
-            cursor = reply::bytes(next)?.to_vec();
-            put_fields(&mut fields, page.clone())?;
+            cursor = reply::bytes(&next)?.to_vec();
+            put_fields(put, page)?;
             if cursor == b"0" {
-                return Ok(fields);
+                return Ok(true);
             }
         }
         Err(HotError::Unavailable(
@@ -411,19 +424,19 @@ fn one_held(pair: &[Value], width: usize) -> Result<HeldShare, HotError> {
     })
 }
 
-fn put_fields(into: &mut BTreeMap<Vec<u8>, Vec<u8>>, value: Value) -> Result<(), HotError> {
+fn put_fields(put: &mut (dyn FnMut(&[u8], &[u8]) + Send), value: Value) -> Result<bool, HotError> {
     let items = match value {
         Value::Array(items) => items,
-        Value::Nil => return Ok(()),
+        Value::Nil => return Ok(false),
         other => return Err(reply::nonsense(&other)),
     };
     for pair in items.chunks(2) {
         let [name, value] = pair else {
             return Err(reply::nonsense(&Value::Nil));
         };
-        into.insert(reply::bytes(name)?.to_vec(), reply::bytes(value)?.to_vec());
+        put(reply::bytes(name)?, reply::bytes(value)?);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The largest that was not declined, ties to the lowest number.

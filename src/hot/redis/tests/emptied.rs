@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::mended::stage;
 use super::{OnRedis, answered, own_keys};
-use crate::domain::grab::{Grab, GrabReply, Outcome};
-use crate::domain::id::{Epoch, TenantId};
-use crate::hot::conformance::stage::{Cast, outcome};
+use crate::domain::grab::{Grab, GrabReply, Grant, Outcome};
+use crate::domain::id::{Epoch, TenantId, UnixMs};
+use crate::hot::conformance::stage::{Cast, outcome, person};
 use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, Emptied, GRANTS_OF_ONE_MAX, STANDS_FOR};
+use crate::hot::redis::layout::LISTED_SHARES_MIN;
 use crate::hot::redis::link::Failure;
 use crate::hot::{HotError, HotStore, Mark};
 
@@ -229,11 +230,65 @@ async fn after_a_call_that_failed_redis_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_largest_envelope_that_is_read_is_kept() {
+async fn the_largest_envelopes_that_are_read_are_kept() {
     let emptied = Emptied::default();
     emptied.set(1, FOR_GOOD);
+    let grant = |share| Grant {
+        share,
+        amount_minor: 1,
+        at: UnixMs(0),
+    };
+    let grants =
+        (0..GRANTS_OF_ONE_MAX).map(|number| (person(&format!("p{number}")), grant(number)));
     let cast = Cast::lucky(&[5]);
-    assert!(emptied.is_kept(cast.id, GRANTS_OF_ONE_MAX));
+    assert!(emptied.is_kept(cast.id, Some(grants.collect())));
+    let cast = Cast::lucky(&[5]);
+    assert!(emptied.is_kept(cast.id, None), "ten million names");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_winners_those_who_surely_are_none_hear_it_from_memory() {
+    let stage = stage().await;
+    let store = &*stage.store;
+    store.core.emptied.set(1, FOR_GOOD);
+    store.core.emptied.keep_shares_up_to(2);
+    // So many that the hash is walked, and that they have to be heard of often.
+    let shares = LISTED_SHARES_MIN + 1;
+    let cast = Cast::lucky(&vec![3; usize::try_from(shares).unwrap()]);
+    cast.publish(store).await;
+    let names: Vec<_> = (0..shares).map(|number| format!("w{number}")).collect();
+    let mut held = Vec::new();
+    for page in names.chunks(500) {
+        let grabs = page.iter().map(|name| cast.grab_in(store, name));
+        let replies = store.grab(grabs.collect()).await.unwrap();
+        held.extend(replies.into_iter().map(outcome));
+    }
+    let before = calls(&stage);
+    until_known(&stage, &cast).await;
+    assert!(
+        calls(&stage) - before >= u64::from(shares / 8),
+        "it is worth while"
+    );
+    let strangers: Vec<_> = (0..1_000).map(|number| format!("s{number}")).collect();
+    let (mut by_memory, mut by_redis) = (0, 0);
+    for name in &strangers {
+        let (told, asked) = told(&stage, &cast, &[name]).await;
+        assert_eq!(told, [Outcome::Empty]);
+        by_memory += usize::from(!asked);
+        by_redis += usize::from(asked);
+    }
+    assert!(
+        by_memory > 900,
+        "{by_redis} of 1,000 were taken for winners"
+    );
+    for (name, won) in names.iter().zip(held) {
+        let (told, asked) = told(&stage, &cast, &[name]).await;
+        assert!(asked, "where his share stands");
+        let Outcome::Won(grant) = won else {
+            panic!("{name}: {won:?}");
+        };
+        assert_eq!(told, [Outcome::AlreadyGrabbed(grant)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,18 +1,24 @@
 //! The end of a dealt envelope: all its stripes, for one reason, and nothing left behind.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::lost::lose;
 use super::{
     POLLS_MAX, STRIPES, Told, cast, dies_after, gather, grab, grants, of, people_of, played,
-    repair, stage, view,
+    repair, stage, takes_the_rest, view,
 };
 use crate::domain::envelope::{CloseReason, HotState};
-use crate::domain::grab::{HeldShare, Outcome};
+use crate::domain::grab::{GrabReply, HeldShare, Outcome};
 use crate::domain::id::Epoch;
 use crate::domain::stripes::Stripe;
-use crate::hot::conformance::stage::Cast;
+use crate::hot::conformance::stage::{Cast, one};
+use crate::hot::redis::tests::{OnRedis, answered};
 use crate::hot::{CloseReply, Gathered, HotError, HotStore, Repair};
+
+/// Grabs after which the winners must have been read.
+const GRABS_MAX: usize = 10_000;
 
 async fn closed(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> CloseReply {
     let under = store.epochs();
@@ -218,5 +224,76 @@ async fn what_was_removed_in_part_is_removed_as_a_whole() {
         let printed = format!("*{}*", cast.id);
         let keys = stage.server.command(&[b"KEYS", printed.as_bytes()]);
         assert_eq!(keys, Value::Array(Vec::new()), "{lost:?}");
+    }
+}
+
+/// All shares are taken, and Redis has said so often that whoever comes too late is answered from memory.
+async fn known_as_empty() -> (OnRedis, Cast, Told) {
+    let (stage, cast) = (stage().await, cast(16));
+    let store = &*stage.store;
+    store.core.emptied.set(1, Duration::from_secs(3_600));
+    cast.publish(store).await;
+    let mut told = played(store, &cast).await;
+    gather(store, &cast, None).await.unwrap();
+    takes_the_rest(store, &cast, &mut told).await;
+    for _ in 0..GRABS_MAX {
+        if asks(&stage, &cast, "late").await == (Some(Outcome::Empty), false) {
+            return (stage, cast, told);
+        }
+    }
+    panic!("its winners are not read");
+}
+
+/// What somebody hears, and whether Redis was asked.
+async fn asks(stage: &OnRedis, cast: &Cast, name: &str) -> (Option<Outcome>, bool) {
+    let calls = || answered(&stage.server, "fcall");
+    let before = calls();
+    let heard = grab(&*stage.store, cast, name, true).await;
+    (heard, calls() > before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_too_late_hears_it_from_memory_and_winners_where_their_share_stands() {
+    let (stage, cast, mut told) = known_as_empty().await;
+    let (mut by_memory, mut by_redis) = (0, 0);
+    for stripe in 0..STRIPES {
+        for name in people_of(&cast, stripe, 59).split_off(9) {
+            let (heard, asked) = asks(&stage, &cast, &name).await;
+            assert_eq!(heard, Some(Outcome::Empty), "{name}");
+            by_memory += usize::from(!asked);
+            by_redis += usize::from(asked);
+        }
+    }
+    assert!(by_memory > 180, "{by_redis} of 200 are taken for winners");
+    for name in told.0.keys().cloned().collect::<Vec<_>>() {
+        let (heard, asked) = asks(&stage, &cast, &name).await;
+        assert!(asked, "{name}");
+        told.hears(&name, heard);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn once_any_of_its_partitions_goes_on_nobody_hears_from_memory_that_it_is_empty() {
+    for stripe in of().all().skip(1) {
+        let (stage, cast, _) = known_as_empty().await;
+        // What it has lost may be won again, also by somebody of another stripe.
+        let other = if stripe.index() == 1 { 2 } else { 1 };
+        let other = people_of(&cast, other, 59).split_off(9);
+        let core = &stage.store.core;
+        let mut from_memory = Vec::new();
+        for name in other {
+            if !asks(&stage, &cast, &name).await.1 {
+                from_memory.push(name);
+            }
+        }
+        let partition = core.place(cast.id, stripe, of()).partition;
+        assert!(core.learn(partition, Epoch(core.epoch(partition).0 + 1)));
+        for name in from_memory.iter().take(3) {
+            let before = answered(&stage.server, "fcall");
+            let at_home = cast.grab_in(&*stage.store, name);
+            assert_eq!(one(&*stage.store, at_home).await, GrabReply::Dry);
+            assert!(answered(&stage.server, "fcall") > before);
+        }
+        assert!(from_memory.len() > 3);
     }
 }
