@@ -1,5 +1,6 @@
 //! An envelope of a million shares beside small ones (F22): it is made, grabbed, ended and forgotten, and no call of
-//! Redis takes so long that anybody notices.
+//! Redis takes so long that anybody notices. The same of one that is dealt to stripes, of which one is used up, so that
+//! all that is left is gathered.
 //!
 //! # Bounds
 //! What the catalogue names for commands: [`COMMAND_MAX`]. SLOWLOG measures by the clock, so what Redis may have
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use red_envelope::domain::id::{EnvelopeId, PersonId};
+use red_envelope::domain::stripes::{StripeCount, dealt, home};
 use red_envelope::settle::CLOSED_KEPT_MS;
 use red_envelope_proto::v1::{EnvelopeState, GrabOutcome, RecallEnvelopeRequest};
 use redis::Value;
@@ -25,7 +28,7 @@ use crate::harness::cores::Waits;
 use crate::harness::fleet::{Client, a_moment, seen_by};
 use crate::harness::record::Record;
 use crate::harness::world::{channel, grab_of, in_time};
-use crate::harness::{Hot, World, cny, equal, lucky};
+use crate::harness::{Hot, Start, World, cny, equal, lucky};
 
 /// Shares of the large one.
 const SHARES: u32 = 1_000_000;
@@ -47,6 +50,13 @@ const WARM_UP_GRABS: usize = 1_000;
 
 /// People who grab from the large one at the same time.
 const LANES: u16 = 4;
+
+/// Envelopes of more shares are dealt, in the run that deals them.
+const ABOVE: u32 = 10_000;
+/// Partitions there: as many stripes has the large one.
+const PARTITIONS: u16 = 64;
+/// The stripe that is used up.
+const DRY: u16 = 5;
 
 /// A grab of a small envelope: when it began, and how long it took.
 type Waited = Arc<Mutex<Vec<(Instant, Duration)>>>;
@@ -172,11 +182,14 @@ struct Run {
     waits: Waits,
     /// What the longest command took of a core, at the least.
     longest: Duration,
+    /// Who has a share of the large one.
+    won: u32,
 }
 
 impl Run {
-    async fn begin() -> Self {
-        let mut world = World::on(Hot::Redis).await;
+    async fn begin(start: Start) -> Self {
+        let hot = Hot::Redis;
+        let mut world = World::start(Start { hot, ..start }).await;
         world.fund("alice", cny(200_000_000)).await;
         for (name, value) in [
             (&b"slowlog-log-slower-than"[..], NOTED_US),
@@ -193,6 +206,7 @@ impl Run {
             circles,
             waits,
             longest: Duration::ZERO,
+            won: 0,
         };
         run.sees_what_takes_long();
         run
@@ -247,16 +261,26 @@ impl Run {
         id
     }
 
-    async fn grab(&mut self, id: &str) {
+    /// These people win a share each.
+    async fn grab(&mut self, id: &str, people: Vec<String>) {
         let began = self.begin_phase();
+        self.won = u32::try_from(people.len()).unwrap();
         let mut lanes = JoinSet::new();
         for lane in 0..LANES {
             let mut client = Client::new(channel(self.world.server.grpc()).await);
             let (record, id) = (self.world.record.clone(), id.to_owned());
+            let people: Vec<_> = people
+                .iter()
+                .skip(lane.into())
+                .step_by(LANES.into())
+                .cloned()
+                .collect();
             lanes.spawn(async move {
-                for number in (lane..GRABBED).step_by(LANES.into()) {
-                    let grab = grab_of(&id, &format!("mega-{number}"));
-                    let answer = record.grab(&mut client, grab).await.unwrap();
+                for grabber in people {
+                    let answer = record
+                        .grab(&mut client, grab_of(&id, &grabber))
+                        .await
+                        .unwrap();
                     assert_eq!(answer.outcome(), GrabOutcome::Won);
                 }
             });
@@ -276,7 +300,7 @@ impl Run {
         };
         let recalled = world.record.recall(&mut world.envelopes, request).await;
         let progress = recalled.unwrap().progress.unwrap();
-        assert_eq!(progress.taken_count, u32::from(GRABBED));
+        assert_eq!(progress.taken_count, self.won);
         world.until(id, "alice", EnvelopeState::Closed).await;
         self.tell("ended", began);
     }
@@ -296,19 +320,36 @@ impl Run {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envelope_of_a_million_shares_stalls_nobody_from_its_making_to_its_end() {
-    let mut run = Run::begin().await;
+/// Some people.
+fn some() -> Vec<String> {
+    (0..GRABBED)
+        .map(|number| format!("mega-{number}"))
+        .collect()
+}
+
+/// Of the large one, so many who use up a stripe, and one more.
+fn more_than_a_stripe_has(id: &str) -> Vec<String> {
+    let (id, of): (EnvelopeId, _) = (id.parse().unwrap(), StripeCount::new(PARTITIONS).unwrap());
+    let stripe = of.all().nth(DRY.into()).unwrap();
+    let names = (0..).map(|number| format!("mega-{number}"));
+    let at_home = names.filter(|name| home(id, &PersonId::parse(name).unwrap(), of) == stripe);
+    at_home.take(dealt(stripe, of, SHARES).len() + 1).collect()
+}
+
+/// An envelope of a million shares from its making to its end, of which these people take some. Before it, one of
+/// as many shares as there are people there: what is the same without it.
+async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String>) -> World {
+    let mut run = Run::begin(start).await;
     let began = Instant::now();
     let ordinary = run.make(GRABBED.into()).await;
-    run.grab(&ordinary).await;
+    run.grab(&ordinary, some()).await;
     let quiet = p999_of(run.circles.since(began));
     println!("so far without: p99.9 {quiet:.1?}");
     run.longest = Duration::ZERO;
 
     let began = Instant::now();
     let id = run.make(SHARES).await;
-    run.grab(&id).await;
+    run.grab(&id, people(&id)).await;
     run.recall(&id).await;
     run.forget(&id).await;
     let during = p999_of(run.circles.since(began));
@@ -329,6 +370,28 @@ async fn an_envelope_of_a_million_shares_stalls_nobody_from_its_making_to_its_en
     circles.end().await;
     assert!(longest <= COMMAND_MAX, "{longest:?}");
     world.audit_when_quiet().await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envelope_of_a_million_shares_stalls_nobody_from_its_making_to_its_end() {
+    nobody_is_stalled(Start::default(), |_| some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_that_is_dealt_to_stripes_and_gathered() {
+    let above = ABOVE.to_string();
+    let told = ["--hot-stripe-above-shares", &above];
+    let start = Start {
+        flags: told.map(str::to_owned).to_vec(),
+        partitions: Some(PARTITIONS),
+        ..Start::default()
+    };
+    let world = nobody_is_stalled(start, more_than_a_stripe_has).await;
+    let gathered = world
+        .server
+        .counted("red_envelope_envelopes_gathered_total");
+    assert!((gathered.await - 1.0).abs() < f64::EPSILON, "once");
 }
 
 /// The keys of an envelope. Asking for them takes long where there are many others.

@@ -53,6 +53,8 @@ pub struct Start {
     /// Redis has the time that servers usually give it; else more, for a machine that does much beside the test.
     /// For tests in which it gives no answer.
     pub usual_timing: bool,
+    /// Partitions of its Redis, where they are not [`REDIS_PARTITIONS`].
+    pub partitions: Option<u16>,
     /// The soft limit of open files with which it starts, as many systems set it; else this process's.
     pub open_files_max: Option<u32>,
     /// What it does at other points, such as `settle::before_post=1*sleep(1000)`.
@@ -80,7 +82,7 @@ impl Start {
 
     /// The same, with the address that is told.
     pub fn reaching_at(mut self, redis: &str) -> Self {
-        let partitions = REDIS_PARTITIONS.to_string();
+        let partitions = self.partitions.unwrap_or(REDIS_PARTITIONS).to_string();
         let told = ["--hot", redis, "--hot-partitions", &partitions];
         self.flags.extend(told.map(str::to_owned));
         if !self.usual_timing {
