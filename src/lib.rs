@@ -40,6 +40,7 @@ pub mod restored;
 
 pub mod clock;
 pub mod config;
+pub mod rules;
 pub mod telemetry;
 
 mod stores;

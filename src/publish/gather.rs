@@ -34,7 +34,6 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
 
 use super::revive::{Look, Plan};
-use super::rules::{self, Rule};
 use super::{PublishError, Published, Publisher, brought, crash};
 use crate::domain::envelope::{BookState, HotState};
 use crate::domain::grab::{Grab, HeldShare};
@@ -42,6 +41,7 @@ use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::stripes::{Stripe, StripeCount, dealt, dealt_to, home};
 use crate::hot::{CloseReply, Gathered, Halted, HotError, Repair};
 use crate::ledger::EnvelopeRow;
+use crate::rules::{self, Rule};
 
 /// Stripes of an envelope that are halted, or repaired, at once.
 const HALTS_IN_FLIGHT_MAX: usize = 8;

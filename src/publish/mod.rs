@@ -44,7 +44,6 @@ mod gather;
 pub mod marks;
 mod registrar;
 mod revive;
-pub mod rules;
 #[cfg(test)]
 mod tests;
 

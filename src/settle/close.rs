@@ -22,7 +22,6 @@
 
 use std::sync::Arc;
 
-use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::envelope::{BookState, CloseReason};
 use crate::domain::id::{EnvelopeId, Epoch, PartitionCount};
@@ -30,6 +29,7 @@ use crate::domain::stripes::place;
 use crate::hot::{CloseReply, Epochs, HotStore};
 use crate::ledger::{CloseProgress, EnvelopeRow, Ledger, LedgerError, Under};
 use crate::publish::{PublishError, Publisher, marks, must_revive};
+use crate::rules::{self, Rule};
 use crate::telemetry::metrics;
 
 /// How far a close came.

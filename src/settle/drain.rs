@@ -34,7 +34,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::plan::{self, Known};
-use super::rules::{self, Rule};
 use super::{SettleError, crash};
 use crate::domain::grab::{GRABS_PER_CALL_MAX, OutboxEntry, OutboxRecord};
 use crate::domain::id::{EnvelopeId, Partition, PersonId};
@@ -44,6 +43,7 @@ use crate::ledger::{
     SettleItem, Settled, Under,
 };
 use crate::publish::{Amounts, PublishError};
+use crate::rules::{self, Rule};
 use crate::telemetry::metrics;
 
 /// Records at which a read of the outbox stops: the entry that reaches it brings at most

@@ -36,7 +36,6 @@ pub mod plan;
 mod promises;
 mod reconcile;
 mod rounds;
-pub mod rules;
 mod run;
 mod sweep;
 mod vitals;

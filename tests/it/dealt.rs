@@ -37,11 +37,11 @@ pub const STRIPES: u16 = REDIS_PARTITIONS;
 /// How many want a share.
 pub const CROWD: usize = 150;
 /// Of each stripe, before anything happens.
-const EARLY: usize = 2;
+pub const EARLY: usize = 2;
 /// The stripe that is used up first.
 const DRY: u16 = 3;
 /// Halts that are done in an envelope that is gathered by half.
-const HALTS: &str = "gather::between_stripes=3*off->return";
+pub const HALTS: &str = "gather::between_stripes=3*off->return";
 
 /// How far the envelope is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,24 +120,34 @@ impl Stage {
         }
         let mut stage = Self::of(World::start(start).await).await;
         stage.some_of_each("early", EARLY).await;
+        stage.reaches(phase).await;
+        stage
+    }
+
+    /// From where it is dealt, with [`EARLY`] winners of each stripe.
+    pub async fn reaches(&mut self, phase: Phase) {
         if phase == Phase::Dealt {
-            return stage;
+            return;
         }
-        let left = dealt_to(DRY) - EARLY;
-        let mut people = people_of(&stage.id, DRY, "tail");
-        stage.all_win(people.by_ref().take(left)).await;
-        assert!(!stage.is_gathered());
-        let next = people.next().unwrap();
+        let next = self.is_used_up().await;
         match phase {
-            Phase::Gathered => stage.all_win([next]).await,
+            Phase::Gathered => self.all_win([next]).await,
             _ => {
-                let grab = grab_of(&stage.id, &next);
-                let status = stage.world.try_grab(grab).await.unwrap_err();
+                let grab = grab_of(&self.id, &next);
+                let status = self.world.try_grab(grab).await.unwrap_err();
                 assert_eq!(status.code(), Code::Unavailable, "{status}");
             }
         }
-        assert!(stage.is_gathered());
-        stage
+        assert!(self.is_gathered());
+    }
+
+    /// One stripe has nothing left. Answers who comes to it next.
+    pub async fn is_used_up(&mut self) -> String {
+        let left = dealt_to(DRY) - EARLY;
+        let mut people = people_of(&self.id, DRY, "tail");
+        self.all_win(people.by_ref().take(left)).await;
+        assert!(!self.is_gathered());
+        people.next().unwrap()
     }
 
     /// What the books say.

@@ -1,24 +1,30 @@
-//! Bad days of an envelope that is dealt to stripes: the server dies while its shares are gathered, and Redis is
-//! emptied, killed, or loses a key, before and after that.
+//! Bad days of an envelope that is dealt to stripes: the server dies while its shares are gathered, whoever waits for
+//! that goes away, and Redis is full, emptied, killed, or loses a key, before and after that.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use red_envelope_proto::v1::GrabOutcome;
+use red_envelope_proto::v1::{EnvelopeState, GrabOutcome};
 use redis::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::{Code, Request};
 
 use crate::crash::Promises;
-use crate::dealt::{Phase, STRIPES, Stage, crowd, dealing};
+use crate::dealt::{Phase, STRIPES, Stage, TOTAL, crowd, dealing};
 use crate::harness::fleet::{Client, rush};
 use crate::harness::world::grab_of;
 use crate::harness::{Start, World};
-use crate::redis_faults::MISSING_POSTED_WITHIN;
+use crate::redis_faults::{MISSING_POSTED_WITHIN, recall, until_counted};
+use crate::redis_full::{FULL, memory_max};
 
 /// Whoever gathers shares comes to no end, once; and the stripes that were not halted then.
 const ONCE: &str = "gather::between_stripes=3*off->1*return->off";
 const GIVING: [u16; 4] = [0, 5, 6, 7];
+
+/// Less than a gathering takes where it waits at each stripe.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// Each of the crowd asks once, all at the same time: the shares of those who were told of one.
 async fn asked_once(stage: &Stage) -> Promises {
@@ -182,5 +188,73 @@ async fn each_key_of_each_stripe_may_be_deleted() {
             }
             stage.ends_with(crowd()).await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gathering_goes_on_where_whoever_began_it_goes_away() {
+    let slow = Start {
+        points: Some("gather::between_stripes=sleep(400)".to_owned()),
+        ..Start::default()
+    };
+    let mut stage = Stage::at(Phase::Dealt, slow).await;
+    let next = stage.is_used_up().await;
+    let mut grab = Request::new(grab_of(&stage.id, &next));
+    grab.set_timeout(HASTE);
+    let status = stage.world.envelopes.grab(grab).await.unwrap_err();
+    assert!(
+        matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+        "{status}"
+    );
+    // Nobody else asks.
+    let gathered = "red_envelope_envelopes_gathered_total";
+    until_counted(&stage.world, gathered, 1.0).await;
+    stage.all_win([next]).await;
+    stage.the_answers_stay().await;
+    stage.ends_with(crowd()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_full_when_shares_are_gathered_keeps_its_word_and_goes_on_when_it_is_not() {
+    for phase in [Phase::Dealt, Phase::HalfGathered] {
+        let mut stage = Stage::at(phase, Start::default()).await;
+        let next = match phase {
+            Phase::Dealt => stage.is_used_up().await,
+            _ => {
+                stage = stage.restarted().await;
+                "tired".to_owned()
+            }
+        };
+        memory_max(&stage.world, FULL);
+        for grabber in [next.as_str(), "newcomer"] {
+            let grab = grab_of(&stage.id, grabber);
+            let refused = stage.world.try_grab(grab).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        }
+        stage.the_answers_stay().await;
+        stage.the_counts_are_right().await;
+        memory_max(&stage.world, "0");
+        stage.world.until_ready().await;
+        stage.ends_with(crowd()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dealt_envelope_ends_in_a_redis_that_is_full() {
+    for phase in Phase::ALL {
+        let mut stage = Stage::at(phase, Start::default()).await;
+        memory_max(&stage.world, FULL);
+        recall(&mut stage.world, &stage.id).await.unwrap();
+        let told: i64 = stage.held.values().map(|(_, amount)| amount).sum();
+        let id = stage.id.clone();
+        stage.world.until(&id, "alice", EnvelopeState::Closed).await;
+        assert_eq!(
+            stage.world.available("alice").await,
+            TOTAL - told,
+            "{phase:?}"
+        );
+        memory_max(&stage.world, "0");
+        stage.world.until_ready().await;
+        stage.closes().await;
     }
 }

@@ -24,6 +24,7 @@ mod dealt_crowd;
 mod dealt_endings;
 mod dealt_faults;
 mod dealt_fleet;
+mod dealt_restored;
 mod dealt_storm;
 mod disk_full;
 mod edited_books;

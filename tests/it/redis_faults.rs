@@ -329,7 +329,7 @@ async fn another_of_its_partition(world: &mut World, id: &str) -> String {
 }
 
 /// Waits until the server has counted so many of these, and no more.
-async fn until_counted(world: &World, metric: &str, count: f64) {
+pub async fn until_counted(world: &World, metric: &str, count: f64) {
     until(metric, async || world.server.counted(metric).await >= count).await;
     assert!(world.server.counted(metric).await < count + 1.0, "{metric}");
 }

@@ -18,10 +18,10 @@ const SHARES: u32 = 50;
 const SETTLED: usize = 10;
 const OWED: usize = 10;
 /// Less than any Redis holds: it refuses all that takes memory.
-const FULL: &str = "1";
+pub const FULL: &str = "1";
 const A_DAY_LATER_MS: i64 = 25 * 3_600_000;
 
-fn memory_max(world: &World, bytes: &str) {
+pub fn memory_max(world: &World, bytes: &str) {
     let words: [&[u8]; 4] = [b"CONFIG", b"SET", b"maxmemory", bytes.as_bytes()];
     let redis = world.redis.as_ref().unwrap();
     assert_eq!(redis.command(&words), Value::Okay);

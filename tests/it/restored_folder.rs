@@ -38,10 +38,7 @@ async fn an_older_ledger_beside_a_newer_embedded_store_is_put_right() {
     let unknown = world.send(equal("alice", cny(50), 4)).await;
     won(&mut world, &unknown, "gus").await;
     world.server.stop().await;
-    for file in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
-        let _not_there = std::fs::remove_file(lives.join(file));
-    }
-    copy(&kept.join("ledger.sqlite"), &lives.join("ledger.sqlite"));
+    restore_ledger(&kept, &lives);
     let report = tokio::task::block_in_place(|| told(&world.server.restored(&[])));
     assert_eq!(ids(&report["unknown"]), [unknown.envelope_id.as_str()]);
     assert_eq!(grants(&report["unknown"][0]), [(0, 50, "gus")]);
@@ -53,8 +50,16 @@ async fn an_older_ledger_beside_a_newer_embedded_store_is_put_right() {
     world.audit_when_quiet().await;
 }
 
+/// Puts the ledger of a folder in the place of another one's.
+pub fn restore_ledger(kept: &Path, lives: &Path) {
+    for file in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
+        let _not_there = std::fs::remove_file(lives.join(file));
+    }
+    copy(&kept.join("ledger.sqlite"), &lives.join("ledger.sqlite"));
+}
+
 /// Copies a folder with what is in it.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success());
 }

@@ -10,7 +10,7 @@ use red_envelope::domain::id::{EnvelopeId, Partition};
 use red_envelope::domain::stripes::{StripeCount, home};
 use red_envelope::hot::{CloseReply, HotError};
 use red_envelope::ledger::conformance::NOON_MS;
-use red_envelope::publish::rules::Rule as PublishRule;
+use red_envelope::rules::Rule as Kept;
 use red_envelope_history::Answer;
 
 use crate::books::Books;
@@ -178,10 +178,7 @@ fn lost_when_it_was_gathered(off: Option<Off>) -> Option<String> {
 
 #[test]
 fn who_halts_a_stripe_before_the_books_know_grants_a_share_twice() {
-    is_missed(
-        lost_when_it_was_gathered,
-        Off::Publish(PublishRule::SaidFirst),
-    );
+    is_missed(lost_when_it_was_gathered, Off::Kept(Kept::SaidFirst));
 }
 
 /// The second stripe was used up, and the first one as well. Then the second one loses a grant.
@@ -255,10 +252,7 @@ fn passed_on_before_a_loss(off: Option<Off>) -> Option<String> {
 
 #[test]
 fn who_is_passed_on_before_anything_was_gathered_wins_twice() {
-    is_missed(
-        passed_on_before_a_loss,
-        Off::Publish(PublishRule::GatheredFirst),
-    );
+    is_missed(passed_on_before_a_loss, Off::Kept(Kept::GatheredFirst));
 }
 
 impl Scene {

@@ -45,8 +45,7 @@ mod striped_watch;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use red_envelope::publish::rules as publish_rules;
-use red_envelope::settle::rules;
+use red_envelope::rules::Rule;
 use story::{Ending, Lay, Off, play};
 
 /// Where the histories begin that are the same every time.
@@ -158,8 +157,8 @@ fn a_store_without_one_of_its_rules_breaks_a_promise() {
 
 #[test]
 fn settlement_without_one_of_its_rules_breaks_a_promise() {
-    is_missed(Lay::Whole, Off::Settle(rules::Rule::DeleteAfterCommit));
-    is_missed(Lay::Whole, Off::Settle(rules::Rule::RefundAfterDrain));
+    is_missed(Lay::Whole, Off::Kept(Rule::DeleteAfterCommit));
+    is_missed(Lay::Whole, Off::Kept(Rule::RefundAfterDrain));
 }
 
 #[test]
@@ -168,5 +167,5 @@ fn stripes_without_one_of_their_rules_break_a_promise() {
     is_missed(Lay::Dealt, Off::Store(stores::Rule::EmptyIsWhole));
     is_missed(Lay::Dealt, Off::Store(stores::Rule::CloseAll));
     is_missed(Lay::Dealt, Off::Store(stores::Rule::HomeFirst));
-    is_missed(Lay::Dealt, Off::Publish(publish_rules::Rule::DryOnceSaid));
+    is_missed(Lay::Dealt, Off::Kept(Rule::DryOnceSaid));
 }

@@ -7,7 +7,7 @@ use crate::books::Books;
 use crate::hot::Hot;
 use crate::striped::Striped;
 
-/// A rule that a store breaks. Those of settlement are `red_envelope::settle::rules`.
+/// A rule that a store breaks. Those of the production are `red_envelope::rules`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// What was closed stays closed, also for a late loader.

@@ -15,8 +15,7 @@ use rand::{RngExt, SeedableRng};
 use red_envelope::domain::envelope::BookState;
 use red_envelope::domain::id::PartitionCount;
 use red_envelope::ledger::conformance::NOON_MS;
-use red_envelope::publish::rules as publish_rules;
-use red_envelope::settle::rules;
+use red_envelope::rules::{self, Rule};
 use red_envelope_history::Violation;
 
 use crate::audit;
@@ -54,29 +53,24 @@ const FORGOTTEN_AFTER_MS: i64 = 11 * 60_000;
 pub enum Off {
     /// Of a store.
     Store(stores::Rule),
-    /// Of settlement.
-    Settle(rules::Rule),
-    /// Of the gathering of shares.
-    Publish(publish_rules::Rule),
+    /// Of settlement, or of the gathering of shares.
+    Kept(Rule),
 }
 
 impl Off {
     pub fn of_store(self) -> Option<stores::Rule> {
         match self {
             Self::Store(rule) => Some(rule),
-            Self::Settle(_) | Self::Publish(_) => None,
+            Self::Kept(_) => None,
         }
     }
 
     /// Breaks the production's rules on this thread.
     pub fn switch(off: Option<Self>) {
-        let (settle, publish) = match off {
-            Some(Self::Settle(rule)) => (Some(rule), None),
-            Some(Self::Publish(rule)) => (None, Some(rule)),
-            Some(Self::Store(_)) | None => (None, None),
-        };
-        rules::switch_off(settle);
-        publish_rules::switch_off(publish);
+        rules::switch_off(match off {
+            Some(Self::Kept(rule)) => Some(rule),
+            Some(Self::Store(_)) | None => None,
+        });
     }
 }
 

@@ -1,9 +1,15 @@
 //! Rules that the simulation switches off, one at a time, to see that it would notice. A release build
 //! has no switch: there every rule is kept.
 
-/// What the gathering of a dealt envelope owes its order to.
+/// What settlement, and the gathering of a dealt envelope, owe their order to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
+    /// An entry leaves the outbox only after the books gave a verdict on each of its records.
+    DeleteAfterCommit,
+    /// The remainder is refunded only when all that was granted is in the books.
+    RefundAfterDrain,
+    /// A refund stands under the epochs of all partitions in which the envelope lies.
+    RefundUnderAll,
     /// The books say that shares are gathered before any stripe is halted.
     SaidFirst,
     /// A stripe that is repaired once the books say so gives nothing.
@@ -13,12 +19,12 @@ pub enum Rule {
 }
 
 #[cfg(not(any(test, feature = "test-hooks")))]
-pub(super) const fn keeps(_: Rule) -> bool {
+pub(crate) const fn keeps(_: Rule) -> bool {
     true
 }
 
 #[cfg(any(test, feature = "test-hooks"))]
-pub(super) use switch::keeps;
+pub(crate) use switch::keeps;
 #[cfg(any(test, feature = "test-hooks"))]
 pub use switch::switch_off;
 
@@ -39,7 +45,7 @@ mod switch {
         OFF.set(rule);
     }
 
-    pub(in crate::publish) fn keeps(rule: Rule) -> bool {
+    pub(crate) fn keeps(rule: Rule) -> bool {
         OFF.get() != Some(rule)
     }
 }
