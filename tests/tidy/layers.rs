@@ -30,11 +30,11 @@ const ROOMS: &[Room] = &[
     // Makes a funded envelope live; a retry (api) and the sweeper (settle) both come here.
     Room {
         name: "publish",
-        knows: &["domain", "hot", "ledger"],
+        knows: &["domain", "hot", "ledger", "rules"],
     },
     Room {
         name: "settle",
-        knows: &["domain", "hot", "ledger", "publish"],
+        knows: &["domain", "hot", "ledger", "publish", "rules"],
     },
     Room {
         // Of publish only the amounts that a seed makes, which it compares with what was paid.
@@ -62,6 +62,11 @@ const ROOMS: &[Room] = &[
         knows: &[
             "audit", "hot", "ledger", "publish", "restored", "settle", "stores",
         ],
+    },
+    // What a simulation switches off in the two above.
+    Room {
+        name: "rules",
+        knows: &[],
     },
     // A client like any other; the domain only to verify a proof offline.
     Room {

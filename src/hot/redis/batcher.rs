@@ -28,14 +28,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand::RngExt;
 use redis::{Cmd, Value};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::core::Core;
 use super::emptied::Emptied;
 use super::layout::Reader;
 use super::link::{Failure, Link};
 use super::reply::{self, Reply};
-use crate::clock::timer_now;
 use crate::domain::grab::{
     GRABS_PER_CALL_MAX, Grab, GrabReply, Grant, HeldShare, Outcome, Refusal,
 };
@@ -163,7 +161,7 @@ impl Sender {
             let packed = Packed::of(&self.core, asks);
             let (core, link) = (Arc::clone(&self.core), Arc::clone(&self.link));
             tokio::spawn(async move {
-                let (watch, asked) = (Stopwatch::start(), timer_now());
+                let watch = Stopwatch::start();
                 let sent = match packed.order.is_empty() {
                     true => Ok(Value::Nil),
                     false if core.is_full() => Err(Failure::Full),
@@ -179,7 +177,7 @@ impl Sender {
                     metrics::batch_committed(packed.order.len(), watch.seconds());
                 }
                 drop(permit);
-                packed.answer(&core, sent, asked);
+                packed.answer(&core, sent);
             });
         }
     }
@@ -255,11 +253,11 @@ impl Packed {
         }
     }
 
-    fn answer(mut self, core: &Arc<Core>, sent: Result<Value, HotError>, asked: Instant) {
+    fn answer(mut self, core: &Arc<Core>, sent: Result<Value, HotError>) {
         let mut failed: BTreeMap<usize, HotError> = BTreeMap::new();
         let outcome = sent.and_then(|value| self.read(core, &value, &mut failed));
         if outcome.is_ok() {
-            self.hear(core, asked);
+            self.hear(core);
         }
         for (ask, (answer, replies)) in self.asks.into_iter().enumerate() {
             let failure = outcome.as_ref().err().or(failed.get(&ask));
@@ -335,7 +333,7 @@ impl Packed {
     }
 
     /// Who asks for an empty envelope next may be answered without Redis.
-    fn hear(&self, core: &Arc<Core>, asked: Instant) {
+    fn hear(&self, core: &Arc<Core>) {
         let mut order = self.order.iter();
         let by_envelope = self
             .grabs
@@ -346,14 +344,13 @@ impl Packed {
                 match self.asks[*ask].1[*at] {
                     GrabReply::Outcome(Outcome::Empty) => empties += 1,
                     GrabReply::Outcome(Outcome::AlreadyGrabbed(_)) => {}
-                    // Of the first stripe of an empty one it would be news.
+                    // A home says so of every envelope, a first stripe only while there is something left.
                     GrabReply::Dry if grabs[0].partition != core.partition(grabs[0].envelope) => {}
                     _ => stays = false,
                 }
             }
-            let (grab, heard) = (&grabs[0], (empties, stays));
-            if let Some(heard) = core.emptied.heard(core, grab, heard, asked) {
-                Emptied::read(core, grab, heard);
+            if let Some(next) = core.emptied.heard(core, &grabs[0], (empties, stays)) {
+                Emptied::follow(core, grabs[0].envelope, next);
             }
         }
     }

@@ -3,29 +3,31 @@
 //! # Shape
 //! | moment | what |
 //! |---|---|
-//! | Redis says EMPTY | it is counted; after [`EMPTIES_HEARD_MIN`] of one envelope, of a large one as many as reading it is worth, its winners are read, once |
+//! | Redis says EMPTY | it is counted; after [`EMPTIES_HEARD_MIN`] of one envelope, of a large one as many as its reading is worth ([`WINNERS_PER_EMPTY`]), its winners are read, once (`read`) |
 //! | a grab of it | a winner hears his share again, anybody else that nothing is left |
-//! | a grab of one with more than [`GRANTS_OF_ONE_MAX`] winners, or of a dealt one | who is surely no winner hears that nothing is left (`names`); the others ask Redis |
-//! | [`STANDS_FOR`] after Redis said EMPTY last | grabs go to Redis; its next EMPTY counts for as long again |
+//! | … with more than [`GRANTS_OF_ONE_MAX`] winners, or of a dealt one | who is surely no winner hears that nothing is left (`names`); the others ask Redis |
+//! | [`STANDS_FOR`] after Redis was looked at last | grabs go to Redis; at its next EMPTY one look tells whether all is as it was, and counts for as long again |
 //! | Redis says anything else of it; this process marks, repairs or removes it | it is forgotten, also while its winners are read |
-//! | a call of Redis fails | what was heard before answers nobody: Redis may come back with less |
+//! | a call of Redis fails | what was seen before answers nobody: Redis may come back with less |
 //! | one of its partitions goes to a new epoch, or the server is lost | what is of the one before answers nobody |
 //!
 //! # Bounds
-//! [`WEIGHT_MAX`] in all, [`NAMES_OF_ONE_PLACE_MAX`] winners in one place, [`READS_AT_ONCE_MAX`] envelopes read at
-//! once; who finds no place asks Redis, as before.
+//! [`WEIGHT_MAX`] in all; [`WALKS_AT_ONCE_MAX`] envelopes read at once, of them [`LARGE_WALKS_AT_ONCE_MAX`] large
+//! ones; [`LOOKS_AT_ONCE_MAX`] looked at. Who finds no place asks Redis, as before.
 //!
 //! # Ordering
-//! Within an epoch an empty envelope stays as it is: nobody takes, and only named shares are declined, which
-//! are not kept here. Its winners are read between two looks that found it empty under the epoch, and kept only
-//! if they are as many as its shares. What other processes do to it (a mark, a removal), and an epoch that is
-//! not known here yet, are heard within [`STANDS_FOR`].
+//! Within an epoch, of a dealt one within those of all its partitions, an empty envelope stays as it is: nobody takes,
+//! and only named shares are declined, which are not kept here. Its winners are read between two looks that found it
+//! empty and the same, and kept only if every share has one. What other processes do to it (a mark, a repair, a
+//! removal), and an epoch that is not known here yet, are seen within [`STANDS_FOR`].
 //!
 //! # If it crashes here
 //! It is a cache.
 //!
 //! # Not here
 //! Whether the level is held: the store asks that before. Whether a winner's share is in the books: the gate.
+
+mod read;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,18 +39,13 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
-use super::core::{Call, Core};
+use self::read::Under;
+use super::core::Core;
 use super::layout::Meta;
 use super::names::Names;
-use super::reply;
 use crate::clock::timer_now;
-use crate::domain::envelope::{CloseReason, HotState, Terms};
 use crate::domain::grab::{Grab, GrabReply, Grant, Outcome};
-use crate::domain::id::{EnvelopeId, Epoch, PersonId, TenantId};
-#[cfg(test)]
-use crate::domain::split::SHARE_COUNT_MAX;
-use crate::domain::stripes::StripeCount;
-use crate::hot::HotError;
+use crate::domain::id::{EnvelopeId, PersonId};
 
 /// Answers of EMPTY after which an envelope's winners are read: most envelopes are asked for less often.
 pub const EMPTIES_HEARD_MIN: u32 = 32;
@@ -63,15 +60,17 @@ const PARTS: usize = 4;
 /// Winners of one envelope who are kept with their shares. Of more, and of a dealt one, whose shares lie in
 /// several partitions, only who is one.
 pub const GRANTS_OF_ONE_MAX: u32 = 100_000;
-/// Winners of an envelope, or of one of its stripes, whose names are read: 8 MB while they are.
-pub const NAMES_OF_ONE_PLACE_MAX: usize = 1_000_000;
-/// Winners that Redis tells for what an EMPTY costs it: some 0.8 µs each. An envelope is read once what was asked of it
-/// cost as much, so nobody pays more than twice.
+/// Winners whose reading costs Redis about what one EMPTY does: 0.8 µs each. An envelope is read once its EMPTYs have
+/// cost as much as that, so both together cost at most twice the better of the two.
 const WINNERS_PER_EMPTY: u32 = 8;
 /// Bytes that weigh as much as a winner who is kept with his share.
 const WEIGHT_BYTES: usize = 120;
-/// Envelopes whose winners are read at once.
-pub const READS_AT_ONCE_MAX: usize = 4;
+/// Envelopes whose winners are read at once, and those of them that are large: each is a thousand commands a
+/// million, and 14 MB at the most while it lasts.
+pub const WALKS_AT_ONCE_MAX: usize = 4;
+const LARGE_WALKS_AT_ONCE_MAX: usize = 1;
+/// Envelopes that are looked at, at once, whether they are as they were.
+const LOOKS_AT_ONCE_MAX: usize = 64;
 /// Envelopes for which there is room at first.
 const ENVELOPES_GUESS: usize = 20_000;
 
@@ -80,21 +79,42 @@ pub struct Emptied {
     kept: Cache<EnvelopeId, Entry, Weight>,
     /// Whether winners were ever kept: until then no grab looks for them.
     knows_any: AtomicBool,
-    /// Envelopes whose winners are being read, and whether they were forgotten meanwhile. At most
-    /// [`READS_AT_ONCE_MAX`].
-    reading: Mutex<HashMap<EnvelopeId, bool>>,
-    /// What was heard before this instant answers nobody, in milliseconds after `began`.
+    /// Envelopes that are read or looked at now.
+    underway: Mutex<HashMap<EnvelopeId, Underway>>,
+    /// What was seen before this instant answers nobody, in milliseconds after `began`.
     void_before: AtomicU64,
     began: Instant,
     policy: Mutex<Policy>,
 }
 
-/// When winners are read, and how long an EMPTY stands.
+/// When winners are read, how many are kept with their shares, and how long what was seen stands.
 #[derive(Clone, Copy, Debug)]
 struct Policy {
     heard_min: u32,
     stands_for: Duration,
     grants_max: u32,
+}
+
+/// What becomes of an envelope beside those who wait for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// EMPTY was heard so often that its winners are to be read.
+    Walk(u32),
+    /// What is known of it stands no longer: whether it is as it was.
+    Look,
+}
+
+/// It is read or looked at, and whether it was forgotten meanwhile.
+struct Underway {
+    how: How,
+    void: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Walk,
+    LargeWalk,
+    Look,
 }
 
 #[derive(Clone)]
@@ -107,10 +127,11 @@ enum Entry {
 /// An empty envelope.
 struct Winners {
     under: Under,
-    tenant: TenantId,
+    /// As it was when they were read.
+    meta: Meta,
     who: Who,
-    /// When Redis was asked last that said EMPTY, in milliseconds after `began`.
-    heard_at: AtomicU64,
+    /// When Redis was looked at last, in milliseconds after `began`.
+    seen_at: AtomicU64,
     /// How long that stands.
     good_until: AtomicU64,
 }
@@ -119,46 +140,8 @@ struct Winners {
 enum Who {
     /// Each, and which.
     Shares(HashMap<PersonId, Grant>),
-    /// Who is surely none of them.
+    /// So many that only who is one is kept, or in several partitions.
     Names(Names),
-}
-
-/// The epochs in which Redis said so.
-struct Under {
-    /// That of its first partition.
-    epoch: Epoch,
-    of: StripeCount,
-    /// Of a dealt one: the sum of all of them, and how many changes of epochs had been heard of when it was last
-    /// the same.
-    sum: u64,
-    changes: AtomicU64,
-}
-
-impl Under {
-    fn now(core: &Core, id: EnvelopeId, of: StripeCount) -> Self {
-        let changes = AtomicU64::new(core.changes());
-        Self {
-            epoch: core.epoch(core.partition(id)),
-            of,
-            sum: core.under_sum(id, of),
-            changes,
-        }
-    }
-
-    /// Whether they are those that stand, and that a grab names.
-    fn stands(&self, core: &Core, grab: &Grab) -> bool {
-        if self.of.is_one() {
-            return self.epoch == grab.epoch && self.epoch == core.epoch(grab.partition);
-        }
-        let changes = core.changes();
-        if self.changes.load(Ordering::Relaxed) != changes {
-            if core.under_sum(grab.envelope, self.of) != self.sum {
-                return false;
-            }
-            self.changes.store(changes, Ordering::Relaxed);
-        }
-        grab.epoch == core.epoch(grab.partition)
-    }
 }
 
 #[derive(Clone)]
@@ -196,7 +179,7 @@ impl Default for Emptied {
                 DefaultLifecycle::default(),
             ),
             knows_any: AtomicBool::new(false),
-            reading: Mutex::default(),
+            underway: Mutex::default(),
             void_before: AtomicU64::new(0),
             began: timer_now(),
             policy: Mutex::new(Policy {
@@ -209,7 +192,7 @@ impl Default for Emptied {
 }
 
 impl Emptied {
-    /// For tests: reads winners after so many answers, each of which stands for so long.
+    /// For tests: reads the winners of small envelopes after so many answers, and what was seen stands for so long.
     #[cfg(test)]
     pub fn set(&self, heard_min: u32, stands_for: Duration) {
         let mut policy = self.policy.lock();
@@ -221,30 +204,6 @@ impl Emptied {
     #[cfg(test)]
     pub fn keep_shares_up_to(&self, grants_max: u32) {
         self.policy.lock().grants_max = grants_max;
-    }
-
-    /// For tests: whether such winners of an envelope have a place.
-    #[cfg(test)]
-    pub fn is_kept(&self, id: EnvelopeId, grants: Option<HashMap<PersonId, Grant>>) -> bool {
-        let winners = Winners {
-            under: Under {
-                epoch: Epoch(1),
-                of: StripeCount::ONE,
-                sum: 1,
-                changes: AtomicU64::new(0),
-            },
-            tenant: TenantId::parse("default").expect("a name"),
-            who: match grants {
-                Some(shares) => Who::Shares(shares),
-                None => Who::Names(Names::with_room(SHARE_COUNT_MAX)),
-            },
-            heard_at: AtomicU64::new(0),
-            good_until: AtomicU64::new(0),
-        };
-        self.reading.lock().insert(id, false);
-        self.keep(id, winners);
-        self.reading.lock().remove(&id);
-        matches!(self.kept.get(&id), Some(Entry::Known(_)))
     }
 
     /// What is known here of each grab, where Redis need not be asked; `None`: of none of them.
@@ -263,10 +222,8 @@ impl Emptied {
         let Entry::Known(winners) = self.kept.get(&grab.envelope)? else {
             return None;
         };
-        let heard_at = winners.heard_at.load(Ordering::Relaxed);
-        let stands = now < winners.good_until.load(Ordering::Relaxed)
-            && heard_at >= self.void_before.load(Ordering::Acquire);
-        if !stands || !winners.under.stands(core, grab) || winners.tenant != grab.tenant {
+        let is_its = winners.under.stands(core, grab) && winners.meta.tenant == grab.tenant;
+        if !is_its || !self.is_good(&winners, now) {
             return None;
         }
         Some(GrabReply::Outcome(match &winners.who {
@@ -279,35 +236,33 @@ impl Emptied {
         }))
     }
 
-    /// Redis has answered grabs of one envelope, asked at `asked`, so often with EMPTY; `stays`: and the others
-    /// as who has a share of it. Answers after how many of them its winners shall be read.
-    pub fn heard(
-        &self,
-        core: &Core,
-        grab: &Grab,
-        (empties, stays): (u32, bool),
-        asked: Instant,
-    ) -> Option<u32> {
+    fn is_good(&self, winners: &Winners, now: u64) -> bool {
+        let seen_at = winners.seen_at.load(Ordering::Relaxed);
+        now < winners.good_until.load(Ordering::Relaxed)
+            && seen_at >= self.void_before.load(Ordering::Acquire)
+    }
+
+    /// Redis has answered grabs of one envelope so often with EMPTY; `stays`: and the others as who has a share of
+    /// it, or as another stripe. Answers what is to be done next.
+    pub fn heard(&self, core: &Core, grab: &Grab, (empties, stays): (u32, bool)) -> Option<Next> {
+        let id = grab.envelope;
         if !stays {
-            self.mark_void(grab.envelope);
+            self.mark_void(id);
         }
         if empties == 0 && !self.knows_any.load(Ordering::Relaxed) {
             return None;
         }
-        match self.kept.get(&grab.envelope) {
-            Some(Entry::Known(winners)) if winners.tenant != grab.tenant => None,
+        match self.kept.get(&id) {
+            Some(Entry::Known(winners)) if winners.meta.tenant != grab.tenant => None,
             Some(Entry::Known(winners)) if winners.under.stands(core, grab) => {
                 if !stays {
-                    self.forget(grab.envelope);
-                } else if empties > 0 {
-                    let until = self.millis(asked + self.policy.lock().stands_for);
-                    winners.good_until.fetch_max(until, Ordering::Relaxed);
-                    let heard_at = self.millis(asked);
-                    winners.heard_at.fetch_max(heard_at, Ordering::Relaxed);
+                    self.forget(id);
+                    return None;
                 }
-                None
+                let is_good = self.is_good(&winners, self.millis(timer_now()));
+                (empties > 0 && !is_good).then_some(Next::Look)
             }
-            _ if empties == 0 => None,
+            _ if empties == 0 || self.underway.lock().contains_key(&id) => None,
             // Of an epoch that has ended it is counted anew.
             entry => {
                 let before = match entry {
@@ -315,12 +270,9 @@ impl Emptied {
                     _ => 0,
                 };
                 let count = before.saturating_add(empties);
-                let terms = core.terms.peek(&grab.envelope);
-                let full = count >= self.wanted(terms.map_or(0, |terms| terms.share_count));
-                // One that can't be kept is not read at each answer.
-                let next = if full { 0 } else { count };
-                self.kept.insert(grab.envelope, Entry::Counted(next));
-                full.then_some(count)
+                self.kept.insert(id, Entry::Counted(count));
+                let enough = count >= self.wanted(share_count(core, id));
+                enough.then_some(Next::Walk(count))
             }
         }
     }
@@ -337,44 +289,84 @@ impl Emptied {
         self.kept.remove(&envelope);
     }
 
-    /// Nor does what is being read of it now.
+    /// Nor does what is being found out of it now.
     fn mark_void(&self, envelope: EnvelopeId) {
-        if let Some(void) = self.reading.lock().get_mut(&envelope) {
-            *void = true;
+        if let Some(underway) = self.underway.lock().get_mut(&envelope) {
+            underway.void = true;
         }
     }
 
-    /// What was heard so far answers nobody: a call failed, and Redis may come back with less.
+    /// What was seen so far answers nobody: a call failed, and Redis may come back with less.
     pub fn void(&self) {
         let now = self.millis(timer_now()).saturating_add(1);
         self.void_before.fetch_max(now, Ordering::AcqRel);
     }
 
-    /// Reads the winners of an envelope, of which so many EMPTY were heard, beside whoever waits for an answer.
-    pub fn read(core: &Arc<Core>, grab: &Grab, heard: u32) {
-        let id = grab.envelope;
-        {
-            let mut reading = core.emptied.reading.lock();
-            if reading.len() >= READS_AT_ONCE_MAX || reading.contains_key(&id) {
-                return;
-            }
-            reading.insert(id, false);
+    /// Does what is to be done next, beside whoever waits for an answer. Who finds nothing here asks Redis, so a
+    /// failure costs nobody anything.
+    pub fn follow(core: &Arc<Core>, id: EnvelopeId, next: Next) {
+        let how = match next {
+            Next::Look => How::Look,
+            Next::Walk(_) if share_count(core, id) > GRANTS_OF_ONE_MAX => How::LargeWalk,
+            Next::Walk(_) => How::Walk,
+        };
+        if !core.emptied.begin(id, how) {
+            return;
         }
-        let read = Read(Arc::clone(core), id);
+        let step = Step(Arc::clone(core), id);
         tokio::spawn(async move {
-            // Who finds nothing here asks Redis, so a failure costs nobody anything.
-            if let Ok(Some(winners)) = read.0.winners(id, heard).await {
-                read.0.emptied.keep(id, winners);
+            let (core, id) = (&step.0, step.1);
+            match next {
+                Next::Look => core.look_again(id).await,
+                Next::Walk(heard) => core.walk_winners(id, heard).await,
             }
         });
     }
 
-    fn keep(&self, id: EnvelopeId, winners: Winners) {
-        let reading = self.reading.lock();
-        if reading.get(&id) == Some(&false) {
-            self.kept.insert(id, Entry::Known(Arc::new(winners)));
-            self.knows_any.store(true, Ordering::Relaxed);
+    /// Whether there is room for one more.
+    fn begin(&self, id: EnvelopeId, how: How) -> bool {
+        let mut underway = self.underway.lock();
+        let of = |how: How| underway.values().filter(|other| other.how == how).count();
+        let large = of(How::LargeWalk);
+        let room = match how {
+            How::Look => of(How::Look) < LOOKS_AT_ONCE_MAX,
+            How::LargeWalk => large < LARGE_WALKS_AT_ONCE_MAX,
+            How::Walk => of(How::Walk) + large < WALKS_AT_ONCE_MAX,
+        };
+        let begins = room && !underway.contains_key(&id);
+        if begins {
+            underway.insert(id, Underway { how, void: false });
         }
+        drop(underway);
+        if begins && how != How::Look {
+            // One that can't be kept is not read at each answer.
+            self.kept.insert(id, Entry::Counted(0));
+        }
+        begins
+    }
+
+    /// These are the winners of an envelope, unless it was forgotten since its reading began.
+    fn keep(&self, id: EnvelopeId, winners: Winners, asked: Instant) {
+        let winners = Arc::new(winners);
+        // It answers nobody yet. What has to go for it goes while nobody waits for the lock.
+        self.kept.insert(id, Entry::Known(Arc::clone(&winners)));
+        if !self.stands_since(id, &winners, asked) {
+            self.kept.remove(&id);
+        }
+    }
+
+    /// An envelope was as it is known when Redis was asked, at this instant. `false`: it was forgotten since.
+    fn stands_since(&self, id: EnvelopeId, winners: &Winners, asked: Instant) -> bool {
+        let until = self.millis(asked + self.policy.lock().stands_for);
+        let underway = self.underway.lock();
+        let stands = underway.get(&id).is_some_and(|underway| !underway.void);
+        if stands {
+            self.knows_any.store(true, Ordering::Relaxed);
+            let seen_at = self.millis(asked);
+            winners.seen_at.fetch_max(seen_at, Ordering::Relaxed);
+            winners.good_until.fetch_max(until, Ordering::Relaxed);
+        }
+        stands
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -383,109 +375,35 @@ impl Emptied {
     }
 }
 
-/// An envelope whose winners are being read, until that has ended.
-struct Read(Arc<Core>, EnvelopeId);
+/// Shares of an envelope, as far as its terms are known here; 0: they are not.
+fn share_count(core: &Core, id: EnvelopeId) -> u32 {
+    core.terms.peek(&id).map_or(0, |terms| terms.share_count)
+}
 
-impl Drop for Read {
+/// An envelope that is read or looked at, until that has ended.
+struct Step(Arc<Core>, EnvelopeId);
+
+impl Drop for Step {
     fn drop(&mut self) {
-        self.0.emptied.reading.lock().remove(&self.1);
+        self.0.emptied.underway.lock().remove(&self.1);
     }
 }
 
-impl Core {
-    /// Who took the shares of an envelope; `None` where it is not empty, or none that is kept.
-    async fn winners(&self, id: EnvelopeId, heard: u32) -> Result<Option<Winners>, HotError> {
-        let terms = self.terms_of(&[id]).await?.pop().flatten();
-        // Where they were not known here, it was not known either how many EMPTY it is worth.
-        let worth = |terms: &Arc<Terms>| heard >= self.emptied.wanted(terms.share_count);
-        let Some(terms) = terms.filter(worth) else {
-            return Ok(None);
-        };
-        let under = Under::now(self, id, terms.stripes);
-        let Some(before) = self.look_at_empty(id, &under).await? else {
-            return Ok(None);
-        };
-        let Some(who) = self.who_took(id, &before, terms.stripes).await? else {
-            return Ok(None);
-        };
-        let asked = timer_now();
-        let after = self.look_at_empty(id, &under).await?;
-        if after.as_ref() != Some(&before) {
-            return Ok(None);
-        }
-        let until = asked + self.emptied.policy.lock().stands_for;
-        Ok(Some(Winners {
-            under,
-            tenant: before.tenant,
-            who,
-            heard_at: AtomicU64::new(self.emptied.millis(asked)),
-            good_until: AtomicU64::new(self.emptied.millis(until)),
-        }))
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::split::SHARE_COUNT_MAX;
 
-    /// As many as there are shares; `None` where not so many are found, or too many to be kept.
-    async fn who_took(
-        &self,
-        id: EnvelopeId,
-        meta: &Meta,
-        of: StripeCount,
-    ) -> Result<Option<Who>, HotError> {
-        let (count, grants_max) = (meta.count, self.emptied.policy.lock().grants_max);
-        if of.is_one() && count <= grants_max {
-            let held = self.held_shares(self.first(id), meta).await?;
-            let all = u32::try_from(held.len()) == Ok(count);
-            let shares = held.into_iter().map(|held| (held.grabber, held.grant));
-            let shares: HashMap<_, _> = shares.collect();
-            let each_once = u32::try_from(shares.len()) == Ok(count);
-            return Ok((all && each_once).then_some(Who::Shares(shares)));
+    #[test]
+    fn the_largest_envelopes_that_are_read_are_kept() {
+        // As many parts share it.
+        let room = WEIGHT_MAX / u64::try_from(PARTS).unwrap();
+        let names = Names::with_room(SHARE_COUNT_MAX)
+            .bytes()
+            .div_ceil(WEIGHT_BYTES);
+        for weight in [u64::from(GRANTS_OF_ONE_MAX), u64::try_from(names).unwrap()] {
+            // A cache keeps what weighs as much as 97 % of a part.
+            assert!((weight + WEIGHT_OF_ONE) * 100 <= room * 97, "{weight}");
         }
-        if usize::try_from(meta.held_count()).unwrap_or(usize::MAX) > NAMES_OF_ONE_PLACE_MAX {
-            return Ok(None);
-        }
-        let (mut names, mut found) = (Names::with_room(count), 0);
-        for at in self.places(id, of) {
-            let mut hashes = Vec::new();
-            let mut note = |name: &[u8], _: &[u8]| {
-                let name = std::str::from_utf8(name).ok();
-                let name = name.filter(|name| !name.is_empty());
-                if hashes.len() < NAMES_OF_ONE_PLACE_MAX {
-                    hashes.extend(name.map(|name| names.hash(name)));
-                }
-            };
-            self.each_field(at, count, &mut note).await?;
-            // A walk may come by one of them twice.
-            hashes.sort_unstable();
-            hashes.dedup();
-            found += hashes.len();
-            hashes.into_iter().for_each(|hash| names.put(hash));
-        }
-        Ok((u32::try_from(found) == Ok(count)).then_some(Who::Names(names)))
-    }
-
-    /// The meta of an envelope that is empty and whole under these epochs, and unmarked.
-    async fn look_at_empty(&self, id: EnvelopeId, under: &Under) -> Result<Option<Meta>, HotError> {
-        let partition = self.partition(id);
-        let own = self.keys.envelope(partition, id);
-        // As if all its shares were known: none is sent.
-        let call = Call::reading(self, "view_1", partition)
-            .key(own.grabs)
-            .key(own.shares)
-            .key(own.phrase)
-            .under(under.epoch)
-            .number(0)
-            .number(u32::MAX);
-        let (_, items) = self.call(call).await?;
-        let meta = items.first().map_or(Ok(&[][..]), reply::bytes)?;
-        let meta = Meta::unpack(meta);
-        Ok(meta.filter(|meta| {
-            let is_empty = meta.state == HotState::Over(CloseReason::Empty) && !meta.named;
-            let is_here = meta.epoch == under.epoch && meta.frozen.is_none();
-            // The first stripe of a dealt one knows that all are taken once it has what was left in all.
-            let is_all = match &meta.part {
-                Some(part) => part.whole && part.under == under.sum,
-                None => under.of.is_one(),
-            };
-            is_empty && is_here && is_all
-        }))
     }
 }

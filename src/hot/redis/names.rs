@@ -2,7 +2,7 @@
 //!
 //! # Shape
 //! A Bloom filter (Bloom 1970) of [`BITS_PER_NAME`] bits a name and [`PROBES`] probes, which lie as in Kirsch and
-//! Mitzenmacher 2006: two halves of one hash make them all. One of 120 strangers is taken for somebody it has.
+//! Mitzenmacher 2006: two halves of one hash make them all. One of 120 strangers is taken for one of them.
 //!
 //! # Ordering
 //! The hash is keyed anew for each set, so nobody can choose a name that is taken for another.
@@ -12,7 +12,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Bits of a name.
+/// Bits of a name. With 8 it would be one stranger of 46.
 const BITS_PER_NAME: u64 = 10;
 /// Of them, those that are set: 10 ln 2 is the best number.
 const PROBES: u64 = 7;
@@ -36,21 +36,17 @@ impl Names {
         }
     }
 
-    /// What a name comes down to.
-    pub fn hash(&self, name: &str) -> u64 {
-        self.keyed.hash_one(name)
-    }
-
-    /// Adds a name, by its [`Names::hash`].
-    pub fn put(&mut self, hash: u64) {
-        for (word, bit) in probes(hash, self.words.len()) {
+    /// Adds a name.
+    pub fn put(&mut self, name: &str) {
+        for (word, bit) in probes(self.keyed.hash_one(name), self.words.len()) {
             self.words[word] |= bit;
         }
     }
 
     /// `false`: it was not added, for certain.
     pub fn may_have(&self, name: &str) -> bool {
-        probes(self.hash(name), self.words.len()).all(|(word, bit)| self.words[word] & bit != 0)
+        probes(self.keyed.hash_one(name), self.words.len())
+            .all(|(word, bit)| self.words[word] & bit != 0)
     }
 
     /// Bytes of its bits.
@@ -80,7 +76,7 @@ mod tests {
     fn filled(count: u32) -> Names {
         let mut names = Names::with_room(count);
         for number in 0..count {
-            names.put(names.hash(&format!("winner-{number}")));
+            names.put(&format!("winner-{number}"));
         }
         names
     }

@@ -22,6 +22,8 @@ use crate::hot::{Gathered, GrantWalk, HotError, HotStore, HotView, Repair};
 const POLLS_MAX: usize = 400;
 
 const STRIPES: u16 = 4;
+/// People of each stripe who have asked when all is taken.
+const ASKED: usize = 9;
 
 fn of() -> StripeCount {
     StripeCount::new(STRIPES).unwrap()
@@ -197,7 +199,7 @@ async fn played(store: &dyn HotStore, cast: &Cast) -> Told {
 /// Everybody who has not won takes what is left; in the end it is empty.
 async fn takes_the_rest(store: &dyn HotStore, cast: &Cast, told: &mut Told) {
     for stripe in 0..STRIPES {
-        for name in people_of(cast, stripe, 9) {
+        for name in people_of(cast, stripe, ASKED) {
             told.hears(&name, grab(store, cast, &name, true).await);
         }
     }

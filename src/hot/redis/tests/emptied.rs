@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::mended::stage;
-use super::{OnRedis, answered, own_keys};
-use crate::domain::grab::{Grab, GrabReply, Grant, Outcome};
-use crate::domain::id::{Epoch, TenantId, UnixMs};
-use crate::hot::conformance::stage::{Cast, outcome, person};
-use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, Emptied, GRANTS_OF_ONE_MAX, STANDS_FOR};
+use super::mended::{Kind, Mended, stage};
+use super::{OnRedis, answered, own_keys, store as another};
+use crate::domain::grab::{Grab, GrabReply, Outcome};
+use crate::domain::id::{Epoch, TenantId};
+use crate::hot::conformance::stage::{Cast, outcome};
+use crate::hot::redis::emptied::{EMPTIES_HEARD_MIN, STANDS_FOR};
 use crate::hot::redis::layout::LISTED_SHARES_MIN;
 use crate::hot::redis::link::Failure;
 use crate::hot::{HotError, HotStore, Mark};
@@ -32,11 +32,12 @@ async fn emptied(stage: &OnRedis) -> Cast {
     cast
 }
 
-/// Grabs until Redis is not asked any more.
+/// Grabs until Redis is not asked any more; by somebody else each time, for one may be taken for a winner.
 async fn until_known(stage: &OnRedis, cast: &Cast) {
-    for _ in 0..GRABS_MAX {
+    for number in 0..GRABS_MAX {
         let before = calls(stage);
-        let told = outcome(cast.grab(&*stage.store, "late").await);
+        let late = format!("late-{number}");
+        let told = outcome(cast.grab(&*stage.store, &late).await);
         assert_eq!(told, Outcome::Empty);
         if calls(stage) == before {
             return;
@@ -230,23 +231,6 @@ async fn after_a_call_that_failed_redis_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_largest_envelopes_that_are_read_are_kept() {
-    let emptied = Emptied::default();
-    emptied.set(1, FOR_GOOD);
-    let grant = |share| Grant {
-        share,
-        amount_minor: 1,
-        at: UnixMs(0),
-    };
-    let grants =
-        (0..GRANTS_OF_ONE_MAX).map(|number| (person(&format!("p{number}")), grant(number)));
-    let cast = Cast::lucky(&[5]);
-    assert!(emptied.is_kept(cast.id, Some(grants.collect())));
-    let cast = Cast::lucky(&[5]);
-    assert!(emptied.is_kept(cast.id, None), "ten million names");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_winners_those_who_surely_are_none_hear_it_from_memory() {
     let stage = stage().await;
     let store = &*stage.store;
@@ -304,4 +288,44 @@ async fn a_redis_that_does_not_keep_the_level_is_not_made_up_for() {
     let grab = cast.grab_in(&*stage.store, "ann");
     let refused = stage.store.grab(vec![grab]).await.unwrap_err();
     assert!(matches!(refused, HotError::Unavailable(_)), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_process_has_done_meanwhile_is_seen_before_anybody_hears_of_it_from_memory() {
+    let stage = stage().await;
+    let store = &*stage.store;
+    let mended = Mended::play(store, Kind::Lucky).await;
+    mended.grab(store, &["ann", "eve", "dan"]).await;
+    mended.cast.settle_all(store).await;
+    store.core.emptied.set(1, FOR_GOOD);
+    until_known(&stage, &mended.cast).await;
+    let lapse = || {
+        let lost = HotError::Unavailable("the reply was lost".into());
+        let _told = store.core.fault(Failure::Unreachable(lost));
+    };
+    // Nothing was done: a look tells.
+    lapse();
+    until_known(&stage, &mended.cast).await;
+    // It was lost, and repaired by books that know nothing of bob, and somebody else has won his share.
+    let claims = store.grants(mended.cast.id, 0, 100).await.unwrap();
+    let mut claims = claims.unwrap();
+    claims.retain(|held| held.grabber.as_str() != "bob");
+    let own = own_keys(&stage.store, mended.cast.id);
+    for key in [own.grabs, own.shares] {
+        stage.server.command(&[b"UNLINK", key.as_bytes()]);
+    }
+    let other = another(&stage.server, &stage.clock);
+    stage.introduce(&other).await;
+    mended.mend(&*other, &claims).await;
+    let won = mended.grab(&*other, &["kim"]).await.pop().unwrap();
+    let GrabReply::Outcome(Outcome::Won(grant)) = won else {
+        panic!("bob's is free: {won:?}");
+    };
+    lapse();
+    for number in 0..200 {
+        let late = format!("later-{number}");
+        let replies = mended.grab(store, &[&late, "kim"]).await;
+        let kim = Outcome::AlreadyGrabbed(grant);
+        assert_eq!(replies, [Outcome::Empty, kim].map(GrabReply::Outcome));
+    }
 }
