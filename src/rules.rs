@@ -8,8 +8,6 @@ pub enum Rule {
     DeleteAfterCommit,
     /// The remainder is refunded only when all that was granted is in the books.
     RefundAfterDrain,
-    /// A refund stands under the epochs of all partitions in which the envelope lies.
-    RefundUnderAll,
     /// The books say that shares are gathered before any stripe is halted.
     SaidFirst,
     /// A stripe that is repaired once the books say so gives nothing.

@@ -6,14 +6,16 @@
 //! |---|---|
 //! | known here | one look into a sharded cache, about 100 ns |
 //! | known to be unknown | the same |
-//! | else: the look-up task | one `view` and one statement for up to 100 ids at once |
+//! | else: the look-up task | one `view` of the hot store for up to 100 ids at once |
+//! | not there: the task that asks the books | one statement for up to 1,000 ids at once, [`BOOKS_ASKED_APART`] |
 //!
 //! # Bounds
-//! [`FACTS_BYTES_MAX`], [`UNKNOWN_IDS_MAX`], [`LOOK_UPS_QUEUED_MAX`]. One look-up runs at a time and
-//! takes what has queued up meanwhile, up to a hundred ids, so a flood of random ids costs one
-//! statement a hundred, one after another (`random_ids_are_looked_up_by_the_hundred`), and one id that
-//! nobody knows is asked for once in [`UNKNOWN_FOR`], however many ask
-//! (`an_id_that_nobody_knows_is_looked_up_once_for_all_who_ask`); what does not fit the queue is shed.
+//! [`FACTS_BYTES_MAX`], [`UNKNOWN_IDS_MAX`], [`LOOK_UPS_QUEUED_MAX`] for each task. One look-up runs at a time and
+//! takes what has queued up meanwhile, so a flood of random ids costs the hot store a look a hundred
+//! (`random_ids_are_looked_up_by_the_hundred`), and the books 200 statements a second, however many come and however
+//! (`a_million_random_ids_cost_postgresql_some_statements_a_second`). One id that nobody knows is asked for once in
+//! [`UNKNOWN_FOR`], however many ask (`an_id_that_nobody_knows_is_looked_up_once_for_all_who_ask`); what does not
+//! fit a queue is shed.
 //! Closed envelopes: [`CLOSED_KEPT_MAX`].
 //!
 //! # If it crashes here
@@ -22,9 +24,11 @@
 //! # Not here
 //! States and counts, which move: `look`. Whether a caller is in the audience: `grab`, `look`.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::{mpsc, oneshot};
@@ -37,7 +41,7 @@ use crate::domain::envelope::{CloseReason, Terms};
 use crate::domain::id::EnvelopeId;
 use crate::domain::split::Split;
 use crate::hot::{HotStore, VIEWS_PER_CALL_MAX};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, PAGE_ROWS_MAX};
 use crate::telemetry::metrics;
 
 /// Memory for terms. Ordinary ones weigh about 1 KiB, so this is 128,000 envelopes: more than are
@@ -58,8 +62,13 @@ pub const CLOSED_KEPT_MAX: usize = 100_000;
 /// this matters only to a process beside the one that created it.
 pub const UNKNOWN_FOR: Duration = Duration::from_secs(2);
 
-/// Look-ups that wait: at 100 a millisecond and statement the last waits 100 ms.
+/// Look-ups that wait for a store: at 100 a millisecond and look the last waits 100 ms for the hot store, at 1,000 a
+/// statement 50 ms for the books.
 pub const LOOK_UPS_QUEUED_MAX: usize = 10_000;
+
+/// From the end of one statement to the next one: who asks for what only the books know waits so long at the most
+/// while others ask, too.
+const BOOKS_ASKED_APART: Duration = Duration::from_millis(5);
 
 /// Bytes of a name in a set, with its node and its reference count.
 const NAME_BYTES: u64 = 104;
@@ -96,9 +105,29 @@ struct Caches {
     known: Cache<EnvelopeId, Arc<Terms>, Weight>,
     unknown: Cache<EnvelopeId, Instant>,
     closed: Cache<EnvelopeId, CloseReason>,
+    /// What the hot store does not have, until the books have said what they know: at most as many as wait for them.
+    at_books: Mutex<HashSet<EnvelopeId>>,
 }
 
 impl Caches {
+    /// What is known of an envelope: its terms, or that there is none.
+    fn told(&self, id: &EnvelopeId) -> Option<Option<Arc<Terms>>> {
+        match self.known.get(id) {
+            Some(terms) => Some(Some(terms)),
+            None => self.is_unknown(id).then_some(None),
+        }
+    }
+
+    /// Each of these once of which nothing is known: who asked for the same one while the last look-up ran is
+    /// answered from what it learned.
+    fn news(&self, asked: &[LookUp]) -> Vec<EnvelopeId> {
+        let mut ids: Vec<_> = asked.iter().map(|look_up| look_up.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| self.known.peek(id).is_none() && !self.is_unknown(id));
+        ids
+    }
+
     /// Whether a look-up found lately that nobody knows this id.
     fn is_unknown(&self, id: &EnvelopeId) -> bool {
         let since = self.unknown.get(id);
@@ -113,16 +142,19 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Empty, over these stores. Must be called on a runtime: it starts the look-up task, which
-    /// ends when this value is dropped.
+    /// Empty, over these stores. Must be called on a runtime: it starts the tasks that ask them, which
+    /// end when this value is dropped.
     pub fn new(hot: Arc<dyn HotStore>, ledger: Arc<dyn Ledger>) -> Self {
         let caches = Arc::new(Caches {
             known: Cache::with_weighter(FACTS_EXPECTED, FACTS_BYTES_MAX, Weight),
             unknown: Cache::new(UNKNOWN_IDS_MAX),
             closed: Cache::new(CLOSED_KEPT_MAX),
+            at_books: Mutex::default(),
         });
         let (look_ups, queue) = mpsc::channel(LOOK_UPS_QUEUED_MAX);
-        tokio::spawn(look_up(Arc::clone(&caches), queue, hot, ledger));
+        let (missing, to_books) = mpsc::channel(LOOK_UPS_QUEUED_MAX);
+        tokio::spawn(look_up(Arc::clone(&caches), queue, hot, missing));
+        tokio::spawn(ask_the_books(Arc::clone(&caches), to_books, ledger));
         Self { caches, look_ups }
     }
 
@@ -165,8 +197,7 @@ impl Facts {
         }
         let (answer, found) = oneshot::channel();
         if self.look_ups.try_send(LookUp { id, answer }).is_err() {
-            metrics::shed(Full::LookUps.name(), 1);
-            return Err(ApiError::Shed(Full::LookUps));
+            return Err(shed());
         }
         match found.await {
             Ok(Ok(Some(terms))) => Ok(terms),
@@ -177,24 +208,37 @@ impl Facts {
     }
 }
 
+/// No room for one more look-up.
+fn shed() -> ApiError {
+    metrics::shed(Full::LookUps.name(), 1);
+    ApiError::Shed(Full::LookUps)
+}
+
+/// Asks the hot store, and passes on what it does not have.
 async fn look_up(
     caches: Arc<Caches>,
     mut queue: mpsc::Receiver<LookUp>,
     hot: Arc<dyn HotStore>,
-    ledger: Arc<dyn Ledger>,
+    missing: mpsc::Sender<LookUp>,
 ) {
     let mut asked = Vec::with_capacity(VIEWS_PER_CALL_MAX);
     while queue.recv_many(&mut asked, VIEWS_PER_CALL_MAX).await > 0 {
-        // Who asked for the same id while the last look-up ran is answered from what it learned.
-        let mut ids: Vec<_> = asked.iter().map(|look_up| look_up.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids.retain(|id| caches.known.peek(id).is_none() && !caches.is_unknown(id));
-        let failed = learn(&caches, ids, &*hot, &*ledger).await.err();
+        let mut ids = caches.news(&asked);
+        ids.retain(|id| !caches.at_books.lock().contains(id));
+        let failed = see(&caches, ids, &*hot).await.err();
         for look_up in asked.drain(..) {
-            let found = match (caches.known.get(&look_up.id), &failed) {
-                (None, Some(error)) if !caches.is_unknown(&look_up.id) => Err(error.clone()),
-                (found, _) => Ok(found),
+            let found = match (caches.told(&look_up.id), &failed) {
+                (Some(told), _) => Ok(told),
+                (None, Some(error)) => Err(error.clone()),
+                (None, None) => {
+                    let id = look_up.id;
+                    caches.at_books.lock().insert(id);
+                    if let Err(full) = missing.try_send(look_up) {
+                        caches.at_books.lock().remove(&id);
+                        let _ = full.into_inner().answer.send(Err(shed()));
+                    }
+                    continue;
+                }
             };
             // Who stopped waiting needs no answer.
             let _ = look_up.answer.send(found);
@@ -202,34 +246,64 @@ async fn look_up(
     }
 }
 
-async fn learn(
-    caches: &Caches,
-    ids: Vec<EnvelopeId>,
-    hot: &dyn HotStore,
-    ledger: &dyn Ledger,
-) -> Result<(), ApiError> {
+/// The terms of these envelopes, as far as the hot store has them.
+async fn see(caches: &Caches, ids: Vec<EnvelopeId>, hot: &dyn HotStore) -> Result<(), ApiError> {
     if ids.is_empty() {
         return Ok(());
     }
-    let views = hot.view(ids.clone()).await?;
-    let mut missing = Vec::new();
-    for (id, view) in ids.into_iter().zip(views) {
-        match view {
-            Some(view) => caches.known.insert(id, view.terms),
-            None => missing.push(id),
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let rows = ledger.envelopes(missing.clone()).await?;
-    let now = timer_now();
-    for (id, row) in missing.into_iter().zip(rows) {
-        metrics::ledger_asked(row.is_some());
-        match row {
-            Some(row) => caches.known.insert(id, row.terms),
-            None => caches.unknown.insert(id, now),
-        }
+    for view in hot.view(ids).await?.into_iter().flatten() {
+        caches.known.insert(view.envelope, view.terms);
     }
     Ok(())
+}
+
+/// Asks the books, for all who have come since they were asked last.
+async fn ask_the_books(
+    caches: Arc<Caches>,
+    mut queue: mpsc::Receiver<LookUp>,
+    ledger: Arc<dyn Ledger>,
+) {
+    let mut asked = Vec::with_capacity(PAGE_ROWS_MAX);
+    while queue.recv_many(&mut asked, PAGE_ROWS_MAX).await > 0 {
+        let ids = caches.news(&asked);
+        let asks = !ids.is_empty();
+        let learned = learn(&caches, ids, &*ledger).await;
+        for look_up in asked.drain(..) {
+            caches.at_books.lock().remove(&look_up.id);
+            let found = match (caches.told(&look_up.id), &learned) {
+                (Some(told), _) => Ok(told),
+                (None, Err(error)) => Err(error.clone()),
+                // Others have pushed it out of the memory at once.
+                (None, Ok(learned)) => Ok(learned.get(&look_up.id).cloned().flatten()),
+            };
+            // Who stopped waiting needs no answer.
+            let _ = look_up.answer.send(found);
+        }
+        if asks {
+            tokio::time::sleep(BOOKS_ASKED_APART).await;
+        }
+    }
+}
+
+/// What the books say of each of these.
+async fn learn(
+    caches: &Caches,
+    ids: Vec<EnvelopeId>,
+    ledger: &dyn Ledger,
+) -> Result<BTreeMap<EnvelopeId, Option<Arc<Terms>>>, ApiError> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = ledger.envelopes(ids.clone()).await?;
+    let (now, mut learned) = (timer_now(), BTreeMap::new());
+    for (id, row) in ids.into_iter().zip(rows) {
+        metrics::ledger_asked(row.is_some());
+        let terms = row.map(|row| row.terms);
+        match &terms {
+            Some(terms) => caches.known.insert(id, Arc::clone(terms)),
+            None => caches.unknown.insert(id, now),
+        }
+        learned.insert(id, terms);
+    }
+    Ok(learned)
 }

@@ -35,7 +35,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::revive::{Look, Plan};
 use super::{PublishError, Published, Publisher, brought, crash};
-use crate::domain::envelope::{BookState, HotState};
+use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::{Grab, HeldShare};
 use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::stripes::{Stripe, StripeCount, dealt, dealt_to, home};
@@ -149,7 +149,12 @@ impl Publisher {
         if !self.may_pass(grab) {
             let before = self.hot.epochs();
             let row = self.gather(id).await?.row;
-            if !row.gathered {
+            // Nothing is gathered any more of what is closing, though the books may have been told that it is.
+            let ends = match row.state {
+                BookState::Closing(reason) => reason != CloseReason::Empty,
+                BookState::Funding | BookState::Live | BookState::Closed(_) => false,
+            };
+            if !row.gathered || ends {
                 self.end_first(&row).await?;
             }
             let of = row.terms.stripes;

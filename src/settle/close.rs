@@ -143,12 +143,7 @@ fn under_all(row: &EnvelopeRow, partitions: PartitionCount, epochs: &Epochs) -> 
         let epoch = epochs.of(partition);
         Under { partition, epoch }
     };
-    let named = if rules::keeps(Rule::RefundUnderAll) {
-        of.get()
-    } else {
-        1
-    };
-    of.all().map(under).take(usize::from(named)).collect()
+    of.all().map(under).collect()
 }
 
 /// What a replaced store lost, or has not been compared with the books, is brought back before the

@@ -42,6 +42,7 @@ mod made_good;
 mod mega;
 mod overload;
 mod paused;
+mod random_ids;
 mod reconcile;
 mod redis_faults;
 mod redis_full;

@@ -3,12 +3,10 @@
 //! all that is left is gathered.
 //!
 //! # Bounds
-//! What the catalogue names for commands: [`COMMAND_MAX`]. SLOWLOG measures by the clock, so what Redis may have
-//! waited for a core meanwhile is taken off; that a command that computes is seen all the same is tried first.
-//!
-//! The other bound, 20 ms for the p99.9 of the small ones, is printed and not asserted: a debug build that cuts a
-//! million shares beside them needs a whole core, and on two cores that other tests use, too, the p99.9 is what the
-//! machine did at its worst moment, with the large envelope and without.
+//! What the catalogue names: [`COMMAND_MAX`] for commands, [`LATER_MAX`] for the p99.9 of the small ones. SLOWLOG
+//! measures by the clock, so what Redis may have waited for a core in that second is taken off; that a command that
+//! computes is seen all the same is tried first. The p99.9 is the worst ten of some ten thousand grabs: it is asserted
+//! by `make faults`, where nothing else runs, and printed beside other tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::harness::cores::Waits;
+use crate::harness::faults::Faults;
 use crate::harness::fleet::{Client, a_moment, seen_by};
 use crate::harness::record::Record;
 use crate::harness::world::{channel, grab_of, in_time};
@@ -36,8 +35,10 @@ const SHARES: u32 = 1_000_000;
 const GRABBED: u16 = 5_000;
 /// What the catalogue names: the longest command by SLOWLOG.
 const COMMAND_MAX: Duration = Duration::from_millis(10);
-/// What SLOWLOG and LATENCY note: half of the bound, so that the log stays short.
-const NOTED_US: &[u8] = b"5000";
+/// And how much later the small ones may be answered beside the large one, by their p99.9.
+const LATER_MAX: Duration = Duration::from_millis(20);
+/// What SLOWLOG and LATENCY note.
+const NOTED_US: &[u8] = b"1000";
 const NOTED_MS: &[u8] = b"5";
 /// More entries than the run can make.
 const NOTES_MAX: &[u8] = b"100000";
@@ -136,8 +137,8 @@ fn p999_of(mut waits: Vec<Duration>) -> Duration {
     waits.get(at).copied().unwrap_or_default()
 }
 
-/// A command that SLOWLOG noted: how long it took, and its first words.
-type Slow = (Duration, String);
+/// A command that SLOWLOG noted: how long it took, its first words, and in which second it ended.
+type Slow = (Duration, String, u64);
 
 fn ask(world: &World, words: &[&[u8]]) -> Value {
     world.redis.as_ref().unwrap().command(words)
@@ -168,7 +169,8 @@ fn slow(world: &World) -> Vec<Slow> {
             other => panic!("a word is text: {other:?}"),
         });
         let took = Duration::from_micros(whole(&parts[2]));
-        (took, words.collect::<Vec<_>>().join(" "))
+        let words = words.collect::<Vec<_>>().join(" ");
+        (took, words, whole(&parts[1]))
     };
     let mut all: Vec<_> = entries.into_iter().map(read).collect();
     all.sort_unstable_by(|one, other| other.cmp(one));
@@ -182,6 +184,8 @@ struct Run {
     waits: Waits,
     /// What the longest command took of a core, at the least.
     longest: Duration,
+    /// The same by the clock, with what it waited for one.
+    by_clock: Duration,
     /// Who has a share of the large one.
     won: u32,
 }
@@ -206,6 +210,7 @@ impl Run {
             circles,
             waits,
             longest: Duration::ZERO,
+            by_clock: Duration::ZERO,
             won: 0,
         };
         run.sees_what_takes_long();
@@ -228,10 +233,10 @@ impl Run {
         Instant::now()
     }
 
-    /// Tells what a phase was like. Answers the longest that somebody waited in it.
-    fn tell(&mut self, phase: &str, began: Instant) -> Duration {
+    /// Tells what a phase was like.
+    fn tell(&mut self, phase: &str, began: Instant) {
         let (waits, slow) = (self.circles.since(began), slow(&self.world));
-        let ran = |(took, _): &Slow| self.waits.ran_at_least(began.into_std(), *took);
+        let ran = |(took, _, second): &Slow| self.waits.ran_at_least(*second, *took);
         let ran = slow.iter().map(ran).max().unwrap_or_default();
         let (count, longest) = (waits.len(), waits.iter().max().copied().unwrap_or_default());
         println!(
@@ -242,7 +247,8 @@ impl Run {
             &slow[..slow.len().min(5)],
         );
         self.longest = self.longest.max(ran);
-        longest
+        let by_clock = slow.iter().map(|(took, ..)| *took).max();
+        self.by_clock = self.by_clock.max(by_clock.unwrap_or_default());
     }
 
     /// Somebody sends an envelope of so many shares.
@@ -254,10 +260,7 @@ impl Run {
         self.world.record.begin(&envelope);
         let id = envelope.envelope_id;
         self.world.until(&id, "alice", EnvelopeState::Live).await;
-        let stall = self.tell("made", began);
-        if shares == SHARES {
-            println!("mega_create_stall_ms {}", stall.as_millis());
-        }
+        self.tell("made", began);
         id
     }
 
@@ -346,6 +349,7 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
     let quiet = p999_of(run.circles.since(began));
     println!("so far without: p99.9 {quiet:.1?}");
     run.longest = Duration::ZERO;
+    run.by_clock = Duration::ZERO;
 
     let began = Instant::now();
     let id = run.make(SHARES).await;
@@ -357,8 +361,9 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
     println!("LATENCY: {:?}", ask(&run.world, &[b"LATENCY", b"LATEST"]));
     let waited = run.waits.total();
     println!(
-        "longest command {:.1?} of a core, in all {waited:.1?} waited",
-        run.longest
+        "mega_create_stall_ms {:.1}: the longest command by the clock, {:.1?} of it of a core at the least; in all {waited:.1?} waited",
+        run.by_clock.as_secs_f64() * 1_000.0,
+        run.longest,
     );
 
     let Run {
@@ -369,6 +374,9 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
     } = run;
     circles.end().await;
     assert!(longest <= COMMAND_MAX, "{longest:?}");
+    if Faults::asked_for().is_long {
+        assert!(during <= quiet + LATER_MAX, "{during:?} after {quiet:?}");
+    }
     world.audit_when_quiet().await;
     world
 }

@@ -360,7 +360,7 @@ impl Striped {
     pub fn rebuild(
         &mut self,
         at: At,
-        (meta, terms): (&Meta, &Arc<Terms>),
+        (meta, terms, becomes): (&Meta, &Arc<Terms>, HotState),
         anew: bool,
     ) -> Result<Option<HotState>, HotError> {
         let halted = self.keeps(Rule::FirstHalted);
@@ -371,7 +371,11 @@ impl Striped {
         }
         let wanted = meta.part.as_ref().is_some_and(|part| part.whole);
         let gathers = |there: &Meta| {
-            let over = matches!(there.state, HotState::Over(_)) && under_of(meta) > under_of(there);
+            let may = there.state == HotState::Over(CloseReason::Empty)
+                || matches!(becomes, HotState::Over(_));
+            let is_over = matches!(there.state, HotState::Over(_));
+            let older = is_whole(there) && under_of(meta) > under_of(there);
+            let over = is_over && may && older;
             (there.is_dry() || over || !halted) && there.first() == 0 && wanted
         };
         if let Some(lies) = lies

@@ -99,7 +99,7 @@ impl StripedDoor {
         anew: bool,
     ) -> Result<Option<HotState>, HotError> {
         let (wanted, terms) = (copy(plan), repair.terms.clone());
-        let stood = self.step(move |s| s.rebuild(at, (&wanted.meta, &terms), anew));
+        let stood = self.step(move |s| s.rebuild(at, (&wanted.meta, &terms, wanted.state), anew));
         if let Some(state) = stood.await? {
             return Ok(Some(state));
         }

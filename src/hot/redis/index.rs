@@ -21,19 +21,27 @@ impl Core {
             .await
     }
 
-    /// Marked envelopes above `after`, ascending, at most `limit`.
+    /// Marked envelopes above `after`, ascending, at most `limit`: a full page, unless it is the last. One that is
+    /// listed and not there, or not marked, fills no place.
     pub async fn marked(
         &self,
         after: Option<EnvelopeId>,
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
-        let ids = self
-            .ids(|partition| self.keys.marked(partition), after, limit)
-            .await?;
-        let views = self.view(ids).await?.into_iter().flatten();
-        Ok(views
-            .filter_map(|view| Some((view.envelope, view.frozen?)))
-            .collect())
+        let (mut marked, mut after) = (Vec::new(), after);
+        // Each look goes on behind the last id of the one before.
+        loop {
+            let wanted = limit - marked.len();
+            let key = |partition| self.keys.marked(partition);
+            let ids = self.ids(key, after, wanted).await?;
+            let last = ids.len() < wanted;
+            after = ids.last().copied().or(after);
+            let views = self.view(ids).await?.into_iter().flatten();
+            marked.extend(views.filter_map(|view| Some((view.envelope, view.frozen?))));
+            if last || marked.len() >= limit {
+                return Ok(marked);
+            }
+        }
     }
 
     /// A page of the ids that the partitions' sorted sets hold: a full one, unless it is the last.

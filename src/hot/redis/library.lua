@@ -1,5 +1,5 @@
 #!lua name=redenvelope
--- revision 3
+-- revision 4
 -- Who may take which share, decided inside Redis: one atomic call, no lock, no rollback.
 --
 -- Shape. Redis has no rollback: a command that fails in the middle leaves what was written before
@@ -783,13 +783,16 @@ local function halt(keys, args)
   return { REPLY.OK, packed(m) }
 end
 
--- Whether a first stripe that stands is given what is left in all of them: halted, or over where something
--- was lost elsewhere since it was.
-local function gathers(m, wanted)
+-- Whether a first stripe that stands is given what is left in all of them: halted, or over with all that was
+-- left where something was lost elsewhere since it was. One that ended before it had that counts its own grabs, as the
+-- others do theirs; and what has ended otherwise than by being empty stays over, whatever an older plan knew.
+local function gathers(m, wanted, becomes)
   if wanted.layout ~= DEALT or wanted.whole ~= 1 or m.layout ~= DEALT or m.first > 0 then
     return false
   end
-  return m.state == DRY or (OVER[m.state] and wanted.under > m.under)
+  if m.state == DRY then return true end
+  local may = m.state == EMPTY or OVER[becomes]
+  return OVER[m.state] and m.whole == 1 and may and wanted.under > m.under
 end
 
 -- Whether a plan is older than what is there: what was gathered once is not taken apart again.
@@ -811,7 +814,7 @@ end
 
 -- KEYS     epoch, g, s, t, l, p, index
 -- ARGV     partition, epoch, id, meta of the Funding envelope to be built, terms, lock's digest,
---          anew 0|1
+--          anew 0|1, the state that it gets when it is built
 -- Replies  {OK} it stands empty under this epoch and is built next; {STALE, state} it stands whole;
 --          INCOMPLETE where the plan is older than what is there
 -- Keeps    the grabs that are there stay until `rebuild_put_1` drops them; a repair that was begun
@@ -823,7 +826,8 @@ local function rebuild(keys, args)
   local m = sound(keys[2], keys[3], keys[6])
   local wanted = meta_of(args[4])
   if is_late(m, wanted) then return { REPLY.INCOMPLETE } end
-  if stands(m, epoch) and not gathers(m, wanted) then return { REPLY.STALE, m.state } end
+  local becomes = args[8] and number(args[8])
+  if stands(m, epoch) and not gathers(m, wanted, becomes) then return { REPLY.STALE, m.state } end
   if m and packed(m) == args[4] and args[7] ~= '1' then return { REPLY.OK } end
   local types = { [2] = 'hash', [6] = 'hash', [7] = 'zset' }
   for k, type_wanted in pairs(types) do

@@ -178,7 +178,8 @@ impl Core {
             .arg(raw.as_slice())
             .arg(repair.terms.to_json())
             .arg(lock_of(&repair.terms))
-            .number(u8::from(anew));
+            .number(u8::from(anew))
+            .number(plan.code());
         match self.call(call).await? {
             (Reply::Ok, _) => {}
             // Somebody else has repaired it.

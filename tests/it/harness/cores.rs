@@ -3,8 +3,8 @@
 //!
 //! # Shape
 //! The kernel counts how long a thread was ready to run and did not. A watch reads that all the time; of a
-//! command that took so long it tells what it may have waited meanwhile, at the most: SLOWLOG does not say when
-//! exactly a command ran.
+//! command that took so long it tells what it may have waited meanwhile, at the most: SLOWLOG says only in which second
+//! a command ended.
 //!
 //! # Bounds
 //! A sample every [`EVERY`], 24 bytes each: some MB for a run of minutes.
@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 const EVERY: Duration = Duration::from_micros(500);
 
 /// When it was looked, and what had been waited until then.
-type Sample = (Instant, Duration);
+type Sample = (SystemTime, Duration);
 
 /// A watch over the main thread of a process, until it is dropped.
 pub struct Waits {
@@ -53,11 +53,15 @@ impl Waits {
         }
     }
 
-    /// What something that ended since then and took so long had of a core, at the least.
-    pub fn ran_at_least(&self, since: Instant, took: Duration) -> Duration {
+    /// What something that ended in this second after 1970 and took so long had of a core, at the least.
+    pub fn ran_at_least(&self, second: u64, took: Duration) -> Duration {
         let samples = self.samples.lock();
-        let from = samples.partition_point(|(at, _)| *at + took < since);
-        took.saturating_sub(waited_at_most(&samples[from.saturating_sub(1)..], took))
+        let began = UNIX_EPOCH + Duration::from_secs(second) - took;
+        let ended = UNIX_EPOCH + Duration::from_secs(second + 1);
+        let from = samples.partition_point(|(at, _)| *at < began);
+        let to = samples.partition_point(|(at, _)| *at <= ended) + 1;
+        let then = &samples[from.saturating_sub(1)..to.min(samples.len())];
+        took.saturating_sub(waited_at_most(then, took))
     }
 
     /// What was waited in all.
@@ -78,7 +82,7 @@ impl Drop for Waits {
 fn sample(pid: u32) -> Option<Sample> {
     let told = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).ok()?;
     let ns = told.split_whitespace().nth(1)?.parse().ok()?;
-    Some((Instant::now(), Duration::from_nanos(ns)))
+    Some((SystemTime::now(), Duration::from_nanos(ns)))
 }
 
 /// The most that was waited in any span that is so long. A wait is counted when it is over, which is in the span in
@@ -97,7 +101,7 @@ fn waited_at_most(samples: &[Sample], span: Duration) -> Duration {
 
 #[test]
 fn what_was_waited_in_a_span_is_the_most_that_it_can_have_been() {
-    let (began, ms) = (Instant::now(), Duration::from_millis);
+    let (began, ms) = (SystemTime::now(), Duration::from_millis);
     let samples: Vec<_> = [(0, 0), (1, 0), (2, 1), (3, 1), (10, 8), (11, 8), (12, 9)]
         .map(|(at, waited)| (began + ms(at), ms(waited)))
         .to_vec();

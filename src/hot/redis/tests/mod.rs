@@ -9,6 +9,7 @@ mod epochs;
 mod fence;
 mod full;
 mod histories;
+mod index;
 mod interrupted;
 mod mended;
 mod pending;

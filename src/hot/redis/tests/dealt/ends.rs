@@ -1,5 +1,7 @@
 //! The end of a dealt envelope: all its stripes, for one reason, and nothing left behind.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use redis::Value;
@@ -225,6 +227,58 @@ async fn what_was_removed_in_part_is_removed_as_a_whole() {
         let keys = stage.server.command(&[b"KEYS", printed.as_bytes()]);
         assert_eq!(keys, Value::Array(Vec::new()), "{lost:?}");
     }
+}
+
+/// Gathers, and closes it after so many polls of that. Whether there were so many; and whether the close was put
+/// off, since the first stripe was being rebuilt.
+async fn crosses_after(polls: usize, store: &dyn HotStore, cast: &Cast) -> (bool, bool) {
+    let mut gathers = pin!(gather(store, cast, None));
+    for _ in 0..polls {
+        let ended = std::future::poll_fn(|context| Poll::Ready(gathers.as_mut().poll(context)));
+        if ended.await.is_ready() {
+            return (false, false);
+        }
+        // What it has sent is answered.
+        store.vitals().await.unwrap();
+    }
+    let under = store.epochs();
+    let close = store.close(&under, cast.id, cast.terms.clone(), CloseReason::Recalled);
+    let put_off = matches!(close.await, Err(HotError::Unavailable(_)));
+    let _may_have_crossed = gathers.await;
+    (true, put_off)
+}
+
+#[tokio::test]
+async fn what_was_closed_while_it_was_gathered_gives_nothing_any_more() {
+    let stage = stage().await;
+    let store = &*stage.store;
+    let mut put_off = 0;
+    for polls in 0..POLLS_MAX {
+        let cast = cast(16);
+        cast.publish(store).await;
+        let told = played(store, &cast).await;
+        let (crossed, late) = crosses_after(polls, store, &cast).await;
+        if !crossed {
+            assert!(polls > 10 && put_off > 0, "it has many steps");
+            return;
+        }
+        if late {
+            put_off += 1;
+            closed(store, &cast, CloseReason::Recalled).await;
+        }
+        let seen = view(store, &cast).await;
+        assert_eq!(seen.state, HotState::Over(CloseReason::Recalled), "{polls}");
+        for stripe in 0..STRIPES {
+            for name in people_of(&cast, stripe, ASKED) {
+                match grab(store, &cast, &name, true).await {
+                    Some(Outcome::AlreadyGrabbed(_)) => assert!(told.0.contains_key(&name)),
+                    heard => assert_eq!(heard, Some(Outcome::Recalled), "{polls}: {name}"),
+                }
+            }
+        }
+        told.is_counted(store, &cast).await;
+    }
+    panic!("a gather takes more than {POLLS_MAX} polls");
 }
 
 /// All shares are taken, and Redis has said so often that whoever comes too late is answered from memory.
