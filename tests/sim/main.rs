@@ -135,8 +135,8 @@ fn histories_that_broke_a_promise_once_keep_it() {
 
 #[test]
 fn histories_that_nobody_chose_keep_the_promises() {
-    for lay in [Lay::Whole, Lay::Dealt] {
-        all_keep_the_promises(lay, rand::random(), FRESH_SEEDS);
+    for (lay, seeds) in [(Lay::Whole, FRESH_SEEDS), (Lay::Dealt, FRESH_SEEDS / 5)] {
+        all_keep_the_promises(lay, rand::random(), seeds);
     }
 }
 
