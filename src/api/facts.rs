@@ -273,8 +273,8 @@ async fn ask_the_books(
             let found = match (caches.told(&look_up.id), &learned) {
                 (Some(told), _) => Ok(told),
                 (None, Err(error)) => Err(error.clone()),
-                // Others have pushed it out of the memory at once.
-                (None, Ok(learned)) => Ok(learned.get(&look_up.id).cloned().flatten()),
+                // Others have pushed it out of the memory: at once, or since it was not asked for.
+                (None, Ok(learned)) => learned.get(&look_up.id).cloned().ok_or_else(shed),
             };
             // Who stopped waiting needs no answer.
             let _ = look_up.answer.send(found);

@@ -39,7 +39,7 @@ use crate::domain::envelope::{BookState, CloseReason, HotState};
 use crate::domain::grab::{Grab, HeldShare};
 use crate::domain::id::{EnvelopeId, PersonId};
 use crate::domain::stripes::{Stripe, StripeCount, dealt, dealt_to, home};
-use crate::hot::{CloseReply, Gathered, Halted, HotError, Repair};
+use crate::hot::{CloseReply, Epochs, Gathered, Halted, HotError, Repair};
 use crate::ledger::EnvelopeRow;
 use crate::rules::{self, Rule};
 
@@ -155,7 +155,7 @@ impl Publisher {
                 BookState::Funding | BookState::Live | BookState::Closed(_) => false,
             };
             if !row.gathered || ends {
-                self.end_first(&row).await?;
+                self.end_first(&before, &row).await?;
             }
             let of = row.terms.stripes;
             let sum = self.own(&before, id, of).iter().map(|epoch| epoch.0).sum();
@@ -167,17 +167,17 @@ impl Publisher {
     }
 
     /// What is closing is not gathered any more: its first stripe may be asked once it is over as well. Another one
-    /// may have seen the end before it did.
-    async fn end_first(&self, row: &EnvelopeRow) -> Result<(), PublishError> {
+    /// may have seen the end before it did. `under`: the epochs before it was published, so that what was lost since
+    /// is brought back first.
+    async fn end_first(&self, under: &Epochs, row: &EnvelopeRow) -> Result<(), PublishError> {
         let reason = match row.state {
             BookState::Closed(_) => return Ok(()),
             BookState::Closing(reason) => reason,
             BookState::Funding | BookState::Live => return Err(PublishError::gathering()),
         };
-        let under = self.hot.epochs();
         let close = self
             .hot
-            .close(&under, row.id, Arc::clone(&row.terms), reason);
+            .close(under, row.id, Arc::clone(&row.terms), reason);
         match close.await? {
             CloseReply::Over { .. } => Ok(()),
             CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::gathering()),
