@@ -8,7 +8,7 @@
 //! | … with more than [`GRANTS_OF_ONE_MAX`] winners, or of a dealt one | who is surely no winner hears that nothing is left (`names`); the others ask Redis |
 //! | [`STANDS_FOR`] after Redis was looked at last | grabs go to Redis; at its next EMPTY one look tells whether all is as it was, and counts for as long again |
 //! | Redis says anything else of it; this process marks, repairs or removes it | it is forgotten, also while its winners are read |
-//! | a call of Redis fails | what was seen before answers nobody: Redis may come back with less |
+//! | a call of the library fails | what was seen before answers nobody: Redis may come back with less |
 //! | one of its partitions goes to a new epoch, or the server is lost | what is of the one before answers nobody |
 //!
 //! # Bounds
