@@ -29,16 +29,16 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<(EnvelopeId, Mark)>, HotError> {
         let (mut marked, mut after) = (Vec::new(), after);
-        // Each look goes on behind the last id of the one before.
+        // Each look goes on behind the last id of the one before, so there are as many as pages of ids.
         loop {
-            let wanted = limit - marked.len();
             let key = |partition| self.keys.marked(partition);
-            let ids = self.ids(key, after, wanted).await?;
-            let last = ids.len() < wanted;
+            let ids = self.ids(key, after, limit).await?;
+            let last = ids.len() < limit;
             after = ids.last().copied().or(after);
             let views = self.view(ids).await?.into_iter().flatten();
             marked.extend(views.filter_map(|view| Some((view.envelope, view.frozen?))));
             if last || marked.len() >= limit {
+                marked.truncate(limit);
                 return Ok(marked);
             }
         }
