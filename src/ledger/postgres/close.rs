@@ -15,7 +15,8 @@
 //! open envelopes for which nothing is due are not looked at.
 //!
 //! # Ordering
-//! Each step holds the envelope's row, as settling does: what it reads stands until it commits.
+//! Each step holds the envelope's row, as settling does: what it reads stands until it commits. `gather` holds its key
+//! alone, since a burst settles all the time what was won of the envelope: it and `begin_close` wait for each other.
 //!
 //! # If it crashes here
 //! Every step can be repeated: a state is never left backwards, and the refund and Closed are one
@@ -33,7 +34,7 @@ use crate::ledger::{CloseProgress, Due, EnvelopeRow, LedgerError, Under};
 use super::books::{Books, write};
 use super::post::{AccountName, Accounts, Entry, Journal, Posting, Side};
 use super::read;
-use super::rows::{envelope_id, known_envelope, lock_envelope, page, reason_name};
+use super::rows::{envelope_id, hold_envelope, known_envelope, lock_envelope, page, reason_name};
 use super::sql::{self, Fault, POSTING_NUMBERS, broken};
 use super::together::{self, Work};
 
@@ -86,7 +87,8 @@ async fn mark_live(
     Ok(rows.map(|row| row.ok_or(LedgerError::NotFound)).collect())
 }
 
-/// Only a row that changes is locked, as in [`mark_live`]; who finds it gathered, or over, waits for nobody.
+/// Locks the envelope's key and nothing else: it waits for whoever begins to close it or freezes it, and for nobody who settles
+/// what was won of it. Who finds it gathered, or over, waits for nobody.
 pub(super) async fn gather(tx: &Transaction<'_>, id: EnvelopeId) -> Result<EnvelopeRow, Fault> {
     let envelope = known_envelope(tx, id).await?;
     if !envelope.is_to_gather()? {
@@ -96,8 +98,10 @@ pub(super) async fn gather(tx: &Transaction<'_>, id: EnvelopeId) -> Result<Envel
     sql::run(
         tx,
         "-- ledger.gather
-         UPDATE envelope SET gathered = true
-         WHERE row = $1 AND state IN ('funding', 'live') AND NOT frozen AND NOT gathered",
+         INSERT INTO gathered (envelope_row)
+         SELECT row FROM envelope
+         WHERE row = $1 AND state IN ('funding', 'live') AND NOT frozen FOR KEY SHARE
+         ON CONFLICT DO NOTHING",
         &[&envelope.row],
     )
     .await?;
@@ -109,9 +113,9 @@ pub(super) async fn begin_close(
     id: EnvelopeId,
     reason: CloseReason,
 ) -> Result<EnvelopeRow, Fault> {
-    let envelope = lock_envelope(tx, id).await?;
+    let envelope = hold_envelope(tx, id).await?;
     match envelope.state {
-        BookState::Closing(_) | BookState::Closed(_) => return Ok(envelope),
+        BookState::Closing(_) | BookState::Closed(_) => return known_envelope(tx, id).await,
         BookState::Funding | BookState::Live if envelope.frozen => {
             return Err(LedgerError::Frozen.into());
         }
@@ -136,7 +140,9 @@ pub(super) async fn finish_close(
     // ---- read ----
     let envelope = lock_envelope(tx, id).await?;
     match envelope.state {
-        BookState::Closed(_) => return Ok(CloseProgress::Closed(envelope)),
+        BookState::Closed(_) => {
+            return known_envelope(tx, id).await.map(CloseProgress::Closed);
+        }
         BookState::Funding | BookState::Live => {
             return Err(broken("finish_close of an envelope that is not closing"));
         }

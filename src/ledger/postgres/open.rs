@@ -22,7 +22,7 @@ use super::sql::{self, Fault};
 use super::{Desk, books, leaves};
 
 /// Forward only: the number of one is its place.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0001_books.sql"),
     include_str!("migrations/0002_settle_rate.sql"),
     include_str!("migrations/0003_serving.sql"),
@@ -30,6 +30,7 @@ pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0005_make_good.sql"),
     include_str!("migrations/0006_parked.sql"),
     include_str!("migrations/0007_gathered.sql"),
+    include_str!("migrations/0008_gathered_apart.sql"),
 ];
 /// The schema of the tables.
 const SCHEMA: &str = "red_envelope";

@@ -7,7 +7,7 @@ use crate::domain::envelope::BookState;
 use crate::domain::id::{EnvelopeId, Epoch, Partition, UnixMs};
 use crate::ledger::{AdminAct, BegunAnew, EnvelopePosting, LedgerError};
 
-use super::rows::{at, count, envelope_id, kind, lock_envelope, page, person};
+use super::rows::{at, count, envelope_id, hold_envelope, kind, page, person};
 use super::sql::{self, Fault};
 use super::{Desk, leaves, partitions};
 
@@ -59,7 +59,7 @@ pub(super) async fn mark_frozen(
     frozen: bool,
     act: &AdminAct,
 ) -> Result<bool, Fault> {
-    let envelope = lock_envelope(tx, id).await?;
+    let envelope = hold_envelope(tx, id).await?;
     if let BookState::Closed(reason) = envelope.state {
         return Err(LedgerError::AlreadyOver(reason).into());
     }

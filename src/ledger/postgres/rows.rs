@@ -94,7 +94,8 @@ macro_rules! envelope_columns {
     () => {
         "n.row, n.id, n.terms, n.state, n.reason, n.frozen, n.settled_count, n.settled_minor, \
          n.declined_count, n.refunded_minor, n.made_good_minor, n.closed_at, \
-         n.parked_count + n.dead_letter_count, n.gathered"
+         n.parked_count + n.dead_letter_count, \
+         EXISTS (SELECT FROM gathered o WHERE o.envelope_row = n.row)"
     };
 }
 pub(super) use envelope_columns;
@@ -175,6 +176,25 @@ pub(super) async fn lock_envelope(
         Some(row) => envelope(&row),
         None => Err(LedgerError::NotFound.into()),
     }
+}
+
+/// The same, and nobody gathers it either. What it says of `gathered` is as it was before this call waited: who wants to
+/// know reads it again.
+pub(super) async fn hold_envelope(
+    db: &impl GenericClient,
+    id: EnvelopeId,
+) -> Result<EnvelopeRow, Fault> {
+    let lock = concat!(
+        "-- ledger.hold_envelope\nSELECT ",
+        envelope_columns!(),
+        " FROM envelope n WHERE n.id = $1 FOR UPDATE"
+    );
+    let found = sql::row(db, lock, &[&&id.to_bytes()[..]]).await?;
+    found
+        .as_ref()
+        .map(envelope)
+        .transpose()?
+        .ok_or_else(|| LedgerError::NotFound.into())
 }
 
 /// An envelope that must be there.

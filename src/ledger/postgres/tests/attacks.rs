@@ -58,7 +58,7 @@ async fn direct_attacks_are_refused_by_the_schema() {
     scene(&world).await;
     let attacks = place.scripted(include_str!("attacks.sql"));
     let attacks = statements(&attacks);
-    assert_eq!(attacks.len(), 77);
+    assert_eq!(attacks.len(), 80);
     for (name, sql) in attacks {
         // Class 23: a constraint, or one of our triggers.
         let code = place.refusal(&format!("SET search_path = red_envelope; {sql}"));

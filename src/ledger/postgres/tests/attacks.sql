@@ -257,15 +257,24 @@ DELETE FROM made_good;
 TRUNCATE made_good CASCADE;
 
 -- ledger.attack: taking back that an envelope is gathered
-UPDATE envelope SET gathered = false WHERE row = :gathered;
+DELETE FROM gathered WHERE envelope_row = :gathered;
+
+-- ledger.attack: saying of another one that it is gathered
+UPDATE gathered SET envelope_row = :open WHERE envelope_row = :gathered;
+
+-- ledger.attack: taking back that any is gathered
+TRUNCATE gathered;
 
 -- ledger.attack: gathering an envelope of one stripe
-UPDATE envelope SET gathered = true WHERE row = :open;
+INSERT INTO gathered (envelope_row) VALUES (:open);
 
 -- ledger.attack: gathering a closed envelope
-UPDATE envelope SET gathered = true WHERE row = :closed;
+INSERT INTO gathered (envelope_row) VALUES (:closed);
 
--- ledger.attack: an envelope of one stripe that begins gathered
+-- ledger.attack: gathering an envelope by a mark that nobody reads
+UPDATE envelope SET gathered = true WHERE row = :gathered;
+
+-- ledger.attack: an envelope that begins gathered
 INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
     created_at, expires_at, gathered)
     SELECT 99, decode(repeat('00', 16), 'hex'), day, tenant, sender, currency, terms, 99, share_count, funded_minor, 'live', created_at,

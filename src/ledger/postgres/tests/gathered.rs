@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::{open_at, world};
+use super::super::open;
+use super::{Place, open_at, world};
 use crate::domain::envelope::{BookState, CloseReason};
+use crate::domain::id::EnvelopeId;
 use crate::ledger::conformance::{FIRST, act, pay};
 use crate::ledger::{Ledger, Settled};
 
@@ -13,10 +15,6 @@ use crate::ledger::{Ledger, Settled};
 const UNDETECTED: &str = "1h";
 /// How often a test looks whether a call waits already, of some ten milliseconds each.
 const LOOKS_MAX: usize = 3_000;
-/// Calls that wait for a row that they want to gather.
-const WAITING: &str = "-- ledger.gathers_wait
-    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND query LIKE '-- ledger.gather%' AND wait_event_type = 'Lock'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gathering_beside_closes_marks_and_batches_of_the_same_envelopes_ends_for_all() {
@@ -74,50 +72,145 @@ async fn gathering_beside_closes_marks_and_batches_of_the_same_envelopes_ends_fo
     world.audit().await;
 }
 
+/// A transaction that holds what its statements locked, or wrote, until it ends.
+struct Held {
+    client: tokio_postgres::Client,
+}
+
+impl Held {
+    /// Of an envelope's row, by SQL that names it `$1`.
+    async fn by(place: &Place, id: EnvelopeId, statements: &[&str]) -> Self {
+        let (client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let begin = "-- ledger.test_begin\nBEGIN; SET search_path = red_envelope";
+        client.batch_execute(begin).await.unwrap();
+        for statement in statements {
+            let done = client.execute(*statement, &[&&id.to_bytes()[..]]).await;
+            assert_eq!(done.unwrap(), 1, "{statement}");
+        }
+        Self { client }
+    }
+
+    async fn commits(self) {
+        let commit = "-- ledger.test_commit\nCOMMIT";
+        self.client.batch_execute(commit).await.unwrap();
+    }
+}
+
+/// As settling and everything else does that changes an envelope.
+const LOCK_AS_WHO_SETTLES: &str =
+    "-- ledger.test_settles\nSELECT 1 FROM envelope WHERE id = $1 FOR NO KEY UPDATE";
+const SETTLE: &str =
+    "-- ledger.test_settle\nUPDATE envelope SET settled_count = settled_count + 1 WHERE id = $1";
+/// As who begins to close, or freezes.
+const LOCK_AS_WHO_ENDS: &str =
+    "-- ledger.test_ends\nSELECT 1 FROM envelope WHERE id = $1 FOR UPDATE";
+const GATHER: &str = "-- ledger.test_gathers
+    INSERT INTO gathered (envelope_row)
+    SELECT row FROM envelope WHERE id = $1 FOR KEY SHARE";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gathering_waits_for_nobody_who_settles_what_was_won() {
+    let (world, place) = world().await;
+    let id = world.live_in(2, (100, 4), "e1").await;
+    let settling = Held::by(&place, id, &[LOCK_AS_WHO_SETTLES, SETTLE]).await;
+    assert!(world.ledger.gather(id).await.unwrap().gathered);
+    settling.commits().await;
+    assert!(world.envelope(id).await.gathered);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_to_a_gathered_envelope_waits_for_nobody_who_holds_its_row() {
     let (world, place) = world().await;
     let id = world.live_in(2, (100, 4), "e1").await;
     assert!(world.ledger.gather(id).await.unwrap().gathered);
-    let (mut client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let tx = client.transaction().await.unwrap();
-    let lock = "-- ledger.test_hold\nSELECT 1 FROM red_envelope.envelope WHERE id = $1 FOR UPDATE";
-    tx.query_one(lock, &[&&id.to_bytes()[..]]).await.unwrap();
+    let ending = Held::by(&place, id, &[LOCK_AS_WHO_ENDS]).await;
     assert!(world.ledger.gather(id).await.unwrap().gathered);
-    tx.rollback().await.unwrap();
+    ending.commits().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_envelope_that_somebody_closes_or_freezes_first_is_not_gathered_by_who_waited() {
     let (world, place) = world().await;
     for (request, change) in [
-        ("e1", "state = 'closing', reason = 'recalled'"),
-        ("e2", "frozen = true"),
+        (
+            "e1",
+            "-- ledger.test_close
+             UPDATE envelope SET state = 'closing', reason = 'recalled' WHERE id = $1",
+        ),
+        (
+            "e2",
+            "-- ledger.test_freeze\nUPDATE envelope SET frozen = true WHERE id = $1",
+        ),
     ] {
         let id = world.live_in(2, (100, 4), request).await;
-        let (mut client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        let tx = client.transaction().await.unwrap();
-        let first = format!(
-            "-- ledger.test_first\nUPDATE red_envelope.envelope SET {change} WHERE id = $1"
-        );
-        tx.execute(&first, &[&&id.to_bytes()[..]]).await.unwrap();
+        let ending = Held::by(&place, id, &[LOCK_AS_WHO_ENDS, change]).await;
         let ledger = Arc::clone(&world.ledger);
         let waiting = tokio::spawn(async move { ledger.gather(id).await });
-        let mut looks = 0;
-        while place.server.sql(place.database(), WAITING) != "1" {
-            looks += 1;
-            assert!(looks < LOOKS_MAX, "nobody waits");
-        }
-        tx.commit().await.unwrap();
+        until_one_waits(&place, "gather");
+        ending.commits().await;
         let row = waiting.await.unwrap().unwrap();
         assert!(!row.gathered, "{row:?}");
         assert!(row.frozen || row.state == BookState::Closing(CloseReason::Recalled));
         assert!(!world.envelope(id).await.gathered);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_begins_to_close_while_somebody_gathers_waits_and_knows_of_it() {
+    let (world, place) = world().await;
+    let id = world.live_in(2, (100, 4), "e1").await;
+    let gathering = Held::by(&place, id, &[GATHER]).await;
+    let closes: Vec<_> = (0..2)
+        .map(|_| {
+            let ledger = Arc::clone(&world.ledger);
+            tokio::spawn(async move { ledger.begin_close(id, CloseReason::Recalled).await })
+        })
+        .collect();
+    until_one_waits(&place, "hold_envelope");
+    gathering.commits().await;
+    for close in closes {
+        let row = close.await.unwrap().unwrap();
+        let closing = BookState::Closing(CloseReason::Recalled);
+        assert_eq!((row.state, row.gathered), (closing, true));
+    }
+}
+
+/// As the release before keeps the mark, which does not know what is recorded afterwards.
+#[tokio::test]
+async fn books_with_a_dealt_envelope_that_is_open_are_not_migrated_before_it_is_closed() {
+    let (world, place) = world().await;
+    let id = world.live_in(2, (100, 4), "e1").await;
+    let row = world.envelope(id).await.row;
+    let sql = |statement: &str| {
+        let statement = format!("SET search_path = red_envelope; {statement}");
+        place.server.sql(place.database(), &statement)
+    };
+    sql("-- ledger.test_before
+        DROP TABLE gathered;
+        DROP FUNCTION refuse_gathered;
+        DROP TRIGGER envelope_is_gathered_elsewhere ON envelope;
+        UPDATE envelope SET gathered = true;
+        DELETE FROM migration WHERE number > 7;");
+    let migrates = || open::migrate(&place.url, None);
+    let refused = migrates().await.unwrap_err().to_string();
+    assert!(refused.contains("hot.stripe_above_shares"), "{refused}");
+    sql("-- ledger.test_closed
+        UPDATE envelope SET state = 'closed', reason = 'recalled', closed_at = 1, refunded_minor = funded_minor;");
+    assert_eq!(migrates().await.unwrap(), 1);
+    let kept = sql("-- ledger.test_kept\nSELECT envelope_row FROM gathered");
+    assert_eq!(kept, row.to_string());
+    assert!(world.envelope(id).await.gathered);
+}
+
+fn until_one_waits(place: &Place, statement: &str) {
+    let waiting = format!(
+        "-- ledger.test_who_waits
+         SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()
+             AND query LIKE '-- ledger.{statement}%' AND wait_event_type = 'Lock'"
+    );
+    let waits = || place.server.sql(place.database(), &waiting) == "t";
+    assert!((0..LOOKS_MAX).any(|_| waits()), "nobody waits");
 }

@@ -127,6 +127,8 @@ async fn books_of_the_release_before_go_on_with_a_table_a_week() {
     assert_eq!(before.settle(vec![first.clone()]).await, [Settled::Paid]);
     drop(before);
     let no_more = "-- ledger.rows_as_now
+        DROP TABLE gathered;
+        DROP FUNCTION refuse_gathered;
         ALTER TABLE envelope DROP COLUMN gathered CASCADE;
         CREATE TRIGGER envelope_stays_closed BEFORE UPDATE ON envelope
             FOR EACH ROW WHEN (OLD.state = 'closed') EXECUTE FUNCTION refuse();
