@@ -147,23 +147,30 @@ impl Publisher {
         let id = grab.envelope;
         let first = id.partition(self.hot.partitions());
         if !self.may_pass(grab) {
-            let before = self.hot.epochs();
-            let row = self.gather(id).await?.row;
-            // Nothing is gathered any more of what is closing, though the books may have been told that it is.
-            let ends = match row.state {
-                BookState::Closing(reason) => reason != CloseReason::Empty,
-                BookState::Funding | BookState::Live | BookState::Closed(_) => false,
-            };
-            if !row.gathered || ends {
-                self.end_first(&before, &row).await?;
-            }
-            let of = row.terms.stripes;
-            let sum = self.own(&before, id, of).iter().map(|epoch| epoch.0).sum();
-            self.gathered.insert(id, (of, sum));
+            let known = self.passes.join(id, self.gather_or_end(id).boxed()).await?;
+            self.gathered.insert(id, known);
         }
         grab.partition = first;
         grab.epoch = self.hot.epoch(first);
         Ok(())
+    }
+
+    /// Has a first stripe know of all, or be over. Answers how many there are, and the sum of the epochs under which
+    /// that began.
+    async fn gather_or_end(&self, id: EnvelopeId) -> Result<(StripeCount, u64), PublishError> {
+        let before = self.hot.epochs();
+        let row = self.gather(id).await?.row;
+        // Nothing is gathered any more of what is closing, though the books may have been told that it is.
+        let ends = match row.state {
+            BookState::Closing(reason) => reason != CloseReason::Empty,
+            BookState::Funding | BookState::Live | BookState::Closed(_) => false,
+        };
+        if !row.gathered || ends {
+            self.end_first(&before, &row).await?;
+        }
+        let of = row.terms.stripes;
+        let own = self.own(&before, id, of);
+        Ok((of, own.iter().map(|epoch| epoch.0).sum()))
     }
 
     /// What is closing is not gathered any more: its first stripe may be asked once it is over as well. Another one
@@ -180,7 +187,8 @@ impl Publisher {
             .close(under, row.id, Arc::clone(&row.terms), reason);
         match close.await? {
             CloseReply::Over { .. } => Ok(()),
-            CloseReply::NotDue(_) | CloseReply::Frozen => Err(PublishError::gathering()),
+            CloseReply::Frozen => Err(PublishError::Frozen),
+            CloseReply::NotDue(_) => Err(PublishError::gathering()),
         }
     }
 

@@ -178,6 +178,8 @@ pub struct Publisher {
     amounts: Arc<Amounts>,
     flights: flight::Flights<Published>,
     gathers: flight::Flights<Published>,
+    /// Of those who are to ask a first stripe next: what [`Self::gathered`] keeps of it.
+    passes: flight::Flights<(StripeCount, u64)>,
     /// Dealt envelopes that are known to give from their first stripe alone, with how many stripes they have and
     /// the sum of the epochs under which that was so.
     gathered: Cache<EnvelopeId, (StripeCount, u64)>,
@@ -197,6 +199,7 @@ impl Publisher {
             amounts,
             flights: flight::Flights::default(),
             gathers: flight::Flights::default(),
+            passes: flight::Flights::default(),
             gathered: Cache::new(gather::GATHERED_KEPT_MAX),
             half: Cache::new(gather::GATHERED_KEPT_MAX),
             middle: permits(MIDDLE_SHARES_MAX),

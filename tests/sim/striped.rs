@@ -21,7 +21,7 @@ use red_envelope::domain::grab::{HeldShare, OutboxEntry, OutboxRecord};
 use red_envelope::domain::id::{EnvelopeId, Epoch, Partition, PartitionCount, PersonId};
 use red_envelope::domain::stripes::{Stripe, StripeCount, place};
 use red_envelope::hot::redis::law::{Fields, Meta};
-use red_envelope::hot::{HotError, OUTBOX_RECORDS_PER_CALL_MAX};
+use red_envelope::hot::{Epochs, HotError, OUTBOX_RECORDS_PER_CALL_MAX};
 
 use crate::stores::Rule;
 use crate::striped_watch::Watch;
@@ -40,6 +40,13 @@ pub fn partitions() -> PartitionCount {
 pub fn places(id: EnvelopeId, of: StripeCount) -> Vec<(Stripe, Partition)> {
     let at = |stripe| (stripe, place(id, stripe, of, partitions()));
     of.all().map(at).collect()
+}
+
+/// The sum of the epochs of an envelope's partitions.
+pub fn sum_of(under: &Epochs, all: &[(Stripe, Partition)]) -> u64 {
+    all.iter()
+        .map(|(_, partition)| under.of(*partition).0)
+        .sum()
 }
 
 /// A stripe, as the keys of one envelope in one partition hold it.

@@ -18,7 +18,7 @@ use red_envelope::hot::{
 
 use crate::net::{Net, To};
 use crate::stores::{Rule, Stores};
-use crate::striped::{Lies, Striped, partitions, places};
+use crate::striped::{Lies, Striped, partitions, places, sum_of};
 use crate::striped_law::{At, taken_minor};
 
 pub struct StripedDoor {
@@ -448,9 +448,10 @@ impl HotStore for StripedDoor {
         terms: Arc<Terms>,
         stripe: Stripe,
     ) -> Result<Option<Halted>, HotError> {
-        let place = places(id, terms.stripes)[usize::from(stripe.index())];
-        let at = at(under, id, place);
-        self.step(move |s| s.halt(at)).await
+        let all = places(id, terms.stripes);
+        let at = at(under, id, all[usize::from(stripe.index())]);
+        let sum = sum_of(under, &all);
+        self.step(move |s| s.halt(at, sum)).await
     }
 
     async fn repair(&self, under: &Epochs, repair: Repair) -> Result<HotState, HotError> {

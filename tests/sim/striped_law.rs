@@ -304,7 +304,8 @@ impl Striped {
     }
 
     /// What it has left then; `None`: it is missing, or stale.
-    pub fn halt(&mut self, at: At) -> Result<Option<Halted>, HotError> {
+    /// `sum`: of the epochs of all its partitions.
+    pub fn halt(&mut self, at: At, sum: u64) -> Result<Option<Halted>, HotError> {
         let halts = self.keeps(Rule::HaltedBefore) || at.stripe == Stripe::FIRST;
         let data = self.write(at.partition, at.epoch)?;
         let Some(lies) = data.stripes.get_mut(&at.id) else {
@@ -313,7 +314,8 @@ impl Striped {
         if !stands(lies, at.epoch) {
             return Ok(None);
         }
-        let reopens = lies.meta.state == HotState::Over(CloseReason::Empty) && is_whole(&lies.meta);
+        let empty = lies.meta.state == HotState::Over(CloseReason::Empty) && is_whole(&lies.meta);
+        let reopens = empty && sum > under_of(&lies.meta);
         let live = lies.meta.state == HotState::Live;
         if halts && (live || reopens) {
             go(&mut lies.meta, HotState::Live, true);
@@ -371,8 +373,7 @@ impl Striped {
         }
         let wanted = meta.part.as_ref().is_some_and(|part| part.whole);
         let gathers = |there: &Meta| {
-            let may = there.state == HotState::Over(CloseReason::Empty)
-                || matches!(becomes, HotState::Over(_));
+            let may = there.state == HotState::Over(CloseReason::Empty) || there.state == becomes;
             let is_over = matches!(there.state, HotState::Over(_));
             let older = is_whole(there) && under_of(meta) > under_of(there);
             let over = is_over && may && older;

@@ -10,7 +10,7 @@ use red_envelope::ledger::LedgerError;
 
 use crate::net::To;
 use crate::stores::Rule;
-use crate::striped::{partitions, places};
+use crate::striped::{partitions, places, sum_of};
 use crate::striped_door::{StripedDoor, at};
 use crate::striped_law::{At, crossed};
 
@@ -24,10 +24,7 @@ impl StripedDoor {
         self.knows(id, terms);
         let all = places(id, terms.stripes);
         let at = at(under, id, all[usize::from(repair.stripe.index())]);
-        let sum = all
-            .iter()
-            .map(|(_, partition)| under.of(*partition).0)
-            .sum();
+        let sum = sum_of(under, &all);
         let stands = repair.gathered.as_ref().is_some_and(|all| all.stands);
         let gathers = repair.gathered.is_some() && repair.stripe == Stripe::FIRST;
         let halts = self.keeps(Rule::FirstHalted);
@@ -36,7 +33,7 @@ impl StripedDoor {
                 return Ok(state);
             }
             let halted = match halts {
-                true => self.step(move |s| s.halt(at)).await?,
+                true => self.step(move |s| s.halt(at, sum)).await?,
                 false => Some(Halted::default()),
             };
             if stands && halted.is_none() {
@@ -47,9 +44,13 @@ impl StripedDoor {
         let (partition, epoch) = (at.partition, at.epoch);
         let lies = self.step(move |s| Ok(s.read(partition, id))).await?;
         let before = lies.as_ref().map(|lies| &lies.meta);
-        let here = before.is_some_and(|m| m.epoch == epoch && (m.is_dry() || !halts));
-        if gathers && stands && !here {
-            return crossed();
+        let here = before.filter(|meta| meta.epoch == epoch);
+        if gathers && stands {
+            match here.map(|meta| (meta.is_dry() || !halts, meta.state)) {
+                Some((true, _)) => {}
+                Some((false, state @ HotState::Over(_))) => return Ok(state),
+                _ => return crossed(),
+            }
         }
         // 2. plan
         let none = Fields::new();

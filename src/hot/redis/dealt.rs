@@ -183,9 +183,11 @@ impl Core {
         for at in self.places(id, terms.stripes) {
             self.stands_in(at.partition, under)?;
         }
-        // One that was halted can't tell by itself whether what it had left is taken.
+        // One that was halted can't tell by itself whether what it had left is taken. What is over stays so, also where
+        // a stripe that was lost counts no grab any more.
         if reason == CloseReason::Empty
             && let Some(view) = self.view(vec![id]).await?.pop().flatten()
+            && !matches!(view.state, HotState::Over(_))
             && view.taken_count < terms.share_count
         {
             return Err(HotError::Mismatch("not every share is taken".into()));
@@ -228,11 +230,14 @@ impl Core {
     ) -> Result<Option<Halted>, HotError> {
         let at = self.place(id, stripe, terms.stripes);
         let epoch = self.stands_in(at.partition, under)?;
+        let places = self.places(id, terms.stripes).into_iter();
+        let sum: u64 = places.map(|at| under.of(at.partition).0).sum();
         let own = self.own(at);
         let call = Call::writing(self, "halt_1", at.partition)
             .key(own.grabs)
             .key(own.shares)
-            .under(epoch);
+            .under(epoch)
+            .number(sum);
         let meta = match self.call(call).await? {
             (Reply::Ok, items) => items
                 .first()

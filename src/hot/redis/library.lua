@@ -1,5 +1,5 @@
 #!lua name=redenvelope
--- revision 4
+-- revision 5
 -- Who may take which share, decided inside Redis: one atomic call, no lock, no rollback.
 --
 -- Shape. Redis has no rollback: a command that fails in the middle leaves what was written before
@@ -765,10 +765,10 @@ local function stamp(keys, args)
 end
 
 -- KEYS     epoch, g, s
--- ARGV     partition, epoch
+-- ARGV     partition, epoch, the sum of the epochs of all its partitions (revision 4 had none)
 -- Replies  {OK, meta} no grab takes from it any more; STALE, MISSING where it must be repaired first
 -- Keeps    what it has left stays in it as it is, and what is over stays over, but for a first stripe that
---          is empty: it may be given what was lost elsewhere
+--          is empty under older epochs: it may be given what was lost elsewhere since
 local function halt(keys, args)
   local epoch = number(args[2])
   local other = other_epoch(number(args[1]), epoch, keys[1])
@@ -776,7 +776,9 @@ local function halt(keys, args)
   local m = sound(keys[2], keys[3])
   if m == nil or m.layout ~= DEALT then return { REPLY.MISSING } end
   if not stands(m, epoch) then return { REPLY.STALE } end
-  if m.state == LIVE or (m.state == EMPTY and m.whole == 1) then
+  local sum = args[3] and number(args[3])
+  local reopens = m.state == EMPTY and m.whole == 1 and (sum == nil or sum > m.under)
+  if m.state == LIVE or reopens then
     m.state = DRY
     call('HSET', keys[2], '', packed(m))
   end
@@ -785,13 +787,14 @@ end
 
 -- Whether a first stripe that stands is given what is left in all of them: halted, or over with all that was
 -- left where something was lost elsewhere since it was. One that ended before it had that counts its own grabs, as the
--- others do theirs; and what has ended otherwise than by being empty stays over, whatever an older plan knew.
+-- others do theirs; and what has ended otherwise than by being empty stays over for the same reason, whatever an
+-- older plan knew.
 local function gathers(m, wanted, becomes)
   if wanted.layout ~= DEALT or wanted.whole ~= 1 or m.layout ~= DEALT or m.first > 0 then
     return false
   end
   if m.state == DRY then return true end
-  local may = m.state == EMPTY or OVER[becomes]
+  local may = m.state == EMPTY or becomes == m.state
   return OVER[m.state] and m.whole == 1 and may and wanted.under > m.under
 end
 

@@ -197,7 +197,8 @@ impl Scene {
         let lock = lock_of(&cast.terms);
         let own: Words = match name {
             "register_2" => vec![text(&self.run_id), self.carried()],
-            "vitals_1" | "owing_1" | "halt_1" => vec![],
+            "vitals_1" | "owing_1" => vec![],
+            "halt_1" => vec![text(self.epoch.0)],
             "load_1" => return self.chunk_arguments(cast, 0),
             "open_1" => {
                 let names = cast.terms.exclusive.iter();

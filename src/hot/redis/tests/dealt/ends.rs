@@ -28,6 +28,16 @@ async fn closed(store: &dyn HotStore, cast: &Cast, reason: CloseReason) -> Close
     close.await.unwrap()
 }
 
+/// All that is owed is in the books.
+async fn settles(store: &dyn HotStore) {
+    for partition in store.partitions().all() {
+        let owed = store.outbox(partition, None, 1_000).await.unwrap();
+        let pairs = owed.iter().map(|entry| (entry.id, entry.nonce)).collect();
+        let epoch = store.epoch(partition);
+        store.settled(epoch, partition, pairs).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn all_stripes_are_closed_and_leave_no_key_behind() {
     for gathered in [false, true] {
@@ -57,12 +67,7 @@ async fn all_stripes_are_closed_and_leave_no_key_behind() {
         }
         told.is_counted(store, &cast).await;
         assert!(store.owes(cast.id).await.unwrap());
-        for partition in store.partitions().all() {
-            let owed = store.outbox(partition, None, 1_000).await.unwrap();
-            let pairs = owed.iter().map(|entry| (entry.id, entry.nonce)).collect();
-            let epoch = store.epoch(partition);
-            store.settled(epoch, partition, pairs).await.unwrap();
-        }
+        settles(store).await;
         assert!(!store.owes(cast.id).await.unwrap());
         assert_eq!(store.envelopes(None, 10).await.unwrap(), [cast.id]);
         store.remove(&store.epochs(), vec![cast.id]).await.unwrap();
@@ -73,17 +78,22 @@ async fn all_stripes_are_closed_and_leave_no_key_behind() {
     }
 }
 
+async fn all_taken_at_home(store: &dyn HotStore, cast: &Cast) -> Told {
+    cast.publish(store).await;
+    let mut told = Told::default();
+    for stripe in 0..STRIPES {
+        for name in people_of(cast, stripe, 4) {
+            told.hears(&name, grab(store, cast, &name, false).await);
+        }
+    }
+    told
+}
+
 #[tokio::test]
 async fn one_whose_shares_are_all_taken_at_home_is_closed_as_empty_without_a_gather() {
     let (stage, cast) = (stage().await, cast(16));
     let store = &*stage.store;
-    cast.publish(store).await;
-    let mut told = Told::default();
-    for stripe in 0..STRIPES {
-        for name in people_of(&cast, stripe, 4) {
-            told.hears(&name, grab(store, &cast, &name, false).await);
-        }
-    }
+    let told = all_taken_at_home(store, &cast).await;
     let early = view(store, &cast).await;
     assert_eq!((early.taken_count, early.state), (16, HotState::Live));
     let reply = closed(store, &cast, CloseReason::Empty).await;
@@ -97,6 +107,44 @@ async fn one_whose_shares_are_all_taken_at_home_is_closed_as_empty_without_a_gat
     ));
     told.is_counted(store, &cast).await;
     assert_eq!(grab(store, &cast, "late", true).await, Some(Outcome::Empty));
+}
+
+#[tokio::test]
+async fn one_that_is_over_is_closed_again_where_a_stripe_was_lost_since_and_counts_nothing() {
+    for lost in of().all() {
+        let (stage, cast) = (stage().await, cast(16));
+        let store = &*stage.store;
+        all_taken_at_home(store, &cast).await;
+        closed(store, &cast, CloseReason::Empty).await;
+        settles(store).await;
+        lose(&stage, &cast, lost);
+        for _ in 0..2 {
+            let reply = closed(store, &cast, CloseReason::Empty).await;
+            let CloseReply::Over { taken_count, .. } = reply else {
+                panic!("{lost:?}: {reply:?}");
+            };
+            assert_eq!(taken_count, 12, "{lost:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_one_stays_so_for_who_gathers_too_late() {
+    let (stage, cast) = (stage().await, cast(16));
+    let store = &*stage.store;
+    cast.publish(store).await;
+    let mut told = played(store, &cast).await;
+    gather(store, &cast, None).await.unwrap();
+    takes_the_rest(store, &cast, &mut told).await;
+    // He found it standing, and is late: then he dies.
+    let under = store.epochs();
+    let halts = store.halt(&under, cast.id, cast.terms.clone(), Stripe::FIRST);
+    let halted = halts.await.unwrap().unwrap();
+    assert_eq!(halted.over, Some(CloseReason::Empty));
+    let seen = view(store, &cast).await;
+    assert_eq!(seen.state, HotState::Over(CloseReason::Empty));
+    assert_eq!(grab(store, &cast, "late", true).await, Some(Outcome::Empty));
+    told.is_counted(store, &cast).await;
 }
 
 #[tokio::test]
