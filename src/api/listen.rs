@@ -9,7 +9,8 @@
 //!
 //! # Bounds
 //! tonic has no limit of connections, so [`Door`] closes what exceeds the total or a peer's share
-//! before a byte is read. A head of more than [`HEAD_BYTES_MAX`] ends its stream. A connection that takes
+//! before a byte is read. With a grace of its own tonic would cut a connection of age without a word, in the middle of its
+//! calls: so it has none, asks each to reconnect (GOAWAY), and [`Connection`] ends those that stay. A head of more than [`HEAD_BYTES_MAX`] ends its stream. A connection that takes
 //! nothing of what it asked for is ended ([`Untaken::is_deaf`]).
 //!
 //! # Not here
@@ -79,6 +80,8 @@ pub async fn serve(
             taken: Mutex::default(),
         }),
         untaken: Arc::default(),
+        lives_for: ms(transport.connection_age_max_ms)
+            .saturating_add(ms(transport.connection_age_grace_ms)),
     };
     Server::builder()
         .max_concurrent_streams(transport.streams_per_connection_max)
@@ -87,7 +90,6 @@ pub async fn serve(
         .http2_keepalive_interval(Some(ms(transport.keepalive_interval_ms)))
         .http2_keepalive_timeout(Some(ms(transport.keepalive_timeout_ms)))
         .max_connection_age(ms(transport.connection_age_max_ms))
-        .max_connection_age_grace(ms(transport.connection_age_grace_ms))
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .layer(MeasureRpcs::of(rpc_names()))
         .layer(prioritize)
@@ -120,6 +122,8 @@ struct Door {
     seats: Arc<Seats>,
     /// Bytes of answers that no connection has taken yet.
     untaken: Arc<AtomicUsize>,
+    /// What a connection has from its first to its last byte.
+    lives_for: Duration,
 }
 
 impl Door {
@@ -145,6 +149,7 @@ impl Door {
                 socket,
                 untaken: Untaken::beside(&self.untaken),
                 seat,
+                end: Box::pin(tokio::time::sleep(self.lives_for)),
             };
         }
     }
@@ -211,6 +216,8 @@ struct Connection {
     socket: TcpStream,
     untaken: Arc<Untaken>,
     seat: Seat,
+    /// Of its age, and of the grace after that.
+    end: Pin<Box<tokio::time::Sleep>>,
 }
 
 /// Every request of the connection is told.
@@ -231,6 +238,10 @@ impl AsyncRead for Connection {
         // It is asked at the latest when the next ping is due.
         if self.untaken.is_deaf() {
             metrics::connection_turned_away(self.seat.seats.name, "deaf");
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        // It was asked to reconnect before.
+        if self.end.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         Pin::new(&mut self.socket).poll_read(cx, buffer)
@@ -311,6 +322,7 @@ mod tests {
             listener,
             seats: seats(1, 1),
             untaken: Arc::default(),
+            lives_for: Duration::from_secs(3_600),
         };
         let accepting = tokio::spawn(async move {
             let first = door.next().await;

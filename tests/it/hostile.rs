@@ -28,7 +28,7 @@ use tokio::time::MissedTickBehavior;
 use crate::harness::fleet::{Client, rush, seen_by};
 use crate::harness::frames::{
     BODY, CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Gone, HEADERS,
-    INITIAL_WINDOW_SIZE, PADDED, RST_STREAM, Raw, field, frame, head, message,
+    INITIAL_WINDOW_SIZE, PADDED, RST_STREAM, Raw, field, frame, head, hello, message,
 };
 use crate::harness::scene::{Scene, Signs};
 use crate::harness::world::{channel, grab_of, in_time};
@@ -407,8 +407,8 @@ async fn of_ten_thousand_connections_of_a_peer_those_beyond_its_limit_are_closed
                 opening.spawn(async move {
                     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                     // The preface, after which the server has all that a connection has.
-                    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-                    let _closed = tokio::io::AsyncWriteExt::write_all(&mut socket, hello).await;
+                    let _closed =
+                        tokio::io::AsyncWriteExt::write_all(&mut socket, &hello(&[])).await;
                     (!is_closed(&mut socket).await).then_some(socket)
                 });
             }

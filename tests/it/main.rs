@@ -15,6 +15,7 @@ mod audiences;
 mod bad_input;
 mod burst;
 mod command_line;
+mod connections;
 mod contract;
 mod crash;
 mod create_dies;

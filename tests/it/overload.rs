@@ -4,8 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use red_envelope_proto::v1::{
+    EnvelopeState, GetServiceInfoRequest, RecallEnvelopeRequest,
+    info_service_client::InfoServiceClient,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
 use crate::harness::crowd::{Crowd, Load, Seen};
-use crate::harness::fleet::{Fleet, Store};
+use crate::harness::fleet::{Fleet, Store, a_moment};
+use crate::harness::world::channel;
 use crate::harness::{Start, cny, lucky};
 
 /// How long Redis takes to answer a call, as the server sees it: two calls of 512 grabs in this time are what it can do.
@@ -102,5 +110,100 @@ async fn what_is_turned_away_costs_nothing_of_what_is_served() {
         "{p99:?} after {peak_p99:?}"
     );
 
+    fleet.processes[0].audit_when_quiet().await;
+}
+
+/// Of the calls of one class: those that were turned away, and those that were answered.
+#[derive(Debug, Default)]
+struct Heard {
+    turned_away: usize,
+    served: usize,
+}
+
+impl Heard {
+    fn hears<Answer>(&mut self, answer: Result<Answer, Status>) {
+        match answer {
+            Ok(_) => self.served += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                let told = status.get_error_details();
+                assert!(told.retry_info().is_some(), "{status}");
+                self.turned_away += 1;
+            }
+        }
+    }
+}
+
+/// Tries a second of a crowd of which one in some ten can be served.
+const TEN_TIMES: f64 = 11_000.0;
+/// Envelopes that are recalled while people press.
+const RECALLS: usize = 4;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_grabs_have_to_wait_who_ends_something_is_served_and_who_creates_or_looks_comes_again()
+ {
+    let mut fleet = Fleet::on_wires_to(Store::Redis, 0).await;
+    let start = Start {
+        flags: slow_is_not_dead(),
+        ..Start::default()
+    };
+    fleet.join(start).await;
+    let process = &mut fleet.processes[0];
+    process.fund("alice", cny(10_000_000)).await;
+    let mut recalled = Vec::new();
+    for _ in 0..RECALLS {
+        recalled.push(process.send(lucky("alice", cny(100), 10)).await.envelope_id);
+    }
+    let crowded = lucky("alice", cny(10 * i64::from(SHARES)), SHARES);
+    let id = process.send(crowded).await.envelope_id;
+    let mut crowd = Crowd::new(process.envelopes.clone(), &id);
+    fleet.wires[0].slow_replies(SLOW);
+    let presses = crowd.press(Load::PerSecond(TEN_TIMES), WARM_UP, SPAN);
+
+    let process = &mut fleet.processes[0];
+    let mut facts = InfoServiceClient::new(channel(process.server.grpc()).await);
+    let (mut looks, mut creates) = (Heard::default(), Heard::default());
+    let asks = async {
+        // Until the crowd is there.
+        while creates.turned_away == 0 {
+            creates.hears(
+                process
+                    .envelopes
+                    .create_envelope(lucky("alice", cny(10), 1))
+                    .await,
+            );
+            a_moment().await;
+        }
+        for id in &recalled {
+            looks.hears(process.try_look(id, "alice").await);
+            creates.hears(
+                process
+                    .envelopes
+                    .create_envelope(lucky("alice", cny(10), 1))
+                    .await,
+            );
+            let request = RecallEnvelopeRequest {
+                sender: "alice".to_owned(),
+                envelope_id: id.clone(),
+                request_id: "enough".to_owned(),
+                ..RecallEnvelopeRequest::default()
+            };
+            let ended = process.envelopes.recall_envelope(request).await.unwrap();
+            let state = ended.into_inner().envelope.unwrap().state();
+            assert_ne!(state, EnvelopeState::Live);
+            let asked = GetServiceInfoRequest::default();
+            facts.get_service_info(asked).await.unwrap();
+        }
+    };
+    let (seen, ()) = tokio::join!(presses, asks);
+    eprintln!(
+        "{looks:?} looks, {creates:?} creates, {} turned away",
+        seen.turned_away
+    );
+    assert_eq!(seen.failed, Vec::<String>::new());
+    assert!(looks.turned_away > 0 && creates.turned_away > 1);
+    // Grabs are served meanwhile, as many as Redis can take.
+    assert!(!seen.won.is_empty());
+    fleet.wires[0].slow_replies(Duration::ZERO);
     fleet.processes[0].audit_when_quiet().await;
 }

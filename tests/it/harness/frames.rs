@@ -44,6 +44,7 @@ pub const PADDED: u8 = 8;
 pub const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// Reasons to go away.
+pub const NO_ERROR: u32 = 0;
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// What a client says first.
@@ -102,6 +103,16 @@ pub fn message(message: &impl prost::Message) -> Vec<u8> {
     bytes
 }
 
+/// What a client says first, with these settings.
+pub fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
+    let mut told = Vec::new();
+    for (name, value) in settings {
+        told.extend(name.to_be_bytes());
+        told.extend(value.to_be_bytes());
+    }
+    [PREFACE, &frame(SETTINGS, 0, 0, &told)].concat()
+}
+
 /// Why a peer said that it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
@@ -132,7 +143,9 @@ impl Raw {
     /// Connects, with these settings. `None`: the connection was closed before.
     pub async fn open(port: u16, settings: &[(u16, u32)]) -> Option<Self> {
         let socket = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-        let (read, write) = socket.into_split();
+        let (read, mut write) = socket.into_split();
+        // First of all: the server's settings may be there before, and would be answered before it.
+        write.write_all(&hello(settings)).await.ok()?;
         let out = Arc::new(tokio::sync::Mutex::new(write));
         let heard = Arc::new(Heard::default());
         let reading = CancellationToken::new();
@@ -147,19 +160,12 @@ impl Raw {
                 heard.ended.cancel();
             }
         });
-        let raw = Self {
+        Some(Self {
             out,
             heard,
             next_stream: 1,
             _reading: reading.drop_guard(),
-        };
-        let mut told = Vec::new();
-        for (name, value) in settings {
-            told.extend(name.to_be_bytes());
-            told.extend(value.to_be_bytes());
-        }
-        let first = [PREFACE, &frame(SETTINGS, 0, 0, &told)].concat();
-        raw.write(&first).await.then_some(raw)
+        })
     }
 
     /// The number of a stream that was not used yet.
