@@ -114,15 +114,21 @@ impl Publisher {
     /// # Errors
     /// As [`Publisher::publish`].
     pub async fn gather(&self, id: EnvelopeId) -> Result<Published, PublishError> {
+        self.gather_under(id).await.map(|(published, _)| published)
+    }
+
+    /// The same, with the epochs from before that began, for whoever joins it too.
+    async fn gather_under(&self, id: EnvelopeId) -> Result<(Published, Epochs), PublishError> {
         let gather = async {
+            let before = self.hot.epochs();
             // 1. say so
             if !rules::keeps(Rule::SaidFirst) {
-                return self.gather_unsaid(id).await;
+                return Ok((self.gather_unsaid(id).await?, before));
             }
             self.ledger.gather(id).await?;
             crash("gather::after_books")?;
             // Not with who publishes it already: he may have looked before.
-            self.publish_alone(id, None).await
+            Ok((self.publish_alone(id, None).await?, before))
         };
         self.gathers.join(id, gather).await
     }
@@ -158,8 +164,7 @@ impl Publisher {
     /// Has a first stripe know of all, or be over. Answers how many there are, and the sum of the epochs under which
     /// that began.
     async fn gather_or_end(&self, id: EnvelopeId) -> Result<(StripeCount, u64), PublishError> {
-        let before = self.hot.epochs();
-        let row = self.gather(id).await?.row;
+        let (Published { row, .. }, before) = self.gather_under(id).await?;
         // Nothing is gathered any more of what is closing, though the books may have been told that it is.
         let ends = match row.state {
             BookState::Closing(reason) => reason != CloseReason::Empty,

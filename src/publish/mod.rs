@@ -177,7 +177,8 @@ pub struct Publisher {
     ledger: Arc<dyn Ledger>,
     amounts: Arc<Amounts>,
     flights: flight::Flights<Published>,
-    gathers: flight::Flights<Published>,
+    /// With the epochs from before it began.
+    gathers: flight::Flights<(Published, Epochs)>,
     /// Of those who are to ask a first stripe next: what [`Self::gathered`] keeps of it.
     passes: flight::Flights<(StripeCount, u64)>,
     /// Dealt envelopes that are known to give from their first stripe alone, with how many stripes they have and

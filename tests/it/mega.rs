@@ -370,11 +370,13 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
         mut world,
         circles,
         longest,
+        by_clock,
         ..
     } = run;
     circles.end().await;
     assert!(longest <= COMMAND_MAX, "{longest:?}");
     if Faults::asked_for().is_long {
+        assert!(by_clock <= COMMAND_MAX, "{by_clock:?}");
         assert!(during <= quiet + LATER_MAX, "{during:?} after {quiet:?}");
     }
     world.audit_when_quiet().await;

@@ -31,6 +31,8 @@ pub enum Rule {
     CloseAll,
     /// Everybody asks at home first.
     HomeFirst,
+    /// A first stripe that is over stays so, whatever who gathers knew before.
+    OverStaysOver,
 }
 
 /// What survives every crash of a process.

@@ -366,6 +366,7 @@ impl Striped {
         anew: bool,
     ) -> Result<Option<HotState>, HotError> {
         let halted = self.keeps(Rule::FirstHalted);
+        let stays = self.keeps(Rule::OverStaysOver);
         let data = self.write(at.partition, at.epoch)?;
         let lies = data.stripes.get(&at.id);
         if lies.is_some_and(|lies| is_late(&lies.meta, meta)) {
@@ -376,7 +377,7 @@ impl Striped {
             let may = there.state == HotState::Over(CloseReason::Empty) || there.state == becomes;
             let is_over = matches!(there.state, HotState::Over(_));
             let older = is_whole(there) && under_of(meta) > under_of(there);
-            let over = is_over && may && older;
+            let over = is_over && (!stays || (may && older));
             (there.is_dry() || over || !halted) && there.first() == 0 && wanted
         };
         if let Some(lies) = lies

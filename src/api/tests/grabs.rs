@@ -172,11 +172,9 @@ async fn a_sender_grabs_only_what_the_rules_let_a_sender_grab() {
     assert_eq!(own.refusal(), v1::RefusalReason::OwnEnvelope);
 }
 
-#[tokio::test]
-async fn a_grab_publishes_an_envelope_whose_create_died_after_the_hold() {
-    let world = World::with_alice().await;
-    // What Create had written when it died.
-    let template = world.send(lucky("r1", 1_000, 4)).await;
+/// What Create had written when it died: the money is held, and the hot store knows of nothing.
+async fn held_alone(world: &World, request: &str) -> String {
+    let template = world.send(lucky("template", 1_000, 4)).await;
     let rows = world
         .ledger
         .envelopes(vec![template.parse().unwrap()])
@@ -185,14 +183,35 @@ async fn a_grab_publishes_an_envelope_whose_create_died_after_the_hold() {
     let funded = world
         .ledger
         .fund(crate::ledger::Fund {
-            request_id: crate::domain::id::PersonId::parse("died").unwrap(),
+            request_id: crate::domain::id::PersonId::parse(request).unwrap(),
             request_hash: [1; 32],
             draft: terms.draft.clone(),
         })
         .await
         .unwrap();
-    let id = funded.envelope.id.to_string();
-    assert!(world.hot.view(vec![funded.envelope.id]).await.unwrap()[0].is_none());
+    let id = funded.envelope.id;
+    assert!(world.hot.view(vec![id]).await.unwrap()[0].is_none());
+    id.to_string()
+}
+
+/// Each grab of an envelope that is not there asks the store twice.
+#[tokio::test]
+async fn once_the_budget_is_spent_who_would_ask_again_is_told_to_come_again() {
+    let world = World::with_alice().await;
+    let retries = &world.services.api.retries;
+    while retries.again() {}
+    let id = held_alone(&world, "died").await;
+    let refused = world.grab(&id, "bob").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.get_details_retry_info().is_some(), "{refused}");
+    // It is there by now, so he is served at the first asking.
+    world.wins(&id, "bob").await;
+}
+
+#[tokio::test]
+async fn a_grab_publishes_an_envelope_whose_create_died_after_the_hold() {
+    let world = World::with_alice().await;
+    let id = held_alone(&world, "died").await;
     assert_eq!(world.state(&id).await, v1::EnvelopeState::Funding);
     world.wins(&id, "bob").await;
     assert_eq!(world.state(&id).await, v1::EnvelopeState::Live);

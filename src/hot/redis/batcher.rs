@@ -4,7 +4,7 @@
 //! | step | what |
 //! |---|---|
 //! | wait | for the first grab, then take what is there, up to [`CALL_GRABS_MAX`] |
-//! | drop | what nobody waits for any more (its deadline passed before it was sent) |
+//! | drop | askings that nobody waits for any more: a call whose deadline passed before it was sent. What a stream asks for together is sent |
 //! | pack | by partition and envelope, so that each envelope is read and written once a call |
 //! | send | one `grab_1` for all partitions of the server, on a connection that nothing else uses |
 //! | full | where memory is, who has a share hears it again (`repeats`), the others that it is full |

@@ -278,4 +278,4 @@ UPDATE envelope SET gathered = true WHERE row = :gathered;
 INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
     created_at, expires_at, gathered)
     SELECT 99, decode(repeat('00', 16), 'hex'), day, tenant, sender, currency, terms, 99, share_count, funded_minor, 'live', created_at,
-        expires_at, true FROM envelope WHERE row = :open;
+        expires_at, true FROM envelope WHERE row = :gathered;

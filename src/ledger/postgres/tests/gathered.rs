@@ -178,6 +178,20 @@ async fn who_begins_to_close_while_somebody_gathers_waits_and_knows_of_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_freezes_while_somebody_gathers_waits_for_that() {
+    let (world, place) = world().await;
+    let id = world.live_in(2, (100, 4), "e1").await;
+    let gathering = Held::by(&place, id, &[GATHER]).await;
+    let ledger = Arc::clone(&world.ledger);
+    let freeze = tokio::spawn(async move { ledger.freeze(id, act("freeze", id)).await });
+    until_one_waits(&place, "hold_envelope");
+    gathering.commits().await;
+    assert!(!freeze.await.unwrap().unwrap(), "it was not frozen before");
+    let row = world.envelope(id).await;
+    assert!(row.frozen && row.gathered);
+}
+
 /// As the release before keeps the mark, which does not know what is recorded afterwards.
 #[tokio::test]
 async fn books_with_a_dealt_envelope_that_is_open_are_not_migrated_before_it_is_closed() {
