@@ -49,8 +49,8 @@ REVOKE EXECUTE ON FUNCTION refuse_gathered() FROM PUBLIC;
 
 -- It locks the envelope's key and nothing else, so who settles keeps nobody from gathering.
 ALTER TABLE gathered ADD CONSTRAINT gathered_of_envelope FOREIGN KEY (envelope_row) REFERENCES envelope (row);
--- What was being funded before this lock: of the newest million.
-SELECT refuse_dealt((SELECT coalesce(max(row), 0) - 1000000 FROM envelope));
+-- What was being funded before this lock: of the newest day and the one before. A row's number begins with its day.
+SELECT refuse_dealt((SELECT ((coalesce(max(row), 0) >> 40) - 1) << 40 FROM envelope));
 DROP FUNCTION refuse_dealt;
 
 -- A mark that nobody reads is not to be made by mistake.
