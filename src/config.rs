@@ -429,7 +429,7 @@ impl Config {
             (
                 "transport.connection_age_grace_ms",
                 transport.connection_age_grace_ms,
-                0,
+                1_000,
                 DAY_MS,
             ),
             (

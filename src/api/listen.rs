@@ -9,9 +9,11 @@
 //!
 //! # Bounds
 //! tonic has no limit of connections, so [`Door`] closes what exceeds the total or a peer's share
-//! before a byte is read. With a grace of its own tonic would cut a connection of age without a word, in the middle of its
-//! calls: so it has none, asks each to reconnect (GOAWAY), and [`Connection`] ends those that stay. A head of more than [`HEAD_BYTES_MAX`] ends its stream. A connection that takes
+//! before a byte is read. A head of more than [`HEAD_BYTES_MAX`] ends its stream. A connection that takes
 //! nothing of what it asked for is ended ([`Untaken::is_deaf`]).
+//!
+//! tonic asks a connection of age to reconnect (GOAWAY), and [`Connection`] ends it if it stays. Told of the grace,
+//! tonic would ask nobody, and cut each in the middle of its calls when that is over.
 //!
 //! # Not here
 //! What the RPCs do; limits of messages (each server's own).

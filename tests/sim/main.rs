@@ -60,8 +60,6 @@ const FRESH_SEEDS: u64 = 1_000 / SLOWER;
 /// lost while the clock went back; a stripe that had ended by a clock that went back; what was closed and gathered
 /// at once, and gave a share after the refund, or counted too few.
 const BROKEN_ONCE: [u64; 5] = [9_002_749, 9_002_406, 9_016_252, 777_012_043, 31_432_458];
-/// Those of them in which a share was given after the refund.
-const GIVEN_AFTER_THE_END: [u64; 2] = [777_012_043, 31_432_458];
 /// Histories within which a rule that is switched off must be missed.
 const ABLATION_SEEDS: u64 = 1_000;
 
@@ -135,14 +133,14 @@ fn histories_that_broke_a_promise_once_keep_it() {
     }
 }
 
-/// Histories that are chosen by their number alone hardly ever miss that rule.
+/// Taken apart again, a close counts less than what is in the books, and never comes to its end.
 #[test]
 fn a_first_stripe_that_does_not_stay_over_breaks_a_promise() {
     let off = Off::Store(stores::Rule::OverStaysOver);
     let missed = |seed: &u64| play(Lay::Dealt, *seed, Some(off)).err();
-    let why: Vec<_> = GIVEN_AFTER_THE_END.iter().filter_map(missed).collect();
+    let why: Vec<_> = BROKEN_ONCE.iter().filter_map(missed).collect();
     println!("{why:#?}");
-    assert!(!why.is_empty(), "nobody misses {off:?}");
+    assert!(why.iter().any(|why| why.contains(" is stuck as Closing")));
 }
 
 #[test]

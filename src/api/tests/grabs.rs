@@ -173,7 +173,7 @@ async fn a_sender_grabs_only_what_the_rules_let_a_sender_grab() {
 }
 
 /// What Create had written when it died: the money is held, and the hot store knows of nothing.
-async fn held_alone(world: &World, request: &str) -> String {
+async fn held_alone(world: &World) -> String {
     let template = world.send(lucky("template", 1_000, 4)).await;
     let rows = world
         .ledger
@@ -183,7 +183,7 @@ async fn held_alone(world: &World, request: &str) -> String {
     let funded = world
         .ledger
         .fund(crate::ledger::Fund {
-            request_id: crate::domain::id::PersonId::parse(request).unwrap(),
+            request_id: crate::domain::id::PersonId::parse("died").unwrap(),
             request_hash: [1; 32],
             draft: terms.draft.clone(),
         })
@@ -200,7 +200,7 @@ async fn once_the_budget_is_spent_who_would_ask_again_is_told_to_come_again() {
     let world = World::with_alice().await;
     let retries = &world.services.api.retries;
     while retries.again() {}
-    let id = held_alone(&world, "died").await;
+    let id = held_alone(&world).await;
     let refused = world.grab(&id, "bob").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(refused.get_details_retry_info().is_some(), "{refused}");
@@ -211,7 +211,7 @@ async fn once_the_budget_is_spent_who_would_ask_again_is_told_to_come_again() {
 #[tokio::test]
 async fn a_grab_publishes_an_envelope_whose_create_died_after_the_hold() {
     let world = World::with_alice().await;
-    let id = held_alone(&world, "died").await;
+    let id = held_alone(&world).await;
     assert_eq!(world.state(&id).await, v1::EnvelopeState::Funding);
     world.wins(&id, "bob").await;
     assert_eq!(world.state(&id).await, v1::EnvelopeState::Live);

@@ -162,20 +162,12 @@ pub(super) async fn lock_envelope(
     db: &impl GenericClient,
     id: EnvelopeId,
 ) -> Result<EnvelopeRow, Fault> {
-    let found = sql::row(
-        db,
-        concat!(
-            "-- ledger.lock_envelope\nSELECT ",
-            envelope_columns!(),
-            " FROM envelope n WHERE n.id = $1 FOR NO KEY UPDATE"
-        ),
-        &[&&id.to_bytes()[..]],
-    )
-    .await?;
-    match found {
-        Some(row) => envelope(&row),
-        None => Err(LedgerError::NotFound.into()),
-    }
+    let lock = concat!(
+        "-- ledger.lock_envelope\nSELECT ",
+        envelope_columns!(),
+        " FROM envelope n WHERE n.id = $1 FOR NO KEY UPDATE"
+    );
+    locked_by(db, lock, id).await
 }
 
 /// The same, and nobody gathers it either. What it says of `gathered` is as it was before this call waited: who wants to
@@ -189,12 +181,18 @@ pub(super) async fn hold_envelope(
         envelope_columns!(),
         " FROM envelope n WHERE n.id = $1 FOR UPDATE"
     );
-    let found = sql::row(db, lock, &[&&id.to_bytes()[..]]).await?;
-    found
-        .as_ref()
-        .map(envelope)
-        .transpose()?
-        .ok_or_else(|| LedgerError::NotFound.into())
+    locked_by(db, lock, id).await
+}
+
+async fn locked_by(
+    db: &impl GenericClient,
+    lock: &str,
+    id: EnvelopeId,
+) -> Result<EnvelopeRow, Fault> {
+    match sql::row(db, lock, &[&&id.to_bytes()[..]]).await? {
+        Some(row) => envelope(&row),
+        None => Err(LedgerError::NotFound.into()),
+    }
 }
 
 /// An envelope that must be there.

@@ -69,6 +69,8 @@ pub struct Seen {
     pub won: Vec<u32>,
     /// Other answers than a win and SHED.
     pub failed: Vec<String>,
+    /// How long after the last try the last answer came.
+    pub drained: Duration,
 }
 
 impl Seen {
@@ -167,6 +169,7 @@ impl Crowd {
         }
         let mut seen = std::mem::take(&mut *shared.seen.lock());
         seen.served_per_s /= span.as_secs_f64();
+        seen.drained = end.elapsed();
         seen
     }
 }

@@ -198,26 +198,57 @@ async fn books_with_a_dealt_envelope_that_is_open_are_not_migrated_before_it_is_
     let (world, place) = world().await;
     let id = world.live_in(2, (100, 4), "e1").await;
     let row = world.envelope(id).await.row;
-    let sql = |statement: &str| {
-        let statement = format!("SET search_path = red_envelope; {statement}");
-        place.server.sql(place.database(), &statement)
-    };
-    sql("-- ledger.test_before
-        DROP TABLE gathered;
-        DROP FUNCTION refuse_gathered;
-        DROP TRIGGER envelope_is_gathered_elsewhere ON envelope;
-        UPDATE envelope SET gathered = true;
-        DELETE FROM migration WHERE number > 7;");
+    place.in_books(BEFORE_0008);
     let migrates = || open::migrate(&place.url, None);
     let refused = migrates().await.unwrap_err().to_string();
     assert!(refused.contains("hot.stripe_above_shares"), "{refused}");
-    sql("-- ledger.test_closed
-        UPDATE envelope SET state = 'closed', reason = 'recalled', closed_at = 1, refunded_minor = funded_minor;");
+    place.in_books(CLOSED);
     assert_eq!(migrates().await.unwrap(), 1);
-    let kept = sql("-- ledger.test_kept\nSELECT envelope_row FROM gathered");
+    let kept = place.in_books("-- ledger.test_kept\nSELECT envelope_row FROM gathered");
     assert_eq!(kept, row.to_string());
     assert!(world.envelope(id).await.gathered);
 }
+
+/// By a process of the release before, which deals: also where midnight has come, and with it the next day's rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_are_books_in_which_one_is_being_funded_meanwhile() {
+    for midnight in [false, true] {
+        let (world, place) = world().await;
+        let id = world.live_in(2, (100, 4), "e1").await;
+        place.in_books(BEFORE_0008);
+        place.in_books(CLOSED);
+        if midnight {
+            place.in_books(OF_TOMORROW);
+        }
+        let funding = Held::by(&place, id, &[FUND_ANOTHER]).await;
+        let url = place.url.clone();
+        let migrates = tokio::spawn(async move { open::migrate(&url, None).await });
+        until_one_waits(&place, "migrate_0008");
+        funding.commits().await;
+        let refused = migrates.await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("hot.stripe_above_shares"), "{refused}");
+    }
+}
+
+/// What the migration makes is not there, and the mark is.
+const BEFORE_0008: &str = "-- ledger.test_before
+    DROP TABLE gathered;
+    DROP FUNCTION refuse_gathered;
+    DROP TRIGGER envelope_is_gathered_elsewhere ON envelope;
+    UPDATE envelope SET gathered = true;
+    DELETE FROM migration WHERE number > 7;";
+const CLOSED: &str = "-- ledger.test_closed
+    UPDATE envelope SET state = 'closed', reason = 'recalled', closed_at = 1, refunded_minor = funded_minor;";
+const OF_TOMORROW: &str = "-- ledger.test_tomorrow
+    INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
+        reason, created_at, expires_at, closed_at, refunded_minor)
+    SELECT row + (1::bigint << 40), decode(repeat('02', 16), 'hex'), day, tenant, sender, currency, terms, 902,
+        share_count, funded_minor, state, reason, created_at, expires_at, closed_at, refunded_minor FROM envelope";
+const FUND_ANOTHER: &str = "-- ledger.test_fund
+    INSERT INTO envelope (row, id, day, tenant, sender, currency, terms, leaf_number, share_count, funded_minor, state,
+        created_at, expires_at)
+    SELECT row + 1, decode(repeat('01', 16), 'hex'), day, tenant, sender, currency, terms, 901, share_count,
+        funded_minor, 'live', created_at, expires_at FROM envelope WHERE id = $1";
 
 fn until_one_waits(place: &Place, statement: &str) {
     let waiting = format!(

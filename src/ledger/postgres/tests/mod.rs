@@ -96,6 +96,12 @@ impl Place {
             .replace(":week", &self.server.sql(self.database(), week))
     }
 
+    /// What a statement says that names the tables of the books alone.
+    fn in_books(&self, statement: &str) -> String {
+        let statement = format!("SET search_path = red_envelope; {statement}");
+        self.server.sql(self.database(), &statement)
+    }
+
     /// The SQLSTATE with which a statement of the superuser is refused.
     fn refusal(&self, statement: &str) -> String {
         self.server.refusal(self.database(), statement)

@@ -128,14 +128,20 @@ async fn one_that_is_over_is_closed_again_where_a_stripe_was_lost_since_and_coun
     }
 }
 
+/// Everything was gathered, and all of it is taken.
+async fn emptied(store: &dyn HotStore, cast: &Cast) -> Told {
+    cast.publish(store).await;
+    let mut told = played(store, cast).await;
+    gather(store, cast, None).await.unwrap();
+    takes_the_rest(store, cast, &mut told).await;
+    told
+}
+
 #[tokio::test]
 async fn an_empty_one_stays_so_for_who_gathers_too_late() {
     let (stage, cast) = (stage().await, cast(16));
     let store = &*stage.store;
-    cast.publish(store).await;
-    let mut told = played(store, &cast).await;
-    gather(store, &cast, None).await.unwrap();
-    takes_the_rest(store, &cast, &mut told).await;
+    let told = emptied(store, &cast).await;
     // He found it standing, and is late: then he dies.
     let under = store.epochs();
     let halts = store.halt(&under, cast.id, cast.terms.clone(), Stripe::FIRST);
@@ -332,11 +338,7 @@ async fn what_was_closed_while_it_was_gathered_gives_nothing_any_more() {
 /// All shares are taken, and Redis has said so often that whoever comes too late is answered from memory.
 async fn known_as_empty() -> (OnRedis, Cast, Told) {
     let (stage, cast) = (stage().await, cast(16));
-    let store = &*stage.store;
-    cast.publish(store).await;
-    let mut told = played(store, &cast).await;
-    gather(store, &cast, None).await.unwrap();
-    takes_the_rest(store, &cast, &mut told).await;
+    let told = emptied(&*stage.store, &cast).await;
     until_known(&stage, &cast).await;
     (stage, cast, told)
 }
