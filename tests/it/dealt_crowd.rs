@@ -7,7 +7,7 @@ use red_envelope_proto::v1::info_service_client::InfoServiceClient;
 use red_envelope_proto::v1::{
     GetEnvelopeRequest, GetServiceInfoRequest, GrabResponse, GrabStreamRequest,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -21,6 +21,9 @@ use crate::restored::{proof, verifies};
 
 /// How long a message of a stream waits for its answer: as long as it may.
 const ANSWER_MS_MAX: u32 = 60_000;
+
+/// So many ask before the others come, each twice: not enough to take all.
+const FIRST: usize = 2 * 4;
 
 /// All these ask on one stream, again for as long as they are to repeat it.
 async fn streamed(
@@ -70,8 +73,9 @@ async fn streamed(
 }
 
 /// Looks all the time, until every share is taken: never fewer than before, and never more than there are.
-async fn watched(mut client: Client, id: &str) -> usize {
-    let (mut looks, mut before) = (0, (0, 0));
+/// Shows how many it saw taken.
+async fn watched(mut client: Client, id: &str, seen_taken: watch::Sender<u32>) {
+    let mut before = (0, 0);
     until("every share is taken", async || {
         let request = GetEnvelopeRequest {
             envelope_id: id.to_owned(),
@@ -85,7 +89,6 @@ async fn watched(mut client: Client, id: &str) -> usize {
                 return false;
             }
         };
-        looks += 1;
         let progress = seen.progress.unwrap();
         let taken = (progress.taken_count, progress.taken.unwrap().minor_units);
         assert!(
@@ -94,10 +97,10 @@ async fn watched(mut client: Client, id: &str) -> usize {
         );
         assert_eq!(progress.taken_count + progress.remaining_count, SHARES);
         before = taken;
+        seen_taken.send_replace(taken.0);
         taken == (SHARES, TOTAL)
     })
     .await;
-    looks
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,12 +122,21 @@ async fn a_crowd_takes_every_share_of_a_dealt_envelope_once_and_hears_empty_only
     let (by_stream, by_call): (Vec<String>, Vec<String>) = (twice(0), twice(1));
     let (record, id) = (stage.world.record.clone(), stage.id.clone());
     let clients = [stage.world.envelopes.clone()];
-    let (called, streamed, looks) = tokio::join!(
-        rush(&record, &clients, &id, by_call),
-        streamed(&record, Client::new(public.clone()), &id, by_stream),
-        watched(Client::new(public), &id),
-    );
-    assert!(looks > 1);
+    let (shows, mut seen_taken) = watch::channel(0);
+    let crowd_comes = async {
+        // Who looks has seen some shares taken, and not all, before most of the crowd comes.
+        let first = rush(&record, &clients, &id, by_call[..FIRST].to_vec()).await;
+        let some = seen_taken.wait_for(|taken| (1..SHARES).contains(taken));
+        timeout_at(in_time(), some).await.expect("a look").unwrap();
+        let (mut called, streamed) = tokio::join!(
+            rush(&record, &clients, &id, by_call[FIRST..].to_vec()),
+            streamed(&record, Client::new(public.clone()), &id, by_stream),
+        );
+        called.extend(first);
+        (called, streamed)
+    };
+    let looks = watched(Client::new(public.clone()), &id, shows);
+    let ((called, streamed), ()) = tokio::join!(crowd_comes, looks);
     stage.are_told(&called);
     stage.are_told(&streamed);
     assert!(stage.is_gathered());
