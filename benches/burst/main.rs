@@ -32,6 +32,7 @@ mod disk;
 mod echo;
 #[path = "../embedded/light.rs"]
 mod light;
+mod looks;
 mod measure;
 mod ours;
 mod peer;
@@ -244,6 +245,11 @@ impl Stage {
                 self.light.block_on(self.memory.target(&label, shares))
             }
             Subject::StreamFsync => self.light.block_on(self.fsync.target(&label, shares)),
+            Subject::Look | Subject::List => self.light.block_on(self.memory.taken(&label, shares)),
+            Subject::LookApart => {
+                let several = (subject::ENVELOPES_APART, shares);
+                self.light.block_on(self.memory.several(&label, several))
+            }
         }
     }
 
@@ -266,7 +272,10 @@ impl Stage {
                 self.light.block_on(stream)
             }
             Subject::Unary | Subject::Empty => self.heavy.block_on(ours.unary(target, SPAN)),
-            Subject::Peer(_) => self.heavy.block_on(unary::run(target, SPAN)),
+            Subject::Look | Subject::LookApart | Subject::List => {
+                self.heavy.block_on(ours.looks(target, subject, SPAN))
+            }
+            Subject::Peer(_) => self.heavy.block_on(unary::grab(target, SPAN)),
         }
     }
 

@@ -13,7 +13,7 @@
 //! server takes no more of them.
 //!
 //! # Not here
-//! Making grabs: `unary`, `streams`.
+//! Making grabs and looks: `unary`, `streams`, `looks`.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -22,17 +22,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use prost::bytes::Bytes;
 use red_envelope::hot::redis::server_under_test::{Flavour, RedisServer};
 use red_envelope::ledger::postgres::server_under_test::PostgresServer;
 use red_envelope_proto::v1;
 use red_envelope_proto::v1::envelope_service_client::EnvelopeServiceClient;
 
+use crate::looks::{self, List, Look, Looks};
 use crate::measure::{Measured, Window};
+use crate::peer::postgres_pid;
 use crate::process::Process;
 use crate::sender;
 use crate::server::ServerProcess;
 use crate::streams::{self, Field};
-use crate::subject::Target;
+use crate::subject::{Subject, Target};
 use crate::unary;
 
 /// The mean share.
@@ -52,6 +55,8 @@ pub struct Ours {
     pub redis: RedisServer,
     /// The one that serves.
     pub server: ServerProcess,
+    /// Of the books' first process.
+    books_pid: u32,
     folder: PathBuf,
     flags: Vec<String>,
     /// Wins that are not in the books.
@@ -78,6 +83,7 @@ impl Ours {
             flags: flags.map(str::to_owned).to_vec(),
             redis,
             server,
+            books_pid: postgres_pid(books)?,
             folder: folder.to_path_buf(),
             owed: Cell::new(0),
         })
@@ -102,7 +108,7 @@ impl Ours {
         };
         Ok(Target {
             address: self.server.address()?,
-            envelope_id: envelope.envelope_id.into(),
+            envelope_ids: vec![envelope.envelope_id.into()],
             shares,
             outcome: v1::GrabOutcome::Won,
             may_turn_away: false,
@@ -113,20 +119,67 @@ impl Ours {
 
     /// A new envelope with nothing left.
     pub async fn emptied(&self, label: &str) -> anyhow::Result<Target> {
-        let target = self.target(label, 1).await?;
-        let grab = v1::GrabRequest {
-            envelope_id: target.envelope_id.to_string(),
-            grabber: "the-only-one".to_owned(),
-            ..v1::GrabRequest::default()
-        };
-        let mut envelopes = EnvelopeServiceClient::new(self.server.connect().await?);
-        let told = envelopes.grab(grab).await?.into_inner();
-        ensure!(told.outcome() == v1::GrabOutcome::Won, "not won: {told:?}");
-        self.owe(1);
+        let target = self.taken(label, 1).await?;
         Ok(Target {
             outcome: v1::GrabOutcome::Empty,
             ..target
         })
+    }
+
+    /// A new envelope whose shares are all taken, by [`looks::holder`]s.
+    pub async fn taken(&self, label: &str, shares: u32) -> anyhow::Result<Target> {
+        let target = self.target(label, shares).await?;
+        let mut envelopes = EnvelopeServiceClient::new(self.server.connect().await?);
+        for number in 0..shares {
+            let grab = v1::GrabRequest {
+                envelope_id: target.envelope_ids[0].to_string(),
+                grabber: looks::holder(number.into()),
+                ..v1::GrabRequest::default()
+            };
+            let told = envelopes.grab(grab).await?.into_inner();
+            ensure!(told.outcome() == v1::GrabOutcome::Won, "not won: {told:?}");
+        }
+        self.owe(shares.into());
+        Ok(target)
+    }
+
+    /// Some new envelopes, with all their shares.
+    pub async fn several(
+        &self,
+        label: &str,
+        (count, shares): (usize, u32),
+    ) -> anyhow::Result<Target> {
+        let mut target = self.target(label, shares).await?;
+        for number in 1..count {
+            let one = self.target(&format!("{label}-{number}"), shares).await?;
+            target.envelope_ids.extend(one.envelope_ids);
+        }
+        Ok(target)
+    }
+
+    /// Looks, by unary calls.
+    pub async fn looks(
+        &self,
+        mut target: Target,
+        subject: Subject,
+        span: Duration,
+    ) -> anyhow::Result<Measured> {
+        target.processes.push(Process {
+            name: "postgres",
+            pid: self.books_pid,
+            with_children: true,
+        });
+        let holders = match subject {
+            Subject::LookApart => 0,
+            _ => target.shares,
+        };
+        let ids = target.envelope_ids.iter();
+        let ids = ids.map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        let looks = Looks::new(ids.collect(), holders);
+        match subject {
+            Subject::List => unary::run(target, List(looks), span).await,
+            _ => unary::run(target, Look(looks), span).await,
+        }
     }
 
     fn processes(&self) -> Vec<Process> {
@@ -148,7 +201,7 @@ impl Ours {
     /// Unary calls.
     pub async fn unary(&self, target: Target, span: Duration) -> anyhow::Result<Measured> {
         let before = self.server.commits().await?;
-        let mut measured = unary::run(target, span).await?;
+        let mut measured = unary::grab(target, span).await?;
         measured.mean_batch = self.server.commits().await?.since(&before).mean_batch();
         self.owe(measured.taken);
         Ok(measured)
@@ -163,7 +216,7 @@ impl Ours {
     ) -> anyhow::Result<Measured> {
         let before = self.server.commits().await?;
         let channels = self.server.connect_all(connections).await?;
-        let ids = vec![Arc::clone(&target.envelope_id)];
+        let ids = target.envelope_ids.clone();
         let field = Arc::new(Field::new(ids, usize::try_from(target.shares)?));
         let mut running = streams::start(channels, &field, in_flight);
         let sent = || field.sent() as u64;

@@ -63,7 +63,7 @@ impl Peers {
         };
         Ok(Target {
             address,
-            envelope_id: label.into(),
+            envelope_ids: vec![label.into()],
             shares,
             outcome: GrabOutcome::Won,
             may_turn_away: design == Design::Lock,
@@ -81,16 +81,9 @@ impl Peers {
     }
 
     fn postgres(&self) -> anyhow::Result<Process> {
-        let noted = "-- peers.postmaster
-            SELECT pg_read_file('postmaster.pid')";
-        let noted = self.postgres.sql("postgres", noted);
-        let pid = noted
-            .lines()
-            .next()
-            .context("PostgreSQL notes its process")?;
         Ok(Process {
             name: "postgres",
-            pid: pid.trim().parse()?,
+            pid: postgres_pid(&self.postgres)?,
             with_children: true,
         })
     }
@@ -116,6 +109,16 @@ impl Peers {
         self.postgres.sql(&self.database, &insert);
         Ok(self.postgres.url(&self.database))
     }
+}
+
+/// The first process of a PostgreSQL.
+pub fn postgres_pid(postgres: &PostgresServer) -> anyhow::Result<u32> {
+    let noted = "-- peers.postmaster
+        SELECT pg_read_file('postmaster.pid')";
+    let noted = postgres.sql("postgres", noted);
+    let pid = noted.lines().next();
+    let pid = pid.context("PostgreSQL notes its process")?;
+    Ok(pid.trim().parse()?)
 }
 
 /// A server of a peer. It ends when this is dropped.

@@ -12,6 +12,11 @@ use crate::process::Process;
 /// Shares of an envelope, by the contract.
 const SHARES_MAX: u32 = 10_000_000;
 
+/// Shares of an envelope that is only looked at: what a chat's envelope has.
+pub const LOOKED_AT_SHARES: u32 = 10;
+/// Envelopes that are looked at in turn.
+pub const ENVELOPES_APART: usize = 200;
+
 /// The designs of others. Each has a file in `peers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Design {
@@ -38,13 +43,19 @@ pub enum Subject {
     StreamOn(usize),
     /// Ours: GrabStream with 256 in flight, each grab synced before it is acknowledged.
     StreamFsync,
+    /// Ours: GetEnvelope of one envelope, by those who hold its shares.
+    Look,
+    /// Ours: GetEnvelope of [`ENVELOPES_APART`] envelopes in turn.
+    LookApart,
+    /// Ours: ListGrabs of one envelope, by those who hold its shares.
+    List,
     /// Unary Grab, Redis without AOF or PostgreSQL without synchronous commits.
     Peer(Design),
 }
 
 impl Subject {
     /// Ours and others' in turn.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Unary,
         Self::Peer(Design::Deadpool),
         Self::Empty,
@@ -54,6 +65,9 @@ impl Subject {
         Self::Stream(1_024),
         Self::Peer(Design::RowLock),
         Self::StreamFsync,
+        Self::Look,
+        Self::LookApart,
+        Self::List,
     ];
 
     /// How cost grows with connections: measured where they are named.
@@ -79,6 +93,9 @@ impl Subject {
             Self::StreamOn(256) => "stream_on_256",
             Self::StreamOn(_) => "stream_on_1024",
             Self::StreamFsync => "stream_fsync",
+            Self::Look => "look",
+            Self::LookApart => "look_apart",
+            Self::List => "list",
             Self::Peer(design) => design.word(),
         }
     }
@@ -89,6 +106,7 @@ impl Subject {
         let over_t = match self {
             Self::Unary | Self::Peer(_) => 1.5,
             Self::Empty => return 1,
+            Self::Look | Self::LookApart | Self::List => return LOOKED_AT_SHARES,
             Self::Stream(_) | Self::StreamOn(_) => 8.0,
             Self::StreamFsync => 4.0,
         };
@@ -115,13 +133,13 @@ impl Design {
     }
 }
 
-/// Where grabs go, and what comes of them.
+/// Where calls go, and what comes of them.
 pub struct Target {
     /// Of the server.
     pub address: SocketAddr,
-    /// The envelope.
-    pub envelope_id: Arc<str>,
-    /// How many shares it had.
+    /// The envelopes: where there are several, all are looked at and none is grabbed from.
+    pub envelope_ids: Vec<Arc<str>>,
+    /// How many shares each had.
     pub shares: u32,
     /// What every grab must come to.
     pub outcome: GrabOutcome,
