@@ -61,7 +61,7 @@ async fn traced(
     // What is there, told to anybody or not.
     let granted = api.hot.grants(id, 0, TRACED_MAX).await?.unwrap_or_default();
     let granted_next = where_to_go_on(&granted, TRACED_MAX);
-    let (held, next) = page_of(api, id, (0, TRACED_MAX), (granted, granted_next)).await?;
+    let (held, next) = page_of(&*api.ledger, id, (0, TRACED_MAX), (granted, granted_next)).await?;
     let more = next.is_some();
     let acts = api.ledger.acts(Some(id), ACTS_MAX).await?;
     let cut = postings.len() == TRACED_MAX || acts.len() == ACTS_MAX;

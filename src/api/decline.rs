@@ -116,8 +116,7 @@ async fn from_books(
             return Ok(None);
         }
     };
-    let claims = api.ledger.claims_of(grabber.clone(), vec![id]).await?;
-    match claims.into_iter().flatten().next() {
+    match api.reads.claim_of((id, grabber.clone())).await? {
         Some(held) if held.declined => Ok(Some(held)),
         Some(_) => Err(ApiError::AlreadyGrabbed),
         None => Err(ApiError::AlreadyOver(reason)),

@@ -290,11 +290,8 @@ impl Api {
                 None => return Ok(None),
             },
         };
-        let claims = self
-            .ledger
-            .claims_of(grab.grabber.clone(), vec![grab.envelope])
-            .await?;
-        let claim = claims.into_iter().flatten().next();
+        let whose = (grab.envelope, grab.grabber.clone());
+        let claim = self.reads.claim_of(whose).await?;
         Ok(Some(claim.map_or_else(|| over(reason), |c| held(&c))))
     }
 
@@ -338,7 +335,8 @@ impl Api {
         if let Some(share) = &viewer.own {
             return Ok(held(share));
         }
-        let granted = self.hot.held(asked.grabber.clone(), vec![asked.envelope]);
+        let whose = (asked.envelope, asked.grabber.clone());
+        let granted = self.hot.held(vec![whose]);
         match granted.await?.into_iter().flatten().next() {
             Some(_) => Err(ApiError::Unavailable(UNSETTLED.into())),
             None => Ok(Outcome::Refused(Refusal::OwnEnvelope)),

@@ -5,7 +5,7 @@
 //! taken and not yet settled is in one, what is settled and forgotten by the hot store in the other.
 //!
 //! # Not here
-//! Whose amounts are shown: `sight`.
+//! Pages that several ask for at once: `reads`. Whose amounts are shown: `sight`.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,13 @@ use red_envelope_proto::v1;
 use super::Api;
 use super::admission::Admission;
 use super::get::looked_at;
+use super::reads::Shares;
 use super::status::ApiError;
 use super::token::Cursor;
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, TenantId};
 use crate::hot::GRANTS_PER_PAGE_MAX;
+use crate::ledger::Ledger;
 
 const GRABS_PER_PAGE: usize = 100;
 
@@ -46,8 +48,8 @@ pub(super) async fn list_grabs(
     let (tenant, (id, viewer)) = a.admit(tenant.zip(id.zip(viewer)))?;
     let (snapshot, viewer) = looked_at(api, &tenant, id, viewer, &request.group_id).await?;
     let from = from.map_or(0, |Cursor(from)| u32::try_from(from).unwrap_or(u32::MAX));
-    let granted = api.gated.grants(id, from, size).await?;
-    let (held, next) = page_of(api, id, (from, size), granted).await?;
+    let shares = api.reads.page(id, from, size).await?;
+    let (held, next) = &*shares;
     let next_page_token = next
         .map(|next| page.token(Cursor(i64::from(next))))
         .unwrap_or_default();
@@ -68,12 +70,12 @@ pub(super) async fn list_grabs(
 /// Shares with numbers ≥ `from` and whether each is paid, from what the hot store granted and where that
 /// may go on; and where the next page begins, if there may be one.
 pub(super) async fn page_of(
-    api: &Api,
+    ledger: &dyn Ledger,
     id: EnvelopeId,
     (from, size): (u32, usize),
     (granted, granted_next): (Vec<HeldShare>, Option<u32>),
-) -> Result<(Vec<(HeldShare, bool)>, Option<u32>), ApiError> {
-    let claimed = api.ledger.claims(id, from, size).await?;
+) -> Result<Shares, ApiError> {
+    let claimed = ledger.claims(id, from, size).await?;
     let last_claimed = claimed.last().filter(|_| claimed.len() >= size);
     let claimed_next = last_claimed.map(|held| held.grant.share + 1);
     // Below this both stores have told all that they have.

@@ -29,12 +29,13 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use quick_cache::sync::Cache;
 
 use super::Api;
+use super::reads::Pair;
 use super::sight::{Snapshot, Viewer};
 use super::status::ApiError;
 use crate::domain::envelope::{BookState, EXCLUSIVE_SHARES_MAX, Terms};
 use crate::domain::grab::HeldShare;
 use crate::domain::id::{EnvelopeId, PersonId, TenantId};
-use crate::hot::{HotView, VIEWS_PER_CALL_MAX};
+use crate::hot::HotView;
 use crate::ledger::EnvelopeRow;
 use crate::publish::{PublishError, Published, must_revive};
 
@@ -43,9 +44,6 @@ const ENDINGS_MAX: usize = 10_000;
 
 /// Envelopes that one look brings back at once: a page of a hundred small ones takes about 0.1 s.
 pub const REVIVALS_IN_FLIGHT_MAX: usize = 8;
-
-/// What both stores have of some envelopes, in their order.
-type Pairs = Vec<(Option<EnvelopeRow>, Option<HotView>)>;
 
 /// What remains to be told of envelopes that are closed and forgotten by the hot store.
 pub type Endings = Cache<EnvelopeId, (Option<HeldShare>, i64)>;
@@ -84,7 +82,7 @@ impl Api {
         ids: Vec<EnvelopeId>,
     ) -> Result<Vec<Snapshot>, ApiError> {
         let mut snapshots = Vec::with_capacity(ids.len());
-        for (row, hot) in self.pairs(ids).await? {
+        for (row, hot) in self.reads.pairs(ids).await? {
             if let Some(row) = row.filter(|row| !must_revive(row, hot.as_ref())) {
                 snapshots.push(self.ended_well(row, hot).await?);
             }
@@ -92,16 +90,9 @@ impl Api {
         Ok(snapshots)
     }
 
-    async fn pairs(&self, ids: Vec<EnvelopeId>) -> Result<Pairs, ApiError> {
-        debug_assert!(ids.len() <= VIEWS_PER_CALL_MAX);
-        let views = self.hot.view(ids.clone()).await?;
-        let rows = self.ledger.envelopes(ids).await?;
-        Ok(rows.into_iter().zip(views).collect())
-    }
-
     /// Both stores' word, after what the hot store lost was brought back.
-    async fn revived(&self, ids: Vec<EnvelopeId>) -> Result<Pairs, ApiError> {
-        let pairs = self.pairs(ids.clone()).await?;
+    async fn revived(&self, ids: Vec<EnvelopeId>) -> Result<Vec<Pair>, ApiError> {
+        let pairs = self.reads.pairs(ids.clone()).await?;
         let lost = pairs.iter().filter_map(|(row, hot)| {
             let row = row.as_ref()?;
             must_revive(row, hot.as_ref()).then_some(row.id)
@@ -118,7 +109,7 @@ impl Api {
         });
         let revived = revived.buffer_unordered(REVIVALS_IN_FLIGHT_MAX);
         revived.try_collect::<()>().await?;
-        self.pairs(ids).await
+        self.reads.pairs(ids).await
     }
 
     /// One envelope.
@@ -203,26 +194,24 @@ impl Api {
         person: &PersonId,
         snapshots: &[&Snapshot],
     ) -> Result<HashMap<EnvelopeId, HeldShare>, ApiError> {
-        let ids = |asked: fn(&Snapshot) -> bool| {
+        let of = |asked: fn(&Snapshot) -> bool| {
             let of = snapshots.iter().filter(|snapshot| asked(snapshot));
-            of.map(|snapshot| snapshot.row.id).collect::<Vec<_>>()
+            let whose = of.map(|snapshot| (snapshot.row.id, person.clone()));
+            whose.collect::<Vec<_>>()
         };
-        let in_hot = ids(|snapshot| snapshot.hot.is_some());
+        let in_hot = of(|snapshot| snapshot.hot.is_some());
         // A stale view knows a part, and the books another.
-        let in_books = ids(|snapshot| snapshot.hot.as_ref().is_none_or(|hot| hot.stale));
+        let in_books = of(|snapshot| snapshot.hot.as_ref().is_none_or(|hot| hot.stale));
         let mut held = HashMap::new();
         if !in_hot.is_empty() {
-            let found = self.gated.held(person.clone(), in_hot.clone()).await?;
+            let found = self.reads.held_hot(in_hot.clone()).await?;
             let pairs = in_hot.into_iter().zip(found);
-            held.extend(pairs.filter_map(|(id, share)| Some((id, share?))));
+            held.extend(pairs.filter_map(|((id, _), share)| Some((id, share?))));
         }
         if !in_books.is_empty() {
-            let found = self
-                .ledger
-                .claims_of(person.clone(), in_books.clone())
-                .await?;
+            let found = self.reads.held_in_books(in_books.clone()).await?;
             let pairs = in_books.into_iter().zip(found);
-            held.extend(pairs.filter_map(|(id, share)| Some((id, share?))));
+            held.extend(pairs.filter_map(|((id, _), share)| Some((id, share?))));
         }
         Ok(held)
     }

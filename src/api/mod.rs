@@ -41,6 +41,7 @@ mod look;
 mod preview;
 mod priority;
 mod proof;
+mod reads;
 mod recall;
 mod request_hash;
 mod retries;
@@ -49,6 +50,7 @@ mod sent_received;
 mod server_facts;
 mod sight;
 mod status;
+mod together;
 mod token;
 mod untaken;
 mod watch;
@@ -123,6 +125,7 @@ struct Api {
     priorities: priority::Priorities,
     retries: retries::Retries,
     facts: facts::Facts,
+    reads: reads::Reads,
     endings: look::Endings,
     tokens: token::Tokens,
     watches: watch::Watches,
@@ -143,6 +146,11 @@ impl Api {
             priorities: priority::Priorities::default(),
             retries: retries::Retries::default(),
             facts: facts::Facts::new(Arc::clone(&deps.hot), Arc::clone(&deps.ledger)),
+            reads: reads::Reads::new(reads::Stores {
+                hot: Arc::clone(&deps.hot),
+                gated: Arc::clone(&deps.gated),
+                ledger: Arc::clone(&deps.ledger),
+            }),
             endings: look::endings(),
             tokens: token::Tokens::new(&deps.pepper),
             watches: watch::Watches::default(),

@@ -208,16 +208,16 @@ impl Gated {
     /// asked.
     pub async fn held(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
         let Some(shut) = &self.gate else {
-            return self.hot.held(grabber, envelopes).await;
+            return self.hot.held(whose).await;
         };
         // The epochs first: looked up afterwards, they could be those of a store that has lost what is
         // read here.
         let epochs = self.hot.epochs();
-        let mut found = self.hot.held(grabber, envelopes.clone()).await?;
+        let envelopes: Vec<_> = whose.iter().map(|(envelope, _)| *envelope).collect();
+        let mut found = self.hot.held(whose).await?;
         let mut owed = Owed::new();
         for (place, (envelope, held)) in envelopes.into_iter().zip(&found).enumerate() {
             if let Some(held) = held {

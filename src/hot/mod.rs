@@ -298,11 +298,10 @@ pub trait HotStore: Send + Sync + 'static {
     /// At most [`VIEWS_PER_CALL_MAX`] envelopes, in their order; `None` where one is missing.
     async fn view(&self, envelopes: Vec<EnvelopeId>) -> Result<Vec<Option<HotView>>, HotError>;
 
-    /// What somebody holds of each of at most [`VIEWS_PER_CALL_MAX`] envelopes, in their order.
+    /// What each of at most [`VIEWS_PER_CALL_MAX`] persons holds of an envelope, in their order.
     async fn held(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError>;
 
     /// Taken and declined shares with numbers ≥ `from`, by number; `None` where the envelope is

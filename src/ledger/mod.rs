@@ -258,11 +258,10 @@ pub trait Ledger: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<HeldShare>, LedgerError>;
 
-    /// What somebody was paid from (or declined of) each envelope, in their order.
+    /// What each of at most [`PAGE_ROWS_MAX`] persons was paid from (or declined of) an envelope, in their order.
     async fn claims_of(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, LedgerError>;
 
     /// The largest claim, ties to the lowest number.

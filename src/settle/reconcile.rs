@@ -207,8 +207,8 @@ impl Reconcile {
         }
         let mut grants = found.parked_count;
         for letter in &found.letters {
-            let whose = letter.record.grabber.clone();
-            let held = self.hot.held(whose, vec![row.id]).await?;
+            let whose = (row.id, letter.record.grabber.clone());
+            let held = self.hot.held(vec![whose]).await?;
             let granted = held.iter().flatten().any(|held| letter.record.is_of(held));
             grants += u32::from(granted);
         }

@@ -336,12 +336,12 @@ impl Day {
 
     /// What somebody holds, as the hot store or, when it has forgotten, the ledger says.
     async fn found(&self, id: EnvelopeId, grabber: usize) -> Option<HeldShare> {
-        let who = person(GRABBERS[grabber]);
-        let held = self.world.hot().held(who.clone(), vec![id]).await.unwrap();
+        let whose = vec![(id, person(GRABBERS[grabber]))];
+        let held = self.world.hot().held(whose.clone()).await.unwrap();
         if let Some(held) = held.into_iter().flatten().next() {
             return Some(held);
         }
-        let claims = self.world.ledger().claims_of(who, vec![id]).await.unwrap();
+        let claims = self.world.ledger().claims_of(whose).await.unwrap();
         claims.into_iter().flatten().next()
     }
 

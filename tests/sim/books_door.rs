@@ -189,12 +189,11 @@ impl Ledger for BooksDoor {
 
     async fn claims_of(
         &self,
-        grabber: PersonId,
-        ids: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
         self.ask(move |s| {
-            let claim = |id| s.books.claim_of(&grabber, id);
-            ids.into_iter().map(claim).collect()
+            let claim = |(id, who): &_| s.books.claim_of(who, *id);
+            whose.iter().map(claim).collect()
         })
         .await
     }

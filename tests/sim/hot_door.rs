@@ -108,8 +108,7 @@ impl HotStore for HotDoor {
 
     async fn held(
         &self,
-        _: PersonId,
-        _: Vec<EnvelopeId>,
+        _: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
         nobody_asks()
     }

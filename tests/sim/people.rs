@@ -297,7 +297,7 @@ impl Town {
                     continue;
                 }
             };
-            let claims = process.ledger.claims_of(grab.grabber.clone(), vec![id]);
+            let claims = process.ledger.claims_of(vec![(id, grab.grabber.clone())]);
             let claim = claims.await.ok()?.pop()?;
             return Some(match (claim, over) {
                 (Some(claim), _) => Answer::Already(share(claim.grant)),

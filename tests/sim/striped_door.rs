@@ -283,11 +283,13 @@ impl HotStore for StripedDoor {
 
     async fn held(
         &self,
-        who: PersonId,
-        ids: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        self.step(move |s| Ok(ids.into_iter().map(|id| s.held(&who, id)).collect()))
-            .await
+        self.step(move |s| {
+            let held = |(id, who): &(_, _)| s.held(who, *id);
+            Ok(whose.iter().map(held).collect())
+        })
+        .await
     }
 
     async fn grants(

@@ -124,10 +124,9 @@ impl HotStore for Gated {
 
     async fn held(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        self.inner.held(grabber, envelopes).await
+        self.inner.held(whose).await
     }
 
     async fn grants(

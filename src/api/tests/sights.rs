@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Turns that a test gives to the tasks until something must have happened.
+const TURNS_MAX: usize = 1_000_000;
+
 #[tokio::test]
 async fn an_envelope_is_seen_by_its_sender_and_its_audience() {
     let world = World::with_alice().await;
@@ -17,6 +20,56 @@ async fn an_envelope_is_seen_by_its_sender_and_its_audience() {
     assert_eq!(seen.own_share.unwrap().amount.unwrap().minor_units, 300);
     assert_eq!(seen.envelope.unwrap().progress.unwrap().taken_count, 1);
     assert_eq!(world.get(&id, "carol").await.unwrap().own_share, None);
+}
+
+/// Gives turns to the tasks until this is so.
+async fn until(so: impl Fn() -> bool) {
+    for _ in 0..TURNS_MAX {
+        if so() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it does not come to that");
+}
+
+#[tokio::test]
+async fn looks_that_come_together_are_one_look_at_the_stores() {
+    let world = World::with_alice().await;
+    let mut sent = Vec::new();
+    for request_id in ["r1", "r2", "r3"] {
+        let id = world.send(lucky(request_id, 100, 2)).await;
+        world.wins(&id, "bob").await;
+        sent.push(id);
+    }
+    let look = async |number: usize| {
+        let viewer = ["bob", "carol"][number % 2];
+        let id = &sent[number % sent.len()];
+        let seen = world.get(id, viewer).await.unwrap();
+        let envelope = seen.envelope.unwrap();
+        assert_eq!(envelope.envelope_id, *id);
+        assert_eq!(envelope.progress.unwrap().taken_count, 1);
+        assert_eq!(seen.own_share.is_some(), viewer == "bob");
+    };
+    world.hot.set_seeing(false);
+    let (views, viewed) = (world.hot.views(), world.hot.viewed());
+    // Two wait for the store, each alone, and all others for them.
+    let crowd = async {
+        until(|| world.hot.views() == views + 2).await;
+        let others = futures_util::future::join_all((0..40).map(&look));
+        let seeing = async {
+            until(|| world.services.api.reads.looks_queued() == 40).await;
+            world.hot.set_seeing(true);
+        };
+        tokio::join!(others, seeing);
+    };
+    let second = async {
+        until(|| world.hot.views() == views + 1).await;
+        look(0).await;
+    };
+    tokio::join!(look(0), second, crowd);
+    assert_eq!(world.hot.views() - views, 2 + 1);
+    assert_eq!(world.hot.viewed() - viewed, 2 + 3);
 }
 
 #[tokio::test]

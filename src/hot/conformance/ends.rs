@@ -170,11 +170,22 @@ pub async fn the_best_share_shows_at_the_end_and_ties_go_to_the_lowest_number(
     assert_eq!((seen.taken_count, seen.taken_minor), (4, 34));
     let best = seen.best.expect("it is over");
     assert_eq!((best.grabber, best.grant.share), (person("bob"), 1));
-    let asked = vec![cast.id, Cast::lucky(&[1]).id];
-    let bobs = stage.store().held(person("bob"), asked).await;
-    let bobs = bobs.expect("it serves");
-    assert_eq!(bobs[0].as_ref().map(|held| held.grant), Some(best.grant));
-    assert_eq!(bobs[1], None);
+    // Of several persons at once, one of them twice.
+    let elsewhere = Cast::lucky(&[1]).id;
+    let asked = [
+        (cast.id, "bob"),
+        (elsewhere, "bob"),
+        (cast.id, "dan"),
+        (cast.id, "eve"),
+        (cast.id, "bob"),
+    ];
+    let whose = asked.map(|(id, who)| (id, person(who))).to_vec();
+    let held = stage.store().held(whose).await.expect("it serves");
+    assert_eq!(held[0].as_ref().map(|held| held.grant), Some(best.grant));
+    let dan = held[2].as_ref().expect("he won");
+    assert_eq!((&dan.grabber, dan.grant.share), (&person("dan"), 3));
+    assert_eq!([&held[1], &held[3]], [&None, &None]);
+    assert_eq!(held[4], held[0]);
     let grants = stage
         .store()
         .grants(cast.id, 1, 2)

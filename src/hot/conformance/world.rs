@@ -379,7 +379,8 @@ impl<'a, P: Player> World<'a, P> {
     async fn check_of(&self, store: &dyn HotStore, name: &str) {
         let who = person(name);
         let ids: Vec<_> = self.casts.iter().map(|cast| cast.id).collect();
-        let held = store.held(who.clone(), ids.clone()).await.unwrap();
+        let whose = ids.iter().map(|id| (*id, who.clone())).collect();
+        let held = store.held(whose).await.unwrap();
         let should = |s: &Option<Should>| -> Option<HeldShare> { s.as_ref()?.of(&who).cloned() };
         let expected: Vec<_> = self.should.iter().map(should).collect();
         assert_eq!(held, expected);

@@ -313,15 +313,14 @@ impl HotStore for EmbeddedStore {
 
     async fn held(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        let mut shares = Vec::with_capacity(envelopes.len());
-        for some in envelopes.chunks(VIEWS_PER_CALL_MAX) {
-            let (grabber, some) = (grabber.clone(), some.to_vec());
+        let mut shares = Vec::with_capacity(whose.len());
+        for some in whose.chunks(VIEWS_PER_CALL_MAX) {
+            let some = some.to_vec();
             let held = move |desk: &mut Desk<'_>| {
-                let ids = some.iter();
-                ids.map(|id| desk.index.held(&grabber, *id))
+                let held = some.iter();
+                held.map(|(id, grabber)| desk.index.held(grabber, *id))
                     .collect::<Vec<_>>()
             };
             shares.extend(self.ask(VIEWS_PER_CALL_MAX, held).await?);

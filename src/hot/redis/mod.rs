@@ -287,10 +287,9 @@ impl HotStore for RedisStore {
 
     async fn held(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
-        self.core.held(&grabber, envelopes).await
+        self.core.held(whose).await
     }
 
     async fn grants(

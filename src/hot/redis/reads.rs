@@ -204,15 +204,15 @@ impl Core {
         Ok(best(&self.held_shares(at, meta).await?))
     }
 
-    /// What somebody holds of each envelope, in their order.
+    /// What each person holds of an envelope, in their order.
     pub async fn held(
         &self,
-        grabber: &PersonId,
-        ids: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
+        let ids: Vec<_> = whose.iter().map(|(id, _)| *id).collect();
         let terms = self.terms_of(&ids).await?;
-        let mut places: Vec<(usize, Place)> = Vec::with_capacity(ids.len());
-        for (index, (id, terms)) in ids.iter().zip(terms).enumerate() {
+        let mut places: Vec<(usize, Place)> = Vec::with_capacity(whose.len());
+        for (index, ((id, grabber), terms)) in whose.iter().zip(terms).enumerate() {
             let first = self.first(*id);
             if let Some(terms) = terms.filter(|terms| !terms.stripes.is_one()) {
                 let of = terms.stripes;
@@ -221,17 +221,17 @@ impl Core {
             }
             places.push((index, first));
         }
-        let calls = places.iter().map(|(_, at)| {
+        let calls = places.iter().map(|(index, at)| {
             Call::reading(self, "result_1", at.partition)
                 .key(self.own(*at).grabs)
                 .under(self.epoch(at.partition))
-                .arg(grabber.as_str())
+                .arg(whose[*index].1.as_str())
         });
         let replies = self.call_all(calls.collect()).await?;
-        let mut held = vec![None; ids.len()];
+        let mut held = vec![None; whose.len()];
         for ((index, _), (_, items)) in places.into_iter().zip(replies) {
             let result = one_result(&items)?.map(|(grant, declined)| HeldShare {
-                grabber: grabber.clone(),
+                grabber: whose[index].1.clone(),
                 grant,
                 declined,
             });

@@ -118,16 +118,26 @@ pub async fn sent_and_received_page_from_the_newest(world: &World) {
         "a refund is not received"
     );
     let unknown = EnvelopeId::from_parts(1, [9; 14]);
-    let mine = world
-        .ledger
-        .claims_of(person("bob"), vec![ids[0], unknown, ids[1]])
-        .await;
-    let mine = mine.expect("claims are read");
-    let amounts: Vec<_> = mine
+    // Several at once, of one person and of others, one of them twice.
+    let asked = [
+        (ids[0], "bob"),
+        (unknown, "bob"),
+        (ids[1], "bob"),
+        (ids[1], "nobody"),
+        (ids[1], "carol"),
+        (ids[0], "bob"),
+    ];
+    let whose = asked.map(|(id, who)| (id, person(who))).to_vec();
+    let claims = world.ledger.claims_of(whose).await;
+    let claims = claims.expect("claims are read");
+    let found: Vec<_> = claims
         .iter()
-        .map(|c| c.as_ref().map(|c| c.grant.amount_minor))
+        .map(|c| c.as_ref().map(|c| (&c.grabber, c.grant.amount_minor)))
         .collect();
-    assert_eq!(amounts, [Some(14), None, Some(13)]);
+    let (bob, carol) = (person("bob"), person("carol"));
+    let (first, second) = (Some((&bob, 14)), Some((&bob, 13)));
+    let declined = Some((&carol, 3));
+    assert_eq!(found, [first, None, second, None, declined, first]);
     let both = world
         .ledger
         .envelopes(vec![ids[3], unknown])

@@ -284,10 +284,9 @@ impl Ledger for PostgresLedger {
 
     async fn claims_of(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
-        read!(self.books, |db| read::claims_of(db, &grabber, &envelopes))
+        read!(self.books, |db| read::claims_of(db, &whose))
     }
 
     async fn best_claim(&self, envelope: EnvelopeId) -> Result<Option<HeldShare>, LedgerError> {

@@ -256,31 +256,36 @@ pub(super) async fn claims(
     found.iter().map(held).collect()
 }
 
-/// What somebody was paid from each envelope.
+/// What each was paid from an envelope, in their order.
 pub(super) async fn claims_of(
     db: &impl GenericClient,
-    grabber: &PersonId,
-    ids: &[EnvelopeId],
+    whose: &[(EnvelopeId, PersonId)],
 ) -> Result<Vec<Option<HeldShare>>, Fault> {
+    let ids: Vec<_> = whose.iter().map(|(id, _)| *id).collect();
+    let owners: Vec<&str> = whose.iter().map(|(_, owner)| owner.as_str()).collect();
     let found = sql::rows(
         db,
         concat!(
             "-- ledger.claims_of\nSELECT ",
             claim_columns!(),
-            ", n.id FROM envelope n
-                 JOIN account g ON g.tenant = n.tenant AND g.kind = 'owner' AND g.owner = $2
+            ", u.place FROM unnest($1::bytea[], $2::text[]) WITH ORDINALITY u (id, owner, place)
+                 JOIN envelope n ON n.id = u.id
+                 JOIN account g ON g.tenant = n.tenant AND g.kind = 'owner' AND g.owner = u.owner
                      AND g.currency = n.currency
-                 JOIN claim c ON c.envelope_row = n.row AND c.account_row = g.row
-             WHERE n.id = ANY ($1)"
+                 JOIN claim c ON c.envelope_row = n.row AND c.account_row = g.row"
         ),
-        &[&bytes_of(ids), &grabber.as_str()],
+        &[&bytes_of(&ids), &owners],
     )
     .await?;
-    let mut by_id = HashMap::new();
+    let mut claims = vec![None; whose.len()];
     for row in found {
-        by_id.insert(envelope_id(&row, 5)?, held(&row)?);
+        let place: i64 = row.try_get(5)?;
+        let at = usize::try_from(place - 1).ok();
+        if let Some(claim) = at.and_then(|at| claims.get_mut(at)) {
+            *claim = Some(held(&row)?);
+        }
     }
-    Ok(ids.iter().map(|id| by_id.get(id).cloned()).collect())
+    Ok(claims)
 }
 
 /// The best claim, as settling kept it.

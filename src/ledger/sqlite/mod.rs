@@ -296,11 +296,9 @@ impl Ledger for SqliteLedger {
 
     async fn claims_of(
         &self,
-        grabber: PersonId,
-        envelopes: Vec<EnvelopeId>,
+        whose: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
-        self.read(move |db| read::claims_of(db, &grabber, &envelopes))
-            .await
+        self.read(move |db| read::claims_of(db, &whose)).await
     }
 
     async fn best_claim(&self, envelope: EnvelopeId) -> Result<Option<HeldShare>, LedgerError> {

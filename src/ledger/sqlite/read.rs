@@ -221,11 +221,10 @@ pub(super) fn claims(
     .sql()
 }
 
-/// What somebody was paid from each envelope.
+/// What each was paid from an envelope, in their order.
 pub(super) fn claims_of(
     db: &Connection,
-    grabber: &PersonId,
-    ids: &[EnvelopeId],
+    whose: &[(EnvelopeId, PersonId)],
 ) -> Result<Vec<Option<HeldShare>>, LedgerError> {
     let mut find = db
         .prepare_cached(&format!(
@@ -234,8 +233,9 @@ pub(super) fn claims_of(
              WHERE n.id = ?1 AND c.grabber = ?2"
         ))
         .sql()?;
-    ids.iter()
-        .map(|id| {
+    whose
+        .iter()
+        .map(|(id, grabber)| {
             find.query_row((id.to_bytes(), grabber.as_str()), held)
                 .optional()
                 .sql()

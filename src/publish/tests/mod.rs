@@ -168,8 +168,7 @@ impl HotStore for Scripted {
 
     async fn held(
         &self,
-        _: PersonId,
-        _: Vec<EnvelopeId>,
+        _: Vec<(EnvelopeId, PersonId)>,
     ) -> Result<Vec<Option<HeldShare>>, HotError> {
         unreachable!("nobody looks here")
     }

@@ -96,7 +96,7 @@ async fn what_nobody_waits_for_any_more_is_not_sent() {
     assert_eq!(store.batcher.waiting(), 0);
     assert_eq!(calls_answered(&stage.server) - before, 3);
     for (name, has_one) in [("cat", false), ("dan", true), ("eve", false), ("fay", true)] {
-        let held = store.held(person(name), vec![cast.id]).await.unwrap();
+        let held = store.held(vec![(cast.id, person(name))]).await.unwrap();
         assert_eq!(held[0].is_some(), has_one, "{name}");
     }
 }

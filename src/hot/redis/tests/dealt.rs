@@ -179,7 +179,7 @@ impl Told {
         let told: BTreeSet<_> = told.collect();
         assert_eq!(listed.collect::<BTreeSet<_>>(), told);
         for (name, (share, _)) in &self.0 {
-            let held = store.held(person(name), vec![cast.id]).await.unwrap();
+            let held = store.held(vec![(cast.id, person(name))]).await.unwrap();
             assert_eq!(held[0].as_ref().unwrap().grant.share, *share, "{name}");
         }
     }

@@ -114,7 +114,7 @@ async fn only_repeats_are_answered(stage: &OnRedis, lucky: &Cast, named: &Cast, 
         let Ok(GrabReply::Outcome(Outcome::AlreadyGrabbed(grant))) = told else {
             panic!("{told:?}");
         };
-        let held = store.held(person("ann"), vec![cast.id]).await.unwrap();
+        let held = store.held(vec![(cast.id, person("ann"))]).await.unwrap();
         assert_eq!(held[0].as_ref().unwrap().grant, grant);
         let refused = hears(store, cast.grab_in(store, "eve")).await.unwrap_err();
         assert!(refused.contains(why), "{refused}");
