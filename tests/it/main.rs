@@ -20,6 +20,7 @@ mod contract;
 mod crash;
 mod create_dies;
 mod cut_aof;
+mod deadlines;
 mod dealt;
 mod dealt_crowd;
 mod dealt_endings;
