@@ -57,7 +57,7 @@ simulate: ## Play SEEDS=n histories of the protocol on simulated stores, from SE
 		cargo test $(TESTED) --test sim -- --exact --nocapture every_history_keeps_the_promises
 
 .PHONY: faults
-faults: test-tools ## Faults that last longer than the suite has time for, or need a machine that does nothing else: five minutes without PostgreSQL, a process that stands still for two, small envelopes beside one of a million shares, somebody good beside peers that mean harm
+faults: test-tools ## Faults that last longer than the suite has time for, or need a machine that does nothing else: five minutes without PostgreSQL, a process that stands still for two, small envelopes beside one of ten million shares, somebody good beside peers that mean harm
 	RED_ENVELOPE_FAULTS=long $(CARGO_TEST) $(TESTED) --test it -- --nocapture --exact \
 		ledger_faults::a_postgresql_that_hangs_turns_creates_away_before_any_grab \
 		paused::a_process_that_is_stopped_between_grant_and_answer_acknowledges_nothing_too_late

@@ -57,11 +57,16 @@ impl Phase {
 
 /// On Redis, and envelopes of more than [`ABOVE`] shares are dealt.
 pub fn dealing(start: Start) -> Start {
+    dealing_above(ABOVE, start)
+}
+
+/// On Redis, and envelopes of more shares are dealt.
+pub fn dealing_above(shares: u32, start: Start) -> Start {
     let mut start = Start {
         hot: Hot::Redis,
         ..start
     };
-    let above = ABOVE.to_string();
+    let above = shares.to_string();
     let told = ["--hot-stripe-above-shares", &above];
     start.flags.extend(told.map(str::to_owned));
     start

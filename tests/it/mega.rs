@@ -1,6 +1,6 @@
-//! An envelope of a million shares beside small ones (F22): it is made, grabbed, ended and forgotten, and no call of
-//! Redis takes so long that anybody notices. The same of one that is dealt to stripes, of which one is used up, so that
-//! all that is left is gathered.
+//! An envelope of a million shares beside small ones (F22), of ten million by `make faults`: it is made, grabbed, ended
+//! and forgotten, and no call of Redis takes so long that anybody notices. The same of one that is dealt to stripes, of
+//! which one is used up, so that all that is left is gathered.
 //!
 //! # Bounds
 //! What the catalogue names: [`COMMAND_MAX`] for commands, [`LATER_MAX`] for the p99.9 of the small ones. SLOWLOG
@@ -29,9 +29,7 @@ use crate::harness::record::Record;
 use crate::harness::world::{channel, grab_of, in_time};
 use crate::harness::{Hot, Start, World, cny, equal, lucky};
 
-/// Shares of the large one.
-const SHARES: u32 = 1_000_000;
-/// Of them, those that are grabbed.
+/// Of the large one's shares, those that are grabbed.
 const GRABBED: u16 = 5_000;
 /// What the catalogue names: the longest command by SLOWLOG.
 const COMMAND_MAX: Duration = Duration::from_millis(10);
@@ -330,18 +328,23 @@ fn some() -> Vec<String> {
         .collect()
 }
 
-/// Of the large one, so many who use up a stripe, and one more.
-fn more_than_a_stripe_has(id: &str) -> Vec<String> {
+/// Of the large one with so many shares, so many who use up a stripe, and one more.
+fn more_than_a_stripe_has(id: &str, shares: u32) -> Vec<String> {
     let (id, of): (EnvelopeId, _) = (id.parse().unwrap(), StripeCount::new(PARTITIONS).unwrap());
     let stripe = of.all().nth(DRY.into()).unwrap();
     let names = (0..).map(|number| format!("mega-{number}"));
     let at_home = names.filter(|name| home(id, &PersonId::parse(name).unwrap(), of) == stripe);
-    at_home.take(dealt(stripe, of, SHARES).len() + 1).collect()
+    at_home.take(dealt(stripe, of, shares).len() + 1).collect()
 }
 
-/// An envelope of a million shares from its making to its end, of which these people take some. Before it, one of
-/// as many shares as there are people there: what is the same without it.
-async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String>) -> World {
+/// The large envelope from its making to its end, of which these people take some. Before it, one of as many shares as
+/// there are people there: what is the same without it.
+async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str, u32) -> Vec<String>) -> World {
+    let Faults {
+        mega_shares: shares,
+        is_long,
+        ..
+    } = Faults::asked_for();
     let mut run = Run::begin(start).await;
     let began = Instant::now();
     let ordinary = run.make(GRABBED.into()).await;
@@ -352,8 +355,8 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
     run.by_clock = Duration::ZERO;
 
     let began = Instant::now();
-    let id = run.make(SHARES).await;
-    run.grab(&id, people(&id)).await;
+    let id = run.make(shares).await;
+    run.grab(&id, people(&id, shares)).await;
     run.recall(&id).await;
     run.forget(&id).await;
     let during = p999_of(run.circles.since(began));
@@ -375,7 +378,7 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
     } = run;
     circles.end().await;
     assert!(longest <= COMMAND_MAX, "{longest:?}");
-    if Faults::asked_for().is_long {
+    if is_long {
         assert!(by_clock <= COMMAND_MAX, "{by_clock:?}");
         assert!(during <= quiet + LATER_MAX, "{during:?} after {quiet:?}");
     }
@@ -384,8 +387,8 @@ async fn nobody_is_stalled(start: Start, people: impl FnOnce(&str) -> Vec<String
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envelope_of_a_million_shares_stalls_nobody_from_its_making_to_its_end() {
-    nobody_is_stalled(Start::default(), |_| some()).await;
+async fn a_mega_envelope_stalls_nobody_from_its_making_to_its_end() {
+    nobody_is_stalled(Start::default(), |_, _| some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

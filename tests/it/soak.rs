@@ -3,7 +3,7 @@
 //! # Shape
 //! | who | does |
 //! |---|---|
-//! | people | send an envelope, and a crowd grabs it through all processes, until each is answered |
+//! | people | send an envelope, now and then one that is dealt to stripes, and a crowd grabs it through all processes, until each is answered |
 //! | faults | one after the other, drawn at random: processes, Redis, PostgreSQL and wires |
 //! | a look | before each fault: an audit of what is hot, and the memory of a process that is never killed |
 //!
@@ -22,6 +22,7 @@ use red_envelope_proto::v1::{AuditRequest, GrabOutcome, GrabResponse};
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::dealt::dealing_above;
 use crate::harness::faults::Faults;
 use crate::harness::fleet::{Client, Fleet, Store, asked_around, rests, rush};
 use crate::harness::record::Record;
@@ -31,6 +32,9 @@ use crate::harness::{Start, cny, lucky};
 const ENVELOPE: i64 = 1_000;
 const SHARES: u32 = 20;
 const CROWD: usize = 24;
+/// One of so many envelopes is dealt to stripes, and so much larger is all of it.
+const DEALT_EVERY: usize = 4;
+const DEALT_TIMES: u16 = 3;
 /// People in all: the same ones meet again and again.
 const PEOPLE: usize = 240;
 /// What the sender has: more than is ever sent.
@@ -88,15 +92,20 @@ impl People {
                 return round;
             }
             let clients = self.clients.lock().clone();
-            let mut request = lucky("alice", cny(ENVELOPE), SHARES);
+            let dealt = round % DEALT_EVERY == DEALT_EVERY - 1;
+            let times = if dealt { DEALT_TIMES } else { 1 };
+            let total = cny(ENVELOPE * i64::from(times));
+            let mut request = lucky("alice", total, SHARES * u32::from(times));
             request.request_id = format!("soak-{round}");
             let sent = asked_around(&clients, round, |mut client| {
                 let request = request.clone();
                 async move { client.create_envelope(request).await }
             });
             let envelope = sent.await.into_inner().envelope.unwrap();
+            assert_eq!(self.record.deals(envelope.share_count), dealt);
             self.record.begin(&envelope);
-            let crowd = (0..CROWD).map(|at| format!("person-{}", (round * 7 + at) % PEOPLE));
+            let crowd = (0..CROWD * usize::from(times))
+                .map(|at| format!("person-{}", (round * 7 + at) % PEOPLE));
             let answers = rush(&self.record, &clients, &envelope.envelope_id, crowd).await;
             self.hear(answers);
             rests(SENDS_EVERY).await;
@@ -115,6 +124,11 @@ impl People {
     }
 }
 
+/// Larger envelopes than most here are dealt to stripes.
+fn dealing() -> Start {
+    dealing_above(SHARES, Start::default())
+}
+
 impl Fault {
     async fn strikes(self, fleet: &mut Fleet, rng: &mut StdRng) {
         let place = rng.random_range(0..SURVIVOR);
@@ -124,12 +138,12 @@ impl Fault {
         match self {
             Self::ProcessKilled => {
                 fleet.processes[place].server.kill();
-                fleet.again(place, Start::default()).await;
+                fleet.again(place, dealing()).await;
             }
             Self::ProcessRestarted => {
                 let ended = fleet.processes[place].server.stop().await;
                 assert!(ended.success(), "{ended}");
-                fleet.again(place, Start::default()).await;
+                fleet.again(place, dealing()).await;
             }
             Self::ProcessStopped => {
                 fleet.processes[anybody].server.pause();
@@ -220,7 +234,10 @@ async fn whatever_fails_next_what_was_told_is_paid_and_nothing_grows() {
     let faults = Faults::asked_for();
     eprintln!("RED_ENVELOPE_FAULTS_SEED={}", faults.seed);
     let mut rng = StdRng::seed_from_u64(faults.seed);
-    let mut fleet = Fleet::on_wires_to(Store::Redis, SURVIVOR + 1).await;
+    let mut fleet = Fleet::on_wires_to(Store::Redis, 0).await;
+    for _ in 0..=SURVIVOR {
+        fleet.join(dealing()).await;
+    }
     fleet.processes[0].fund("alice", cny(FUNDS)).await;
     let people = People {
         clients: Arc::new(Mutex::new(fleet.clients())),

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use red_envelope::domain::split::SHARE_COUNT_MAX;
+
 /// Says which: `long`, or nothing.
 const VARIABLE: &str = "RED_ENVELOPE_FAULTS";
 /// The seed of an earlier run, to draw the same ones in the same order.
@@ -23,6 +25,8 @@ pub struct Faults {
     pub seed: u64,
     /// Milliseconds between two of them.
     pub soak_rests: Range<u64>,
+    /// Shares of an envelope that is to stall nobody.
+    pub mega_shares: u32,
 }
 
 impl Faults {
@@ -40,6 +44,7 @@ impl Faults {
                 soak: Duration::from_secs(1_800),
                 seed,
                 soak_rests: 5_000..15_000,
+                mega_shares: SHARE_COUNT_MAX,
             },
             Ok("") | Err(_) => Self {
                 is_long: false,
@@ -48,6 +53,7 @@ impl Faults {
                 soak: Duration::from_secs(60),
                 seed,
                 soak_rests: 1_000..4_000,
+                mega_shares: 1_000_000,
             },
             Ok(other) => panic!("{VARIABLE} is \"long\" or not set, not {other:?}"),
         }

@@ -26,13 +26,17 @@ impl Record {
         self.dealt_above.store(shares, Ordering::SeqCst);
     }
 
+    /// Whether an envelope of so many shares is dealt.
+    pub fn deals(&self, shares: u32) -> bool {
+        let above = self.dealt_above.load(Ordering::SeqCst);
+        above > 0 && shares > above
+    }
+
     /// An envelope that is going to be grabbed.
     pub fn begin(&self, envelope: &Envelope) {
-        let above = self.dealt_above.load(Ordering::SeqCst);
-        let dealt = above > 0 && envelope.share_count > above;
         let handing = match envelope.kind() {
             EnvelopeKind::Exclusive => Handing::Unordered,
-            _ if dealt => Handing::Unordered,
+            _ if self.deals(envelope.share_count) => Handing::Unordered,
             _ => Handing::ByNumber,
         };
         let id = envelope.envelope_id.clone();
